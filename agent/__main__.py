@@ -1,0 +1,38 @@
+"""The entry point: decides what is asked for, and imports only that.
+
+``--version`` answers before anything else is loaded; a worker and an agent start without the command line's libraries.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run lwfm with ``argv`` (without the program's name); the process's own arguments when None.
+
+    Returns:
+        The exit code; those of the command line are listed in ``docs/cli.md``.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"lwfm {__version__}\n")
+        return 0
+    if words[:1] == ["worker"]:
+        from .worker.main import main as run_worker
+
+        return run_worker(words[1:])
+    if words[:2] == ["agent", "serve"]:
+        from .daemon import main as serve
+
+        return serve(words[2:])
+    from .cli import run
+
+    return run(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

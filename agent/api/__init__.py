@@ -1,0 +1,1 @@
+"""The agent's HTTP interface, as ``docs/api.md`` describes it."""

@@ -1,0 +1,303 @@
+"""The calls of the API on the agent, on workflows, handlers, logs, sites and the store, and the table of all routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ..errors import InvalidRecord, LoginRequired, LwfmError
+from ..instance import Instance
+from ..matching import parse_terms
+from ..models import JobDefn
+from ..sites.base import Resource
+from ..sites.registry import PILLARS, called
+from ..store import Store, lineage, maintenance, queries
+from . import data, jobs
+from .server import JSON, Call, Route, route
+
+
+async def agent_status(instance: Instance, call: Call) -> JSON:
+    """What the agent is, and how busy."""
+    return {**instance.describe(), "jobs": await instance.writer.read(queries.job_counts)}
+
+
+async def agent_stop(instance: Instance, call: Call) -> JSON:
+    """Leave; running jobs go on, unless ``kill``."""
+    instance.kill_on_stop = bool(call.body().get("kill"))
+    asyncio.get_running_loop().call_later(0.05, instance.stopping.set)
+    return {}
+
+
+async def workflow_put(instance: Instance, call: Call) -> JSON:
+    """Create a workflow, or supersede one."""
+    return await instance.writer.write(instance.service.put_workflow, call.body())
+
+
+async def workflow_list(instance: Instance, call: Call) -> JSON:
+    """Workflows, newest first."""
+    match = parse_terms(call.values("match"))
+    found = await instance.writer.read(queries.list_workflows, name=call.value("name"), match=match, limit=call.limit())
+    return {"workflows": found}
+
+
+async def workflow_get(instance: Instance, call: Call) -> JSON:
+    """One workflow."""
+    return await instance.writer.read(lambda c: queries.workflow(c, queries.resolve(c, "workflow", call.arguments[0])))
+
+
+async def workflow_dump(instance: Instance, call: Call) -> JSON:
+    """All that is known of a workflow."""
+    return await instance.writer.read(
+        lambda c: queries.dump_workflow(c, queries.resolve(c, "workflow", call.arguments[0]))
+    )
+
+
+async def workflow_close(instance: Instance, call: Call) -> JSON:
+    """End what can no longer be triggered."""
+    reason = str(call.body().get("reason") or "the workflow ended before its data came")
+    return await instance.writer.write(instance.service.close_workflow, call.arguments[0], reason)
+
+
+async def handler_set(instance: Instance, call: Call) -> JSON:
+    """Set a handler."""
+    body = call.body()
+    event = body.get("event")
+    if isinstance(event, dict) and event.get("defn") is not None:
+        instance.check(str(event.get("site") or "local"), [JobDefn.from_json(event["defn"])])
+    return await instance.writer.write(instance.service.set_handler, body)
+
+
+async def handler_list(instance: Instance, call: Call) -> JSON:
+    """Handlers, newest first."""
+    workflow = await _whole(instance, "workflow", call.value("workflow"))
+    found = await instance.writer.read(
+        queries.list_handlers, workflow=workflow, state=call.value("state"), limit=call.limit()
+    )
+    return {"handlers": found}
+
+
+async def handler_unset(instance: Instance, call: Call) -> JSON:
+    """Unset a handler."""
+    reason = call.value("reason") or "its handler was unset"
+    return await instance.writer.write(instance.service.unset_handler, call.arguments[0], reason)
+
+
+async def log_put(instance: Instance, call: Call) -> JSON:
+    """Record log lines."""
+    lines = call.body().get("lines")
+    if not isinstance(lines, list):
+        raise InvalidRecord("lines must be a list")
+
+    def work(recorder: Any) -> JSON:
+        whole = []
+        for line in lines:
+            if not isinstance(line, dict):
+                raise InvalidRecord("a log line is an object with a message")
+            whole.append({**line, **instance.service.belonging(recorder, line)})
+        return instance.service.log(recorder, whole)
+
+    return await instance.writer.write(work)
+
+
+async def log_list(instance: Instance, call: Call) -> JSON:
+    """Log lines, oldest first."""
+    level = call.value("level")
+    number = logging.getLevelName(level.upper()) if level else 0
+    if not isinstance(number, int):
+        raise InvalidRecord(f"{level!r} is not a level", hint="DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    job, workflow = (
+        await _whole(instance, "job", call.value("job")),
+        await _whole(instance, "workflow", call.value("workflow")),
+    )
+    found = await instance.writer.read(
+        queries.list_logs, job=job, workflow=workflow, level_number=number, words=call.value("text"), limit=call.limit()
+    )
+    return {"logs": found}
+
+
+async def search(instance: Instance, call: Call) -> JSON:
+    """Full text over names, commands and logs."""
+    words = call.value("q")
+    if not words:
+        raise InvalidRecord("q is missing: what to search for")
+    return {"results": await instance.writer.read(queries.search, words, call.limit())}
+
+
+async def lineage_trace(instance: Instance, call: Call) -> JSON:
+    """What made this, from what; what used it."""
+    of, direction = call.value("of"), call.value("direction") or "both"
+    if not of:
+        raise InvalidRecord("of is missing: a path, url, checksum or id")
+    if direction not in ("up", "down", "both"):
+        raise InvalidRecord(f"direction must be up, down or both, not {direction!r}")
+    return await instance.writer.read(lineage.trace, of, direction, int(call.number("depth", 0)))
+
+
+async def site_list(instance: Instance, call: Call) -> JSON:
+    """The sites."""
+    return {"sites": [_without_options(instance.registry.describe(name)) for name in instance.registry.names()]}
+
+
+async def site_get(instance: Instance, call: Call) -> JSON:
+    """One site."""
+    return instance.registry.describe(call.arguments[0])
+
+
+async def site_check(instance: Instance, call: Call) -> JSON:
+    """Try each pillar of a site."""
+    name = call.arguments[0]
+    driver = instance.registry.driver(name)
+    checks = []
+    for pillar in PILLARS:
+        found = getattr(driver, pillar)
+        if found is None:
+            checks.append({"pillar": pillar, "ok": True, "message": "not offered"})
+            continue
+        try:
+            message = await asyncio.to_thread(called, name, _check_pillar, pillar, found)
+            checks.append({"pillar": pillar, "ok": True, "message": message})
+        except LwfmError as error:
+            checks.append({"pillar": pillar, "ok": False, "message": error.message})
+    return {"name": name, "checks": checks}
+
+
+async def site_login(instance: Instance, call: Call) -> JSON:
+    """Log in, as far as the answers go."""
+    name = call.arguments[0]
+    answers = list(call.body().get("answers") or [])
+    questions: list[JSON] = []
+    auth = instance.registry.pillar(name, "auth")
+
+    def ask(prompt: str, secret: bool) -> str:
+        if not answers:
+            questions.append({"prompt": prompt, "secret": secret})
+            raise LoginRequired(f"site {name!r} asks: {prompt}")
+        return str(answers.pop(0))
+
+    try:
+        await asyncio.to_thread(called, name, auth.login, ask)
+    except LoginRequired:
+        if not questions:
+            raise
+        return {"name": name, "current": False, "questions": questions}
+    return {"name": name, "current": await asyncio.to_thread(called, name, auth.is_auth_current), "questions": []}
+
+
+async def resource_list(instance: Instance, call: Call) -> JSON:
+    """What a site computes on."""
+    name = call.arguments[0]
+    found = await asyncio.to_thread(called, name, instance.registry.pillar(name, "spin").list)
+    return {"resources": [_resource(item) for item in found]}
+
+
+async def resource_create(instance: Instance, call: Call) -> JSON:
+    """Make a resource."""
+    name, body = call.arguments[0], call.body()
+    spin = instance.registry.pillar(name, "spin")
+    return _resource(
+        await asyncio.to_thread(called, name, spin.create, str(body.get("kind") or ""), body.get("spec") or {})
+    )
+
+
+async def resource_destroy(instance: Instance, call: Call) -> JSON:
+    """Give a resource back."""
+    name, identifier = call.arguments
+    await asyncio.to_thread(called, name, instance.registry.pillar(name, "spin").destroy, identifier)
+    return {}
+
+
+async def store_verify(instance: Instance, call: Call) -> JSON:
+    """Check the chain and the tables."""
+    reader = instance.store.reader()
+    if reader is None:
+        return await instance.writer.alone(lambda store: maintenance.verify(store.connection))
+    try:
+        return await asyncio.to_thread(maintenance.verify, reader)
+    finally:
+        reader.close()
+
+
+async def store_rebuild(instance: Instance, call: Call) -> JSON:
+    """Make the tables anew from the log."""
+
+    def work(store: Store) -> JSON:
+        return maintenance.rebuild(store)
+
+    return await instance.writer.alone(work)
+
+
+async def _whole(instance: Instance, kind: str, given: Any) -> Any:
+    return await instance.writer.read(queries.resolve, kind, given) if given else None
+
+
+def _check_pillar(pillar: str, found: Any) -> str:
+    if pillar == "auth":
+        return "logged in" if found.is_auth_current() else "a login is needed: lwfm site login"
+    if pillar == "spin":
+        resources = found.list()
+        return f"{len(resources)} resource{'' if len(resources) == 1 else 's'}"
+    if pillar == "run":
+        found.check(JobDefn(["true"]))
+        return "takes jobs"
+    return "ready"
+
+
+def _resource(resource: Resource) -> JSON:
+    return {
+        "resource_id": resource.resource_id,
+        "kind": resource.kind,
+        "state": resource.state,
+        "facts": dict(resource.facts),
+    }
+
+
+def _without_options(described: JSON) -> JSON:
+    return {key: value for key, value in described.items() if key != "options"}
+
+
+def routes() -> list[Route]:
+    """Every call of the API."""
+    return [
+        route("POST", "/v1/jobs", jobs.submit),
+        route("GET", "/v1/jobs", jobs.listing),
+        route("POST", "/v1/jobs/wait", jobs.wait),
+        route("POST", "/v1/jobs/attach", jobs.attach),
+        route("GET", "/v1/jobs/*", jobs.get),
+        route("GET", "/v1/jobs/*/statuses", jobs.statuses),
+        route("GET", "/v1/jobs/*/tree", jobs.tree),
+        route("GET", "/v1/jobs/*/why", jobs.why),
+        route("GET", "/v1/jobs/*/output", jobs.output),
+        route("POST", "/v1/jobs/*/cancel", jobs.cancel),
+        route("POST", "/v1/jobs/*/emit", jobs.emit),
+        route("POST", "/v1/jobs/*/finish", jobs.finish),
+        route("GET", "/v1/progress", jobs.progress),
+        route("POST", "/v1/progress", jobs.progress),
+        route("POST", "/v1/data", data.put),
+        route("POST", "/v1/data/fetch", data.fetch),
+        route("GET", "/v1/data", data.listing),
+        route("GET", "/v1/data/*", data.get),
+        route("GET", "/v1/lineage", lineage_trace),
+        route("GET", "/v1/agent", agent_status),
+        route("POST", "/v1/agent/stop", agent_stop),
+        route("POST", "/v1/workflows", workflow_put),
+        route("GET", "/v1/workflows", workflow_list),
+        route("GET", "/v1/workflows/*", workflow_get),
+        route("GET", "/v1/workflows/*/dump", workflow_dump),
+        route("POST", "/v1/workflows/*/close", workflow_close),
+        route("POST", "/v1/handlers", handler_set),
+        route("GET", "/v1/handlers", handler_list),
+        route("DELETE", "/v1/handlers/*", handler_unset),
+        route("POST", "/v1/logs", log_put),
+        route("GET", "/v1/logs", log_list),
+        route("GET", "/v1/search", search),
+        route("GET", "/v1/sites", site_list),
+        route("GET", "/v1/sites/*", site_get),
+        route("POST", "/v1/sites/*/check", site_check),
+        route("POST", "/v1/sites/*/login", site_login),
+        route("GET", "/v1/sites/*/resources", resource_list),
+        route("POST", "/v1/sites/*/resources", resource_create),
+        route("DELETE", "/v1/sites/*/resources/*", resource_destroy),
+        route("POST", "/v1/store/verify", store_verify),
+        route("POST", "/v1/store/rebuild", store_rebuild),
+    ]

@@ -1,0 +1,113 @@
+"""The calls of the API on data."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Optional
+
+from ..errors import InvalidRecord, NotFound
+from ..instance import Instance
+from ..matching import parse_terms
+from ..models import Metasheet, check_properties
+from ..recorder import Recorder
+from ..sites.base import StoredData
+from ..sites.registry import called
+from ..store import queries
+from .server import JSON, Call
+
+
+async def put(instance: Instance, call: Call) -> JSON:
+    """Store or record data; it may trigger handlers."""
+    body = call.body()
+    properties = check_properties(body.get("properties") or {}, "properties")
+    op, site = str(body.get("op") or "put"), str(body.get("site") or "local")
+    if op == "event":
+        return await _record(instance, Metasheet(op="event", site=site, properties=properties), body)
+    path = _path(body)
+    if op == "get" or body.get("notate"):
+        try:
+            described = await asyncio.to_thread(instance.files.describe, path, op)
+        except OSError as error:
+            raise NotFound(
+                f"cannot read {path}: {error.strerror}", hint="give the path of a file that is there"
+            ) from None
+        sheet = Metasheet.from_json({**described.to_json(), "site": site, "properties": properties})
+        return await _record(instance, sheet, body)
+    repo = instance.registry.pillar(site, "repo")
+    site_path = body.get("site_path")
+    stored = await asyncio.to_thread(called, site, repo.put, path, site_path, properties)
+    source = f"file://{instance.host}{path}" if site_path else None
+    return await _record(instance, _sheet("put", site, stored, properties, source), body)
+
+
+async def fetch(instance: Instance, call: Call) -> JSON:
+    """Bring data to a place of the caller's."""
+    body = call.body()
+    path = _path(body)
+    wanted = str(body.get("data") or "")
+    sheet = await instance.writer.read(_find, wanted)
+    if not sheet.get("url"):
+        raise InvalidRecord(f"data {sheet['data_id']} is an event without a file")
+    site = str(sheet.get("site") or "local")
+    stored = StoredData(
+        sheet["url"], sheet.get("path") or "", sheet.get("host"), sheet.get("size_bytes"), sheet.get("sha256")
+    )
+    fetched = await asyncio.to_thread(called, site, instance.registry.pillar(site, "repo").get, stored, path)
+    record = _sheet("get", "local", fetched, sheet.get("properties") or {}, sheet["url"])
+    return await _record(instance, record, body)
+
+
+async def listing(instance: Instance, call: Call) -> JSON:
+    """Data, newest first."""
+    read = instance.writer.read
+    job, workflow = call.value("job"), call.value("workflow")
+    found = await read(
+        queries.list_data,
+        match=parse_terms(call.values("match")),
+        job=await read(queries.resolve, "job", job) if job else None,
+        workflow=await read(queries.resolve, "workflow", workflow) if workflow else None,
+        site=call.value("site"),
+        op=call.value("op"),
+        limit=call.limit(),
+    )
+    return {"data": found}
+
+
+async def get(instance: Instance, call: Call) -> JSON:
+    """One piece of data."""
+    return await instance.writer.read(lambda c: queries.data(c, queries.resolve(c, "data", call.arguments[0])))
+
+
+async def _record(instance: Instance, sheet: Metasheet, body: JSON) -> JSON:
+    def work(recorder: Recorder) -> JSON:
+        belonging = instance.service.belonging(recorder, body)
+        return instance.service.put_data(recorder, Metasheet.from_json({**sheet.to_json(), **belonging}))
+
+    return await instance.writer.write(work)
+
+
+def _find(connection: Any, wanted: str) -> JSON:
+    """Data by its url, its path or its id."""
+    return queries.data_at(connection, wanted) or queries.data(connection, queries.resolve(connection, "data", wanted))
+
+
+def _path(body: JSON) -> Path:
+    path = body.get("path")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise InvalidRecord(f"path must be absolute, not {path!r}")
+    return Path(path)
+
+
+def _sheet(op: str, site: str, stored: StoredData, properties: JSON, source_url: Optional[str]) -> Metasheet:
+    return Metasheet(
+        op=op,
+        site=site,
+        url=stored.url,
+        path=stored.path,
+        host=stored.host,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256,
+        source_url=source_url,
+        properties=properties,
+    )

@@ -1,0 +1,215 @@
+"""HTTP on the agent's Unix socket: routing, JSON, errors. What each call does is in :mod:`lwfm.api.calls`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+from urllib.parse import unquote
+
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.netutil import bind_unix_socket
+from tornado.web import Application, RequestHandler
+
+from ..errors import InvalidRecord, LwfmError, NotFound, ProtocolMismatch
+from ..instance import Instance
+from ..wire import PROTOCOL
+
+MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+PROTOCOL_HEADER = "Lwfm-Protocol"
+_logger = logging.getLogger(__name__)
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An answer that is not JSON: bytes, with headers."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+class Call:
+    """One request, its parts where they are easy to get at.
+
+    Args:
+        arguments: what stands in the path. ``query``: of the request.
+    """
+
+    def __init__(self, arguments: tuple[str, ...], query: dict[str, list[bytes]], raw_body: bytes):
+        self.arguments = arguments
+        self._query = query
+        self._raw_body = raw_body
+
+    def body(self) -> JSON:
+        """The body, a JSON object; empty when there is none.
+
+        Raises:
+            InvalidRecord: it is not.
+        """
+        if not self._raw_body:
+            return {}
+        try:
+            parsed = json.loads(self._raw_body)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRecord(f"the body is not JSON: {error}") from None
+        if not isinstance(parsed, dict):
+            raise InvalidRecord("the body must be a JSON object")
+        return parsed
+
+    def values(self, name: str) -> list[str]:
+        """All values of a query parameter."""
+        return [value.decode("utf-8", "replace") for value in self._query.get(name, ())]
+
+    def value(self, name: str) -> Optional[str]:
+        """The last value of a query parameter; None when it is absent or empty."""
+        found = self.values(name)
+        return found[-1] or None if found else None
+
+    def number(self, name: str, default: float) -> float:
+        """A query parameter as a number that is not negative.
+
+        Raises:
+            InvalidRecord: it is not one.
+        """
+        value = self.value(name)
+        try:
+            number = default if value is None else float(value)
+        except ValueError:
+            raise InvalidRecord(f"{name} must be a number, not {value!r}") from None
+        if not 0 <= number < float("inf"):
+            raise InvalidRecord(f"{name} must be a number from 0, not {value!r}")
+        return number
+
+    def limit(self) -> int:
+        """How many rows are wanted; 0: all."""
+        return int(self.number("limit", 50))
+
+
+Answer = Union[JSON, Raw]
+Function = Callable[[Instance, Call], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which function answers which calls."""
+
+    method: str
+    pattern: re.Pattern[str]
+    function: Function
+
+
+def route(method: str, path: str, function: Function) -> Route:
+    """A route for ``path``, in which ``*`` stands for one part of it."""
+    return Route(method, re.compile(re.escape(path).replace(r"\*", "([^/]+)") + "$"), function)
+
+
+class Handler(RequestHandler):
+    """Answers every request from the table of routes."""
+
+    def initialize(self, instance: Instance, routes: list[Route]) -> None:
+        """Take what the application was made with."""
+        self.instance = instance
+        self.routes = routes
+
+    async def answer(self) -> None:
+        """Find the function, run it, write what it returns."""
+        self.instance.open_requests += 1
+        try:
+            answer = await self._run()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            reported = error if isinstance(error, LwfmError) else self._unexpected(error)
+            self.set_status(reported.http_status)
+            answer = {"error": reported.to_json()}
+        finally:
+            self.instance.open_requests -= 1
+            self.instance.last_request = time.monotonic()
+        self.set_header(PROTOCOL_HEADER, str(PROTOCOL))
+        if isinstance(answer, Raw):
+            for name, value in answer.headers.items():
+                self.set_header(name, value)
+            self.set_header("Content-Type", "application/octet-stream")
+            self.write(answer.body)
+        else:
+            self.set_header("Content-Type", "application/json")
+            self.write(json.dumps(answer, separators=(",", ":")).encode())
+
+    get = post = delete = answer
+
+    def compute_etag(self) -> None:
+        """No entity tags: nobody caches these answers."""
+
+    async def _run(self) -> Answer:
+        request: HTTPServerRequest = self.request
+        asked = request.headers.get(PROTOCOL_HEADER)
+        if asked is not None and asked != str(PROTOCOL):
+            raise ProtocolMismatch(
+                f"this agent speaks protocol {PROTOCOL}, the caller {asked}",
+                hint="use the same lwfm release, or its neighbour, on both sides",
+            )
+        allowed = False
+        for candidate in self.routes:
+            found = candidate.pattern.match(request.path)
+            if found is None:
+                continue
+            allowed = True
+            if candidate.method == request.method:
+                arguments = tuple(unquote(part) for part in found.groups())
+                return await candidate.function(self.instance, Call(arguments, request.query_arguments, request.body))
+        raise NotFound(
+            f"there is no {request.method} {request.path} in this API"
+            if not allowed
+            else f"{request.path} has no {request.method}"
+        )
+
+    def _unexpected(self, error: Exception) -> LwfmError:
+        _logger.error("%s %s failed", self.request.method, self.request.path, exc_info=error)
+        return LwfmError(
+            f"internal error: {type(error).__name__}: {error}", hint="the agent's log has the details: lwfm agent logs"
+        )
+
+    def log_exception(self, *_: Any) -> None:
+        """Exceptions were logged where they were answered."""
+
+
+class Server:
+    """The HTTP server of an instance.
+
+    Args:
+        instance: what it serves. ``routes``: the calls. ``path``: the socket.
+    """
+
+    def __init__(self, instance: Instance, routes: list[Route], path: Path):
+        application = Application(
+            [(r".*", Handler, {"instance": instance, "routes": routes})], log_function=lambda _: None
+        )
+        self._server = HTTPServer(
+            application, max_body_size=MAX_BODY_BYTES, max_buffer_size=MAX_BODY_BYTES, max_header_size=MAX_HEADER_BYTES
+        )
+        self._path = path
+
+    def start(self) -> None:
+        """Listen; the socket is the owner's alone from its first moment."""
+        mask = os.umask(0o177)
+        try:
+            self._server.add_socket(bind_unix_socket(str(self._path), mode=0o600))
+        finally:
+            os.umask(mask)
+
+    async def stop(self) -> None:
+        """Stop listening, end open connections, remove the socket."""
+        self._server.stop()
+        self._path.unlink(missing_ok=True)
+        await self._server.close_all_connections()

@@ -1,0 +1,194 @@
+"""``agent``: start, stop, status, logs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..client import Client, start_agent
+from ..errors import AgentUnreachable, LwfmError, NotFound
+from ..models import JSON
+from . import render
+from .groups import Group, example
+from .options import Duration, json_option
+from .session import Session
+from .text import duration, elapsed_s, harmless, plural, size
+
+STOP_TIMEOUT_S = 30.0
+POLL_S = 0.02
+TAIL_BYTES = 256 * 1024
+FOLLOW_POLL_S = 0.5
+EXIT_NOT_RUNNING = 7
+
+
+@click.group(cls=Group, short_help="The agent.")
+def agent() -> None:
+    """The agent: the process that owns this instance's store, runs its jobs and answers everybody else.
+
+    Other commands start it when they need it; one that was started so leaves again when it has been idle.
+    """
+
+
+@agent.command(epilog=example("lwfm agent start", "lwfm agent start --idle-exit 1h"))
+@click.option("--idle-exit", type=Duration(), metavar="TIME", help="Leave after so long without work. [default: never]")
+@json_option
+@click.pass_obj
+def start(session: Session, idle_exit: float | None, as_json: bool) -> None:
+    """Start the agent. Harmless when it runs."""
+    before = _ask(session)
+    if before is None:
+        client = Client(replace(session.endpoint, may_start=False))
+        start_agent(session.endpoint.home, idle_exit, client.ensure_running_or_absent)
+        client.close()
+    now = before or _ask(session)
+    if now is None:
+        raise AgentUnreachable("the agent was started but does not answer", hint="lwfm agent logs may tell why")
+    if as_json:
+        render.print_json({**now, "started": before is None})
+    else:
+        word = "runs already" if before is not None else "started"
+        render.say(f"agent {word}: pid {now['pid']}, socket {harmless(str(now['socket']))}")
+
+
+@agent.command(epilog=example("lwfm agent stop"))
+@click.option(
+    "--kill", is_flag=True, help="End its jobs too; otherwise they go on, and the next agent takes them over."
+)
+@json_option
+@click.pass_obj
+def stop(session: Session, kill: bool, as_json: bool) -> None:
+    """Stop the agent. Harmless when it does not run."""
+    before = _ask(session)
+    if before is not None:
+        try:
+            _quiet_client(session).post("/v1/agent/stop", {"kill": kill}, repeatable=True)
+        except AgentUnreachable:
+            pass  # it left before it could answer
+        _until_gone(session, int(before["pid"]))
+    if as_json:
+        render.print_json({"stopped": before is not None})
+    else:
+        render.say(f"agent stopped (pid {before['pid']})" if before is not None else "the agent does not run")
+
+
+def _until_gone(session: Session, pid: int) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        now = _ask(session)
+        if now is not None and now["pid"] != pid:
+            return  # somebody has started the next one
+        if now is None and not _alive(pid):
+            return
+        time.sleep(POLL_S)  # another process's end is not announced
+    raise AgentUnreachable(f"the agent (pid {pid}) has not left after {STOP_TIMEOUT_S:.0f} s", hint="lwfm agent logs")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # one that has ended but was not waited for is as good as gone
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
+@agent.command(epilog=example("lwfm agent status", "lwfm agent status --json"))
+@json_option
+@click.pass_obj
+def status(session: Session, as_json: bool) -> int:
+    """Whether the agent runs, and how it is. The exit code is 7 when it does not; it is not started."""
+    found = _ask(session)
+    if as_json:
+        running = found is not None
+        home = session.instance
+        absent = {"home": str(home.root), "socket": str(session.endpoint.socket), "store": str(home.database)}
+        render.print_json({"running": running, **(found or absent)})
+    elif found is None:
+        render.say(f"the agent of {session.instance.root} does not run")
+    else:
+        _show(found)
+    return 0 if found is not None else EXIT_NOT_RUNNING
+
+
+def _show(found: JSON) -> None:
+    jobs = {state: count for state, count in (found.get("jobs") or {}).items() if count}
+    idle = found.get("idle_exit_s")
+    render.pairs(
+        [
+            ("agent", f"pid {found['pid']} on {found.get('host', '?')}"),
+            ("version", str(found.get("version", ""))),
+            ("up", duration(elapsed_s(found.get("started_at"), None))),
+            ("home", str(found.get("home", ""))),
+            ("socket", str(found.get("socket", ""))),
+            ("store", f"{found.get('store', '')} ({found.get('journal_mode', '?')})"),
+            ("leaves", f"after {duration(idle)} without work" if idle else None),
+            ("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none"),
+            *(("worker", _worker(worker)) for worker in found.get("workers") or ()),
+        ]
+    )
+
+
+def _worker(worker: Any) -> str:
+    gpus = f", {worker.get('gpus_used', 0)}/{worker['gpus']} GPUs" if worker.get("gpus") else ""
+    return (
+        f"{worker.get('host', '?')} pid {worker.get('pid', '?')} {worker.get('state', '')}: "
+        f"{worker.get('cores_used', 0)}/{worker.get('cores', '?')} cores, "
+        f"{size(worker.get('memory_used_bytes') or 0)}/{size(worker.get('memory_bytes'))}{gpus}, "
+        f"{plural(int(worker.get('running', 0)), 'job')} running"
+    )
+
+
+@agent.command(epilog=example("lwfm agent logs --lines 100", "lwfm agent logs --follow"))
+@click.option("--lines", "-n", type=click.IntRange(min=0), default=50, show_default=True, help="So many of the last.")
+@click.option("--follow", "-f", is_flag=True, help="Print what comes, until Ctrl-C.")
+@click.pass_obj
+def logs(session: Session, lines: int, follow: bool) -> None:
+    """What the agent had to say."""
+    path = session.instance.agent_log
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise NotFound(
+            f"cannot read {path}: {error.strerror}", hint="has the agent run yet? lwfm agent start"
+        ) from error
+    with stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
+        last = stream.read().splitlines()
+        for line in last[len(last) - min(lines, len(last)) :]:
+            render.say(harmless(line.decode("utf-8", "backslashreplace")))
+        while follow:
+            sys.stdout.flush()
+            line = stream.readline()
+            if line:
+                render.say(harmless(line.decode("utf-8", "backslashreplace").rstrip("\n")))
+            else:
+                time.sleep(FOLLOW_POLL_S)  # a file tells nobody that it grew
+
+
+def _quiet_client(session: Session) -> Client:
+    """A client that does not start the agent."""
+    return Client(replace(session.endpoint, may_start=False))
+
+
+def _ask(session: Session) -> JSON | None:
+    """What the agent says of itself; None when it does not run."""
+    client = _quiet_client(session)
+    try:
+        answer: JSON = client.get("/v1/agent")
+        return answer
+    except AgentUnreachable as error:
+        if isinstance(error.__cause__, LwfmError):
+            raise
+        return None
+    finally:
+        client.close()

@@ -1,0 +1,96 @@
+"""``log`` and ``search``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from ..clock import utc_now
+from ..errors import InvalidRecord
+from ..ids import short
+from ..library.values import without_none
+from ..models import JSON
+from . import render
+from .groups import example
+from .options import json_option, limit_option, workflow_option
+from .session import Session
+from .text import harmless, moment
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@click.command(
+    epilog=example('lwfm log "converged after 312 steps"', "lwfm log --workflow melt --level warning --limit 20")
+)
+@click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), help="Of the line; or, to show, at least.")
+@click.option("--job", "job_id", metavar="JOB", help="Whose line. [default: the job this is run in]")
+@workflow_option
+@click.option("--text", metavar="WORDS", help="Show lines with these words.")
+@limit_option(50)
+@json_option
+@click.argument("message", nargs=-1)
+@click.pass_obj
+def log(
+    session: Session,
+    level: str | None,
+    job_id: str | None,
+    workflow: str | None,
+    text: str | None,
+    limit: int,
+    as_json: bool,
+    message: tuple[str, ...],
+) -> None:
+    """Write MESSAGE to the log; without a message, show the newest lines, oldest first."""
+    if message:
+        if text is not None:
+            raise InvalidRecord("--text looks for lines; it does not go with a message to write")
+        line = without_none(
+            level=(level or "INFO").upper(),
+            message=" ".join(message),
+            time=utc_now(),
+            job=job_id or session.context.job_id,
+            workflow=session.workflow_id(workflow) if workflow or job_id is None else None,
+        )
+        session.client.post("/v1/logs", {"lines": [line]})
+        return
+    query = {
+        "job": job_id,
+        "workflow": session.workflow_id(workflow) if workflow else None,
+        "level": level and level.upper(),
+        "text": text,
+        "limit": limit,
+    }
+    lines = session.client.get("/v1/logs", query)["logs"]
+    if as_json:
+        render.print_json(lines)
+    else:
+        show_lines(lines, with_origin=True)
+
+
+def show_lines(lines: Sequence[JSON], *, with_origin: bool) -> None:
+    """Lines of log for a person."""
+    for line in lines:
+        origin = f"{short(line['job_id'])}  " if with_origin and line.get("job_id") else ""
+        render.say(
+            f"{moment(line.get('time'))}  {line.get('level', ''):<7}  {origin}{harmless(line.get('message', ''))}"
+        )
+
+
+@click.command(epilog=example("lwfm search lennard jones", "lwfm search 'out of memory' --json"))
+@limit_option(50)
+@json_option
+@click.argument("words", nargs=-1, required=True)
+@click.pass_obj
+def search(session: Session, limit: int, as_json: bool, words: tuple[str, ...]) -> None:
+    """Find words in the names of things, in commands and in the log."""
+    found = session.client.get("/v1/search", {"q": " ".join(words), "limit": limit})["results"]
+    if as_json:
+        render.print_json(found)
+        return
+    shorten = short if render.on_terminal() else str
+    rows = (
+        (str(hit.get("kind", "")), shorten(str(hit.get("id", ""))), moment(hit.get("time")), str(hit.get("text", "")))
+        for hit in found
+    )
+    render.table(("KIND", "ID", "TIME", "TEXT"), rows, empty="lwfm: nothing found")

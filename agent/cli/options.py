@@ -1,0 +1,213 @@
+"""Options that several commands take, and what is typed there turned into values. Asks nobody anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from typing import Any, Callable, TypeVar
+
+import click
+
+from ..errors import InvalidRecord
+from ..models import JSON
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_BINARY = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+SMALLEST_MEMORY_BYTES = 1024 * 1024
+
+
+class Memory(click.ParamType):
+    """A size: ``4G``, ``512M``, ``1.5GiB`` (powers of 1024), ``4GB`` (powers of 1000), or bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)(i?b?)\s*", str(value).lower())
+        if not found:
+            self.fail(f"{value!r} is not a size: write 4G, 512M or 1.5GiB", param, ctx)
+        number, unit, suffix = found.groups()
+        factor = _DECIMAL[unit] if suffix == "b" and unit else _BINARY[unit]
+        count = int(float(number) * factor)
+        if count < SMALLEST_MEMORY_BYTES:
+            self.fail(f"{value!r} is {count} bytes, too little for any program: write 4G or 512M", param, ctx)
+        return count
+
+
+class Duration(click.ParamType):
+    """A time: ``90`` (seconds), ``10m``, ``1h30m``, ``2d``, ``10:00`` (minutes), ``1:30:00``."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of seconds."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        text = str(value).strip().lower()
+        seconds = _clock_seconds(text) if ":" in text else _unit_seconds(text)
+        if seconds is None or seconds <= 0:
+            self.fail(f"{value!r} is not a time: write 90, 10m, 1h30m, 2d or 1:30:00", param, ctx)
+        return seconds
+
+
+def _clock_seconds(text: str) -> float | None:
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)", text)
+    if not found:
+        return None
+    days, hours, minutes, seconds = found.groups(default="0")
+    return int(days) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _unit_seconds(text: str) -> float | None:
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        return float(text)
+    found = re.fullmatch(r"(?:([\d.]+)d)?\s*(?:([\d.]+)h)?\s*(?:([\d.]+)m(?:in)?)?\s*(?:([\d.]+)s)?", text)
+    if not found or not text:
+        return None
+    try:
+        days, hours, minutes, seconds = (float(part) for part in found.groups(default="0"))
+    except ValueError:
+        return None
+    return days * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+def parse_properties(items: tuple[str, ...]) -> JSON:
+    """``KEY=VALUE`` items as metadata.
+
+    A value that reads as JSON is that: a number, ``true``, ``false``, ``null``, a list, an object, quoted text.
+    Everything else is text.
+
+    Raises:
+        InvalidRecord: an item without ``=`` or without a name.
+    """
+    return {key: parse_value(value) for key, value in (_pair(item, "KEY=VALUE") for item in items)}
+
+
+def parse_value(text: str) -> Any:
+    """A value as typed; see :func:`parse_properties`."""
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+    return text if value in (math.inf, -math.inf) else value  # 1e999
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(word)  # NaN and Infinity are words, not JSON
+
+
+def parse_environment(items: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=VALUE`` items, or ``NAME`` to take over the current value.
+
+    Raises:
+        InvalidRecord: a variable that is to be taken over but is not set.
+    """
+    values = {}
+    for item in items:
+        if "=" in item:
+            name, value = _pair(item, "NAME=VALUE")
+        elif item in os.environ:
+            name, value = item, os.environ[item]
+        else:
+            raise InvalidRecord(f"--env {item}: this variable is not set", hint="write NAME=VALUE, or set it first")
+        values[name] = value
+    return values
+
+
+def _pair(item: str, form: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals or not name:
+        raise InvalidRecord(f"{item!r} has no name or no value", hint=f"write {form}")
+    return name, value
+
+
+class WordsAfterDashes(click.Command):
+    """A command whose last words, after ``--``, are a command to run: they arrive as ``words``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set the words aside before click sees the rest."""
+        words: list[str] = []
+        if "--" in args:
+            at = args.index("--")
+            args, words = args[:at], args[at + 1 :]
+        rest = super().parse_args(ctx, args)
+        ctx.params["words"] = tuple(words)
+        return rest
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Show the words in the usage line."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
+def json_option(function: F) -> F:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
+
+
+def workflow_option(function: F) -> F:
+    """``--workflow``."""
+    return click.option("--workflow", metavar="ID|NAME", help="The workflow, by id, prefix of it, name, or 'last'.")(
+        function
+    )
+
+
+def limit_option(default: int) -> Callable[[F], F]:
+    """``--limit``."""
+    return click.option(
+        "--limit", type=click.IntRange(min=0), default=default, show_default=True, help="At most so many; 0: all."
+    )
+
+
+def definition_options(function: F) -> F:
+    """What describes a job: resources, environment, files, properties."""
+    options = (
+        click.option("--name", default="", help="A name for people; the program's when not given."),
+        click.option("--cores", type=click.IntRange(min=0), help="Cores, which the job is pinned to. [default: one]"),
+        click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs."),
+        click.option("--mem", type=Memory(), help="Memory, as 4G or 512M; the job is stopped when it takes more."),
+        click.option("--time", "time_limit_s", type=Duration(), help="Time limit, as 90, 10m or 1:30:00."),
+        click.option("--retries", type=click.IntRange(min=0), default=0, help="New attempts when one fails."),
+        click.option("--cwd", type=click.Path(), help="The directory to run in. [default: this one]"),
+        click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or take over its value."),
+        click.option("--in", "inputs", multiple=True, metavar="FILE", help="A file the job reads; recorded."),
+        click.option("--out", "outputs", multiple=True, metavar="FILE", help="A file the job must write; recorded."),
+        click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A property the job can be found by."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def definition_fields(
+    *,
+    name: str,
+    cores: int | None,
+    gpus: int,
+    mem: int | None,
+    time_limit_s: float | None,
+    retries: int,
+    cwd: str | None,
+    env: tuple[str, ...],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    meta: tuple[str, ...],
+) -> JSON:
+    """The options of :func:`definition_options` as keys of a definition; what is not given is left out."""
+    resources: JSON = {"cores": cores, "gpus": gpus or None, "memory_bytes": mem, "time_limit_s": time_limit_s}
+    fields: JSON = {
+        "name": name,
+        "resources": {key: value for key, value in resources.items() if value is not None},
+        "retries": retries,
+        "cwd": os.path.abspath(os.path.expanduser(cwd)) if cwd else None,
+        "env": parse_environment(env),
+        "inputs": list(inputs),
+        "outputs": list(outputs),
+        "meta": parse_properties(meta),
+    }
+    return {key: value for key, value in fields.items() if value}

@@ -1,0 +1,253 @@
+"""``run`` and ``python``: a user's script, followed to the end of all it set going, or just run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from ..client.connection import path_of
+from ..errors import LwfmError
+from ..ids import new_id
+from ..library.submission import capture_context
+from ..library.values import without_none
+from ..models import JSON
+from . import render
+from .errors import EXIT_FAILED_JOBS, EXIT_INTERRUPTED
+from .foreground import Foreground
+from .groups import example
+from .options import json_option, workflow_option
+from .progress import Progress, Screen, ask, choose_meter, follow
+from .scripts import check_script, choose_python, script_environment
+from .session import Session
+from .summary import collect, show
+
+PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_TRIGGER = "LWFM_TRIGGER_"
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal that asks us to leave."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+@click.command(
+    context_settings=PASS_ON,
+    epilog=example("lwfm run study.py", "lwfm run --venv ~/env study.py --temperature 0.7"),
+)
+@workflow_option
+@click.option("--name", help="The new workflow's name. [default: the script's]")
+@click.option("--python", metavar="PATH", help="The Python to run it with.")
+@click.option("--venv", metavar="DIR", help="The virtual environment to run it in.")
+@click.option("--keep-handlers", is_flag=True, help="Leave handlers that still wait for data as they are.")
+@click.option("--quiet", "-q", is_flag=True, help="Show neither progress nor summary.")
+@json_option
+@click.argument("script", type=click.Path())
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def run(
+    session: Session,
+    workflow: str | None,
+    name: str | None,
+    python: str | None,
+    venv: str | None,
+    keep_handlers: bool,
+    quiet: bool,
+    as_json: bool,
+    script: str,
+    args: tuple[str, ...],
+) -> int:
+    """Run a Python script as a workflow, and follow it to its end.
+
+    It has ended when the script, its jobs and all they trigger have ended. ARGS go to the script. The exit code is the
+    script's own if that is not 0, else 11 if a job failed, else 0. With --json the summary is printed as JSON, and what
+    the script prints goes to standard error.
+    """
+    command = [choose_python(python, venv), check_script(script), *args]
+    screen = Screen()
+    flow = _start_workflow(session, workflow, name or Path(script).stem, script)
+    before = Progress.from_json(ask(session.client, flow["workflow_id"], (), None, 0))
+    running = _Run(session, flow["workflow_id"], before, screen)
+    with _signals_as_interrupts():
+        try:
+            running.begin(command, script_environment(session, command[0], venv), sys.stderr if as_json else sys.stdout)
+            last = running.follow(quiet)
+        except KeyboardInterrupt as stop:
+            number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
+            running.interrupt(number)
+            return EXIT_INTERRUPTED if number == signal.SIGINT else 128 + number
+    unset = 0 if keep_handlers else _close(session, flow["workflow_id"])
+    failed = last.failed > 0
+    if as_json or not quiet:
+        summary = collect(session.client, flow, running.job_id, unset)
+        summary["script_exit_code"] = running.exit_code
+        if as_json:
+            render.print_json(summary)
+        else:
+            show(summary)
+    return running.exit_code or (EXIT_FAILED_JOBS if failed else 0)
+
+
+class _Run:
+    """The script's job, from its start to its end."""
+
+    def __init__(self, session: Session, workflow_id: str, before: Progress, screen: Screen):
+        self._client = session.client
+        self._parent = session.context.job_id
+        self._workflow_id = workflow_id
+        self._before = before
+        self._screen = screen
+        self._script: Foreground | None = None
+        self._finisher: threading.Thread | None = None
+        self._stopped_by: str | None = None
+        self._finish_error: LwfmError | None = None
+        self.job_id = new_id()
+
+    @property
+    def exit_code(self) -> int:
+        """The script's, as a shell gives it."""
+        return self._script.exit_code if self._script is not None else 0
+
+    def begin(self, command: list[str], environment: dict[str, str], output: Any) -> None:
+        """Record the script as a job, and start it."""
+        definition = {"job_id": self.job_id, "command": command, "name": Path(command[1]).name}
+        body = without_none(
+            context=capture_context(),
+            workflow=self._workflow_id,
+            parent=self._parent,
+            site="local",
+            definition={**definition, "resources": {"cores": 0}},
+            pid=os.getpid(),
+        )
+        self._client.post("/v1/jobs/attach", body, repeatable=True)
+        own = {key: value for key, value in environment.items() if not key.startswith(_TRIGGER)}
+        own.update(LWFM_JOB_ID=self.job_id, LWFM_WORKFLOW_ID=self._workflow_id, LWFM_ATTEMPT="1")
+        try:
+            self._script = Foreground(command, own, self._screen, output)
+        except LwfmError as error:
+            self._post_finish({"cause": "not_started", "reason": error.message})
+            raise
+        self._finisher = threading.Thread(target=self._finish, name="lwfm-finish", daemon=True)
+        self._finisher.start()
+
+    def follow(self, quiet: bool) -> Progress:
+        """Show progress until nothing is active any more; how far it came, without what was there before."""
+        meter = choose_meter(self._screen, quiet=quiet)
+        try:
+            last = self._follow_jobs(meter)
+        except LwfmError as error:  # the script goes on without an agent; see whether there is one again when it ends
+            if self._script is None or not self._script.running:
+                raise
+            render.note(f"lwfm: {error.message}; the script runs on")
+            self._script.wait()
+            last = self._follow_jobs(meter)
+        self._wait_finished()
+        return last
+
+    def interrupt(self, number: int) -> None:
+        """Stop the script, then what it set going. A second interrupt leaves at once."""
+        self._stopped_by = signal.Signals(number).name
+        render.note("lwfm: stopping the script and its jobs (Ctrl-C again to leave at once)")
+        if self._script is not None:
+            self._script.stop(None if number == signal.SIGINT else number)
+        self._wait_finished()
+        body = {"workflow": self._workflow_id, "reason": f"lwfm run was stopped by {self._stopped_by}"}
+        cancelled = self._client.post("/v1/jobs/cancel", body, repeatable=True).get("cancelled", 0)
+        self._client.post(path_of("workflows", self._workflow_id, "close"), {"reason": body["reason"]}, repeatable=True)
+        render.note(f"lwfm: stopped; {cancelled} of its jobs cancelled. lwfm job list --workflow {self._workflow_id}")
+
+    def _follow_jobs(self, meter: Any) -> Progress:
+        return follow(
+            self._client,
+            meter,
+            lambda seen: seen.active == 0,
+            workflow=self._workflow_id,
+            baseline=lambda seen: seen.less(self._before).less(self._own_count()),
+        )
+
+    def _own_count(self) -> Progress:
+        """The script's own job, which is not counted among the jobs."""
+        if self._finisher is None or self._finisher.is_alive():
+            return Progress({"RUNNING": 1}, 1)
+        state = "CANCELLED" if self._stopped_by else "FAILED" if self.exit_code else "COMPLETE"
+        return Progress({state: 1}, 1)
+
+    def _finish(self) -> None:
+        """In a thread: report the script's end as soon as it comes, which wakes whoever follows progress."""
+        assert self._script is not None
+        self._script.wait()
+        outcome = self._script.outcome()
+        if self._stopped_by:
+            outcome.update(cause="cancel", reason=f"lwfm run was stopped by {self._stopped_by}")
+        try:
+            self._post_finish(outcome)
+        except LwfmError as error:
+            self._finish_error = error
+
+    def _post_finish(self, outcome: JSON) -> None:
+        self._client.post(path_of("jobs", self.job_id, "finish"), outcome, repeatable=True)
+
+    def _wait_finished(self) -> None:
+        if self._finisher is not None:
+            self._finisher.join()
+        if self._finish_error is not None:
+            raise self._finish_error
+
+
+def _start_workflow(session: Session, given: str | None, name: str, script: str) -> JSON:
+    if given is not None:
+        known: JSON = session.workflow(given)
+        return known
+    body = without_none(
+        name=name, description=f"lwfm run {os.path.basename(script)}", parent_job=session.context.job_id
+    )
+    made: JSON = session.client.post("/v1/workflows", body)
+    return made
+
+
+def _close(session: Session, workflow_id: str) -> int:
+    """Unset the handlers that still wait for data; how many there were."""
+    body = {"reason": "the workflow has ended"}
+    answer = session.client.post(path_of("workflows", workflow_id, "close"), body, repeatable=True)
+    return len(answer.get("unset", []))
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """TERM and HUP end a run as Ctrl-C does."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise _Stopped(number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@click.command(context_settings=PASS_ON, epilog=example("lwfm python look_at_results.py --since yesterday"))
+@click.option("--python", metavar="PATH", help="The Python to run it with.")
+@click.option("--venv", metavar="DIR", help="The virtual environment to run it in.")
+@click.argument("script", type=click.Path())
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def python(session: Session, python: str | None, venv: str | None, script: str, args: tuple[str, ...]) -> None:
+    """Run a Python script that can import lwfm. It is not recorded, and nothing is waited for."""
+    command = [choose_python(python, venv), check_script(script), *args]
+    environment = script_environment(session, command[0], venv)
+    sys.stdout.flush()
+    os.execve(command[0], command, environment)  # noqa: S606 (no shell, and this is what is asked for)

@@ -1,0 +1,129 @@
+"""What is told at the end of a run: which jobs ended how, what data came of it, and where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..client import Client
+from ..client.connection import path_of
+from ..ids import short
+from ..models import JSON
+from . import render
+from .text import duration, elapsed_s, harmless, plural, properties, size
+
+LISTED_JOBS = 30
+"""With more jobs than this, those of one name and state share a line."""
+GROUPED_JOBS = 20_000
+"""With more than this, only the states are counted."""
+LISTED_FAILURES = 10
+LISTED_DATA = 20
+
+
+def collect(client: Client, workflow: JSON, script_job: str, unset_handlers: int) -> JSON:
+    """The summary of a workflow as JSON: ``workflow``, ``jobs``, ``failed``, ``data``, ``more_data``."""
+    workflow_id = workflow["workflow_id"]
+    fresh: JSON = client.get(path_of("workflows", workflow_id))
+    total = sum(fresh.get("job_counts", {}).values())
+    jobs: list[JSON] = []
+    if total <= GROUPED_JOBS:
+        jobs = list(reversed(client.get("/v1/jobs", {"workflow": workflow_id, "limit": 0})["jobs"]))
+    failed = client.get("/v1/jobs", {"workflow": workflow_id, "state": "FAILED", "limit": LISTED_FAILURES})["jobs"]
+    data = client.get("/v1/data", {"workflow": workflow_id, "op": "put", "limit": LISTED_DATA + 1})["data"]
+    return {
+        "workflow": fresh,
+        "script_job": script_job,
+        "jobs": jobs,
+        "failed": failed,
+        "data": data[:LISTED_DATA],
+        "more_data": len(data) > LISTED_DATA,
+        "unset_handlers": unset_handlers,
+    }
+
+
+def show(summary: JSON) -> None:
+    """The summary for a person."""
+    workflow = summary["workflow"]
+    counts = workflow.get("job_counts", {})
+    total = sum(counts.values())
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    render.say()
+    render.say(
+        f"Workflow {harmless(workflow['name'])} ({short(workflow['workflow_id'])}): {plural(total, 'job')}, {states}"
+    )
+    render.say()
+    jobs = summary["jobs"]
+    if jobs and len(jobs) <= LISTED_JOBS:
+        render.table(("JOB", "NAME", "STATE", "TIME", "CPU", "MEMORY", "WHY"), map(_job_row, jobs))
+    elif jobs:
+        render.table(("NAME", "STATE", "JOBS", "TIME EACH", "CPU IN ALL"), _groups(jobs))
+    if len(jobs) > LISTED_JOBS or not jobs:
+        _show_failures(summary["failed"])
+    if summary["data"]:
+        render.say()
+        render.table(("DATA", "SIZE", "PROPERTIES"), map(_data_row, reversed(summary["data"])))
+        if summary["more_data"]:
+            render.say("... and more")
+    if summary["unset_handlers"]:
+        render.say()
+        render.say(f"{plural(summary['unset_handlers'], 'handler')} waited for data that did not come, and were unset.")
+    _show_next(workflow["workflow_id"], summary)
+
+
+def _show_next(workflow_id: str, summary: JSON) -> None:
+    render.say()
+    render.say(f"More: lwfm job list --workflow {short(workflow_id)}")
+    if summary["failed"]:
+        render.say(f"      lwfm job output --stderr {short(summary['failed'][0]['job_id'])}")
+    if summary["data"]:
+        path = summary["data"][0].get("path") or summary["data"][0]["data_id"]
+        render.say(f"      lwfm lineage {harmless(path)}")
+
+
+def _job_row(job: JSON) -> tuple[str, ...]:
+    return (
+        short(job["job_id"]),
+        job.get("name", ""),
+        job["state"],
+        duration(elapsed_s(job.get("started_at"), job.get("ended_at"))),
+        duration(job.get("cpu_seconds")),
+        size(job.get("peak_rss_bytes")),
+        why(job),
+    )
+
+
+def why(job: JSON) -> str:
+    """Why a job is in its state, where that is not plain."""
+    if job["state"] == "COMPLETE":
+        return ""
+    if job.get("reason"):
+        return str(job["reason"])
+    if job.get("signal"):
+        return f"ended by {job['signal']}"
+    return f"exit code {job['exit_code']}" if job.get("exit_code") else ""
+
+
+def _groups(jobs: Iterable[JSON]) -> Iterable[tuple[str, ...]]:
+    groups: dict[tuple[str, str], list[JSON]] = {}
+    for job in jobs:
+        groups.setdefault((job.get("name", ""), job["state"]), []).append(job)
+    for (name, state), members in groups.items():
+        times = [elapsed_s(job.get("started_at"), job.get("ended_at")) or 0.0 for job in members]
+        cpu = sum(job.get("cpu_seconds") or 0.0 for job in members)
+        yield name, state, str(len(members)), duration(sum(times) / len(times)), duration(cpu)
+
+
+def _show_failures(failed: list[Any]) -> None:
+    if failed:
+        render.say()
+        render.table(
+            ("FAILED", "NAME", "WHY"), ((short(job["job_id"]), job.get("name", ""), why(job)) for job in failed)
+        )
+
+
+def _data_row(sheet: JSON) -> tuple[str, ...]:
+    return (
+        str(sheet.get("path") or sheet.get("url") or ""),
+        size(sheet.get("size_bytes")),
+        properties(sheet.get("properties")),
+    )

@@ -1,0 +1,115 @@
+"""How things read: text made harmless for a terminal, times, durations, sizes. Pure."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from ..clock import parse_utc
+
+_UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"
+_HARMFUL = re.compile(f"[{_UNPRINTABLE}]")
+_HARMFUL_IN_LINES = re.compile(rf"(?![\n\t])[{_UNPRINTABLE}]")
+_HARMFUL_BUT_COLOURS = re.compile(rf"(?![\n\t\r])(?!\x1b\[[0-9;]*m)[{_UNPRINTABLE}]")
+_NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def harmless(text: str) -> str:
+    """``text`` in one line that does nothing to a terminal: control and direction characters are shown, not obeyed."""
+    return _HARMFUL.sub(_visible, text)
+
+
+def harmless_lines(text: str) -> str:
+    """The same for several lines."""
+    return _HARMFUL_IN_LINES.sub(_visible, text.replace("\r\n", "\n"))
+
+
+def harmless_live(text: str) -> str:
+    """The same for a program that runs in the foreground: colours and returns to the line's start are let through."""
+    return _HARMFUL_BUT_COLOURS.sub(_visible, text)
+
+
+def _visible(found: re.Match[str]) -> str:
+    mark = found.group()
+    code = ord(mark)
+    if mark in _NAMED:
+        return _NAMED[mark]
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python carries it
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def moment(text: str | None) -> str:
+    """A UTC time of a record as local time: only the time when it is today's."""
+    if not text:
+        return ""
+    try:
+        local = time.localtime(parse_utc(text))
+    except ValueError:
+        return text
+    today = time.localtime()
+    same_day = (local.tm_year, local.tm_yday) == (today.tm_year, today.tm_yday)
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S", local)
+
+
+def elapsed_s(started: str | None, ended: str | None) -> float | None:
+    """Seconds between two times of a record; up to now while there is no end."""
+    if not started:
+        return None
+    try:
+        return max(0.0, (parse_utc(ended) if ended else time.time()) - parse_utc(started))
+    except ValueError:
+        return None
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: ``0.42s``, ``12s``, ``3m04s``, ``2h05m``, ``1d03h``."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.2f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h{minutes:02d}m"
+    return f"{hours // 24}d{hours % 24:02d}h"
+
+
+def size(count: int | None) -> str:
+    """Bytes with a unit."""
+    if count is None:
+        return ""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count} B" if unit == 0 else f"{value:.1f} {_SIZES[unit]}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def properties(values: Any) -> str:
+    """Metadata in one line: ``T=0.7 kind=thermo``."""
+    if not isinstance(values, dict):
+        return ""
+    return " ".join(f"{key}={shown(value)}" for key, value in values.items())
+
+
+def shown(value: Any) -> str:
+    """A JSON value as a person writes it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e15 else repr(value)
+    import json
+
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,68 @@
+"""Waiting for given jobs, and saying how they ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..client import Client
+from ..errors import WaitTimeout
+from ..ids import short
+from ..models import JSON
+from . import render
+from .errors import EXIT_FAILED_JOBS
+from .progress import Progress, choose_meter, follow
+from .summary import why
+from .text import duration, elapsed_s, plural
+
+LISTED = 20
+ASK_CHUNK = 1000
+
+
+def wait_for(client: Client, jobs: Sequence[str], *, as_json: bool = False, timeout_s: float | None = None) -> int:
+    """Wait until all of ``jobs`` have ended, showing progress; the exit code: 11 unless all are COMPLETE.
+
+    Raises:
+        WaitTimeout: some have not ended after ``timeout_s`` seconds.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    meter = choose_meter(quiet=len(jobs) == 1)
+    last = follow(client, meter, lambda seen: seen.ended >= seen.total, jobs=jobs, deadline=deadline)
+    if last.ended < last.total:
+        raise WaitTimeout(f"{last.total - last.ended} of {plural(last.total, 'job')} have not ended in the time given")
+    complete = last.counts.get("COMPLETE", 0) == last.total
+    if as_json:
+        records = statuses(client, jobs)
+        render.print_json(records if len(jobs) > 1 else records[0])
+    elif len(jobs) <= LISTED or not complete:
+        _show(statuses(client, jobs), last)
+    else:
+        render.say(f"{plural(last.total, 'job')}: all COMPLETE")
+    return 0 if complete else EXIT_FAILED_JOBS
+
+
+def statuses(client: Client, jobs: Sequence[str]) -> list[JSON]:
+    """How these jobs, which have ended, stand."""
+    found: list[JSON] = []
+    for start in range(0, len(jobs), ASK_CHUNK):
+        body = {"jobs": list(jobs[start : start + ASK_CHUNK]), "mode": "all", "timeout_s": 0}
+        found += client.post("/v1/jobs/wait", body, repeatable=True)["jobs"]
+    return found
+
+
+def _show(records: list[JSON], progress: Progress) -> None:
+    listed = records if len(records) <= LISTED else [job for job in records if job["state"] != "COMPLETE"][:LISTED]
+    rows = (
+        (
+            short(job["job_id"]),
+            job.get("name", ""),
+            job["state"],
+            duration(elapsed_s(job.get("started_at"), job.get("ended_at"))),
+            why(job),
+        )
+        for job in listed
+    )
+    render.table(("JOB", "NAME", "STATE", "TIME", "WHY"), rows)
+    if len(records) > 1:
+        states = ", ".join(f"{count} {state}" for state, count in progress.counts.items())
+        render.say(f"{plural(len(records), 'job')}: {states}")

@@ -1,0 +1,128 @@
+"""``workflow``: create, list, show, dump."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from ..client.connection import path_of
+from ..errors import ConfigError
+from ..ids import short
+from ..library.values import without_none
+from ..matching import parse_terms
+from . import render
+from .groups import Group, example
+from .options import json_option, limit_option, parse_properties
+from .session import Session
+from .text import moment, properties
+
+
+@click.group(cls=Group, short_help="Workflows.")
+def workflow() -> None:
+    """Workflows: what jobs and data belong to.
+
+    A WORKFLOW is named by its id, a prefix of it that fits no other, its name (the newest of that name), or 'last'.
+    """
+
+
+@workflow.command(epilog=example("w=$(lwfm workflow create melt --meta potential=lj)"))
+@click.option("--description", default="", help="For people.")
+@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A property it can be found by.")
+@json_option
+@click.argument("name")
+@click.pass_obj
+def create(session: Session, name: str, description: str, meta: tuple[str, ...], as_json: bool) -> None:
+    """Record a new workflow, and print its id."""
+    body = without_none(
+        name=name,
+        description=description or None,
+        meta=parse_properties(meta) or None,
+        parent_job=session.context.job_id,
+    )
+    made = session.client.post("/v1/workflows", body)
+    if as_json:
+        render.print_json(made)
+    else:
+        render.say(made["workflow_id"])
+
+
+@workflow.command("list", epilog=example("lwfm workflow list --name 'melt*'"))
+@click.option("--name", metavar="GLOB", help="Only workflows of this name.")
+@click.option("--match", multiple=True, metavar="KEY=VALUE", help="Only workflows with this property.")
+@limit_option(50)
+@json_option
+@click.pass_obj
+def list_workflows(session: Session, name: str | None, match: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """List workflows, newest first."""
+    parse_terms(match)
+    found = session.client.get("/v1/workflows", {"name": name, "match": list(match), "limit": limit})["workflows"]
+    if as_json:
+        render.print_json(found)
+        return
+    shorten = short if render.on_terminal() else str
+    rows = (
+        (
+            shorten(item["workflow_id"]),
+            item["name"],
+            moment(item.get("created_at")),
+            _counts(item.get("job_counts")),
+            item.get("description"),
+            properties(item.get("meta")),
+        )
+        for item in found
+    )
+    titles = ("WORKFLOW", "NAME", "CREATED", "JOBS", "DESCRIPTION", "PROPERTIES")
+    render.table(titles, rows, empty="lwfm: no such workflows")
+
+
+@workflow.command(epilog=example("lwfm workflow show last"))
+@json_option
+@click.argument("name", metavar="WORKFLOW")
+@click.pass_obj
+def show(session: Session, name: str, as_json: bool) -> None:
+    """A workflow, and how many of its jobs are in which state."""
+    found = session.client.get(path_of("workflows", str(session.workflow_id(name))))
+    if as_json:
+        render.print_json(found)
+        return
+    render.pairs(
+        [
+            ("workflow", found["workflow_id"]),
+            ("name", found["name"]),
+            ("description", found.get("description")),
+            ("created", moment(found.get("created_at"))),
+            ("by job", found.get("parent_job")),
+            ("jobs", _counts(found.get("job_counts"))),
+            ("properties", properties(found.get("meta"))),
+        ]
+    )
+
+
+@workflow.command(epilog=example("lwfm workflow dump melt --output melt.json"))
+@click.option("--output", "-o", metavar="FILE", help="Write to this file. [default: standard output]")
+@click.option("--json", "as_json", is_flag=True, expose_value=False, help="JSON is what it is in any case.")
+@click.argument("name", metavar="WORKFLOW")
+@click.pass_obj
+def dump(session: Session, name: str, output: str | None) -> None:
+    """All that is recorded of a workflow, as JSON."""
+    found = session.client.get(path_of("workflows", str(session.workflow_id(name)), "dump"))
+    text = json.dumps(found, indent=2) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+        return
+    unfinished = Path(output + ".part")
+    try:
+        unfinished.write_text(text, encoding="ascii")
+        unfinished.replace(output)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ConfigError(f"cannot write {output!r}: {error.strerror}", hint="name another file") from error
+
+
+def _counts(counts: object) -> str:
+    if not isinstance(counts, dict):
+        return ""
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)

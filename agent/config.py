@@ -1,0 +1,69 @@
+"""The configuration a person writes: ``sites.toml`` in the instance's home. Reads it; changes nothing.
+
+Each section is a site: ``driver`` names what drives it (a built-in name, an entry point of the group ``lwfm.sites``, or
+a dotted path ``package.module:Class``), the other keys are that driver's options. The site ``local`` is always there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+LOCAL_SITE = "local"
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """One section of ``sites.toml``.
+
+    Args:
+        name: the site's name.
+        driver: what drives it.
+        options: the other keys of the section.
+    """
+
+    name: str
+    driver: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_sites(path: Path) -> dict[str, SiteConfig]:
+    """The configured sites by name; ``local`` among them even where there is no file.
+
+    Raises:
+        ConfigError: the file cannot be read or is malformed; the message names the file and the line or section.
+    """
+    sites = {LOCAL_SITE: SiteConfig(LOCAL_SITE, "local")}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return sites
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    for name, section in _parse(text, path).items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: {name!r} stands outside a section", hint="begin each site with [name]")
+        if "/" in name or not name.strip():
+            raise ConfigError(f"{path}: {name!r} cannot be a site's name", hint="a name without slashes")
+        options = dict(section)
+        driver = options.pop("driver", LOCAL_SITE if name == LOCAL_SITE else None)
+        if not isinstance(driver, str) or not driver:
+            raise ConfigError(f"{path}: section [{name}] names no driver", hint='add a line: driver = "..."')
+        sites[name] = SiteConfig(name, driver, options)
+    return sites
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", hint="correct the line it names") from None

@@ -1,0 +1,106 @@
+"""The agent as a process: takes the home's lock, starts the instance and its API, and leaves in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+from .api.calls import routes
+from .api.server import Server
+from .errors import LwfmError, StoreLocked
+from .instance import Instance
+from .paths import Home, locate
+
+DEFAULT_IDLE_EXIT_S = 900.0
+LOG_BYTES = 2 * 1024 * 1024
+SWITCH_INTERVAL_S = 0.0005
+"""How soon a thread that waits for the interpreter gets it: the writer's and the loop's turns are short."""
+_logger = logging.getLogger("lwfm.agent")
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the agent in the foreground until it is told to leave, or idle for long enough."""
+    parser = argparse.ArgumentParser(prog="lwfm agent serve", description="Run the agent in the foreground.")
+    parser.add_argument("--home", help="the instance's directory (default: $LWFM_HOME or ~/.lwfm)")
+    parser.add_argument("--idle-exit", type=float, default=0.0, help="leave after so many idle seconds; 0: never")
+    parser.add_argument("--ready-fd", type=int, help="a descriptor to report readiness on")
+    options = parser.parse_args(arguments)
+    try:
+        home = locate(options.home)
+        home.create()
+        _start_log(home)
+        with _locked(home):
+            asyncio.run(_serve(home, options.idle_exit or None, options.ready_fd))
+    except LwfmError as error:
+        _logger.error("%s", error)
+        _report(options.ready_fd, {"error": error.to_json()})
+        if options.ready_fd is None:
+            sys.stderr.write(f"lwfm: {error.message}\n" + (f"  → {error.hint}\n" if error.hint else ""))
+        return error.exit_code
+    except Exception:
+        _logger.exception("the agent failed")
+        raise
+    return 0
+
+
+async def _serve(home: Home, idle_exit_s: Optional[float], ready_fd: Optional[int]) -> None:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    instance = Instance(home, idle_exit_s)
+    server = Server(instance, routes(), home.socket)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, instance.stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    await instance.start()
+    server.start()
+    _logger.info("serving %s, pid %d", home.root, os.getpid())
+    _report(ready_fd, {"ok": True})
+    await instance.stopping.wait()
+    _logger.info("leaving")
+    await server.stop()
+    await instance.close(stop_worker=True, kill=instance.kill_on_stop)
+
+
+def _report(descriptor: Optional[int], message: object) -> None:
+    """One line to whoever started us, if anybody is still listening."""
+    if descriptor is None:
+        return
+    with contextlib.suppress(OSError), os.fdopen(descriptor, "w") as pipe:
+        pipe.write(json.dumps(message) + "\n")
+
+
+@contextlib.contextmanager
+def _locked(home: Home) -> Iterator[None]:
+    """Hold the home's lock, so that it has one agent."""
+    descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            raise StoreLocked(f"an agent runs for {home.root} already: {owner}", hint="lwfm agent status") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _start_log(home: Home) -> None:
+    handler = logging.handlers.RotatingFileHandler(home.agent_log, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("tornado.access").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    with contextlib.suppress(OSError):
+        os.chmod(home.agent_log, 0o600)

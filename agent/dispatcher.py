@@ -1,0 +1,350 @@
+"""Placing jobs on the nodes that have workers: which job goes where, and when.
+
+Lives in the agent's event loop. Knows the nodes' capacity, what is on them and what waits; not the store, not sockets.
+A job goes to a worker only after the claim that it does is durable, so that no restart can give it to another one.
+
+Waiting jobs are served first come first served; while the first does not fit, smaller ones behind it may go ahead, but
+not for longer than ``OVERTAKING_S``. Workers that finish many short jobs are sent some more than they have room for, so
+that the next one starts without asking back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional, Protocol
+
+from .errors import ResourcesImpossible
+from .models import JobDefn
+from .sites.base import JobRequest, Resource
+from .wire import Message
+
+OVERTAKING_S = 10.0
+LOOKAHEAD = 64
+BACKLOG_S = 0.1
+"""How many seconds' worth of its recent rate a worker is sent ahead."""
+MAX_BACKLOG = 512
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a node has, or a job needs: cores, bytes of memory, GPUs."""
+
+    cores: int
+    memory_bytes: int
+    gpus: int
+
+
+class WorkerChannel(Protocol):
+    """The connection to a worker, as far as placing needs it."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send, without waiting."""
+
+
+@dataclass
+class Flight:
+    """A job that is with a worker; until it is ``claimed``, on its way there."""
+
+    request: JobRequest
+    needs: Capacity
+    worker_id: str
+    started: bool = False
+    claimed: bool = False
+
+
+@dataclass
+class Node:
+    """A worker and what is on its node."""
+
+    worker_id: str
+    host: str
+    pid: int
+    capacity: Capacity
+    channel: Optional[WorkerChannel]
+    cores_used: int = 0
+    memory_used: int = 0
+    gpus_used: int = 0
+    running: int = 0
+    contexts: set[str] = field(default_factory=set)
+    ended: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+
+    def backlog_limit(self) -> int:
+        """How many more one-core jobs than it has room for it may hold now."""
+        since = time.monotonic() - BACKLOG_S
+        recent = sum(1 for moment in reversed(self.ended) if moment > since)
+        return 0 if recent < 3 else min(MAX_BACKLOG, 2 * recent)
+
+    def fits(self, needs: Capacity) -> bool:
+        """Whether a job may be sent here now."""
+        total = self.capacity
+        if self.gpus_used + needs.gpus > total.gpus or self.memory_used + needs.memory_bytes > total.memory_bytes:
+            return False
+        if self.cores_used + needs.cores <= total.cores:
+            return True
+        simple = needs.cores <= 1 and not needs.gpus and not needs.memory_bytes
+        return simple and self.cores_used + needs.cores <= total.cores + self.backlog_limit()
+
+    def take(self, needs: Capacity, sign: int = 1) -> None:
+        """Count a job in, or with ``sign`` -1 out."""
+        self.cores_used += sign * needs.cores
+        self.memory_used += sign * needs.memory_bytes
+        self.gpus_used += sign * needs.gpus
+        self.running += sign
+
+
+@dataclass
+class _Waiting:
+    request: JobRequest
+    needs: Capacity
+    since: float
+
+
+class Dispatcher:
+    """Places jobs on nodes. Implements :class:`~lwfm.sites.base.Nodes` for the drivers.
+
+    Args:
+        claim: makes durable that these (job, attempt) go to that worker; may raise, then they wait on.
+        call_soon: schedules a function in the event loop.
+        spawn: runs a coroutine in the event loop.
+        expected: the capacity of the local node, for judging requests before its worker has come.
+    """
+
+    def __init__(
+        self,
+        claim: Callable[[str, list[tuple[str, int]]], Awaitable[Any]],
+        call_soon: Callable[[Callable[[], None]], Any],
+        spawn: Callable[[Awaitable[None]], Any],
+        expected: Capacity,
+    ):
+        self._claim = claim
+        self._call_soon = call_soon
+        self._spawn = spawn
+        self._expected = expected
+        self._waiting: deque[_Waiting] = deque()
+        self._scheduled = False
+        self.nodes: dict[str, Node] = {}
+        self.flights: dict[str, Flight] = {}
+
+    def place(self, requests: Sequence[JobRequest]) -> None:
+        """Run jobs as room becomes free."""
+        now = time.monotonic()
+        for request in requests:
+            self._waiting.append(_Waiting(request, needs_of(request.defn), now))
+        self._schedule()
+
+    def check(self, defn: JobDefn) -> None:
+        """Refuse what no node could ever run."""
+        needs = needs_of(defn)
+        known = [node.capacity for node in self.nodes.values()] or [self._expected]
+        lacks: list[str] = []
+        for has in known:
+            lacks = _lacking(needs, has)
+            if not lacks:
+                return
+        largest = "the node has" if len(known) == 1 else f"the largest of {len(known)} nodes has"
+        raise ResourcesImpossible(
+            f"the job can never run here: {', '.join(lacks)} ({largest} less)",
+            hint="ask for less, or submit it to another site",
+        )
+
+    def cancel(self, job_id: str, attempt: int, reason: str) -> None:
+        """Stop a job that a worker has, or forget one that waits."""
+        flight = self.flights.get(job_id)
+        if flight is None:
+            self._waiting = deque(entry for entry in self._waiting if entry.request.job_id != job_id)
+            return
+        if not flight.claimed:
+            self.ended(job_id, attempt)
+            return
+        message = {
+            "t": "cancel",
+            "job": job_id,
+            "attempt": attempt,
+            "reason": reason,
+            "grace_s": flight.request.defn.grace_s,
+        }
+        node = self.nodes.get(flight.worker_id)
+        if node is not None and node.channel is not None:
+            node.channel.send([message])
+
+    def describe(self) -> Sequence[Resource]:
+        """The nodes, and what is in use."""
+        return [
+            Resource(node.host, "node", "up" if node.channel else "lost", node_facts(node))
+            for node in self.nodes.values()
+        ]
+
+    def joined(self, node: Node, held: Sequence[tuple[JobRequest, bool]]) -> None:
+        """A worker has come (again); ``held``: the jobs it has, and whether each has started."""
+        for job_id, flight in list(self.flights.items()):
+            if flight.worker_id == node.worker_id and flight.claimed:
+                del self.flights[job_id]
+            elif flight.worker_id == node.worker_id:
+                node.take(flight.needs)
+        self.nodes[node.worker_id] = node
+        for request, started in held:
+            flight = Flight(request, needs_of(request.defn), node.worker_id, started, claimed=True)
+            self.flights[request.job_id] = flight
+            node.take(flight.needs)
+        self._schedule()
+
+    def left(self, worker_id: str) -> None:
+        """A worker's connection is gone; what it has stays with it."""
+        node = self.nodes.get(worker_id)
+        if node is not None:
+            node.channel = None
+
+    def dismissed(self, worker_id: str) -> None:
+        """A worker will not come back."""
+        self.nodes.pop(worker_id, None)
+
+    def has(self, job_id: str) -> bool:
+        """Whether a worker has the job, or is about to be given it."""
+        return job_id in self.flights
+
+    def started(self, job_id: str) -> None:
+        """A worker has started a job."""
+        flight = self.flights.get(job_id)
+        if flight is not None:
+            flight.started = True
+
+    def ended(self, job_id: str, attempt: int) -> None:
+        """A job has left its worker; its room is free."""
+        flight = self.flights.get(job_id)
+        if flight is None or flight.request.attempt != attempt:
+            return
+        del self.flights[job_id]
+        node = self.nodes.get(flight.worker_id)
+        if node is not None:
+            node.take(flight.needs, -1)
+            node.ended.append(time.monotonic())
+        self._schedule()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for room."""
+        return len(self._waiting)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Give waiting jobs to workers with room."""
+        self._scheduled = False
+        chosen: dict[str, list[_Waiting]] = {}
+        for node in self.nodes.values():
+            if node.channel is not None and self._waiting:
+                taken = self._choose(node)
+                if taken:
+                    chosen[node.worker_id] = taken
+        for worker_id, entries in chosen.items():
+            self._spawn(self._send(worker_id, entries))
+
+    def _choose(self, node: Node) -> list[_Waiting]:
+        """Take the jobs that go to ``node`` now out of the queue and count them in."""
+        taken: list[_Waiting] = []
+        passed: list[_Waiting] = []
+        now = time.monotonic()
+        while self._waiting and len(passed) < LOOKAHEAD:
+            entry = self._waiting.popleft()
+            if node.fits(entry.needs):
+                node.take(entry.needs)
+                self.flights[entry.request.job_id] = Flight(entry.request, entry.needs, node.worker_id)
+                taken.append(entry)
+                continue
+            passed.append(entry)
+            if now - passed[0].since > OVERTAKING_S:
+                break
+        self._waiting.extendleft(reversed(passed))
+        return taken
+
+    async def _send(self, worker_id: str, entries: list[_Waiting]) -> None:
+        """Claim, then send; when the claim cannot be made, the jobs wait again."""
+        try:
+            await self._claim(worker_id, [(entry.request.job_id, entry.request.attempt) for entry in entries])
+        except Exception:
+            self._take_back(entries)
+            raise
+        node = self.nodes.get(worker_id)
+        messages: list[Message] = []
+        for entry in entries:
+            request = entry.request
+            flight = self.flights.get(request.job_id)
+            if flight is None or flight.request is not request:
+                continue
+            flight.claimed = True
+            if node is None or node.channel is None:
+                continue
+            if request.context_id not in node.contexts:
+                node.contexts.add(request.context_id)
+                messages.append({"t": "context", "id": request.context_id, "env": dict(request.environment)})
+            messages.append(run_message(request))
+        if messages and node is not None and node.channel is not None:
+            node.channel.send(messages)
+
+    def _take_back(self, entries: list[_Waiting]) -> None:
+        for entry in reversed(entries):
+            flight = self.flights.pop(entry.request.job_id, None)
+            if flight is not None:
+                node = self.nodes.get(flight.worker_id)
+                if node is not None:
+                    node.take(flight.needs, -1)
+                self._waiting.appendleft(entry)
+
+
+def needs_of(defn: JobDefn) -> Capacity:
+    """What a job takes of a node: one core unless it says otherwise."""
+    resources = defn.resources
+    cores = 1 if resources.cores is None else resources.cores
+    return Capacity(cores, resources.memory_bytes or 0, resources.gpus)
+
+
+def run_message(request: JobRequest) -> Message:
+    """The message that hands a job to a worker."""
+    defn = request.defn
+    resources = defn.resources
+    message: Message = {
+        "t": "run",
+        "job": request.job_id,
+        "attempt": request.attempt,
+        "cwd": defn.cwd,
+        "context": request.context_id,
+    }
+    if isinstance(defn.command, str):
+        message["shell"] = defn.command
+    else:
+        message["argv"] = list(defn.command)
+    message["env"] = {**defn.env, **request.variables}
+    message["grace_s"] = defn.grace_s
+    if defn.outputs:
+        message["outputs"] = list(defn.outputs)
+    for name in ("cores", "memory_bytes", "time_limit_s"):
+        value = getattr(resources, name)
+        if value is not None:
+            message[name] = value
+    if resources.gpus:
+        message["gpus"] = resources.gpus
+    return message
+
+
+def node_facts(node: Node) -> dict[str, Any]:
+    """A node as the API shows it."""
+    return {
+        "worker_id": node.worker_id, "host": node.host, "pid": node.pid, "state": "up" if node.channel else "lost",
+        "cores": node.capacity.cores, "cores_used": min(node.cores_used, node.capacity.cores),
+        "memory_bytes": node.capacity.memory_bytes, "memory_used_bytes": node.memory_used,
+        "gpus": node.capacity.gpus, "gpus_used": node.gpus_used, "jobs": node.running,
+    }  # fmt: skip
+
+
+def _lacking(needs: Capacity, has: Capacity) -> list[str]:
+    pairs = (("cores", needs.cores, has.cores), ("GPUs", needs.gpus, has.gpus))
+    lacks = [f"it asks for {asked} {what} of {there}" for what, asked, there in pairs if asked > there]
+    if needs.memory_bytes > has.memory_bytes:
+        lacks.append(f"it asks for {needs.memory_bytes / 2**30:.1f} GiB of memory of {has.memory_bytes / 2**30:.1f}")
+    return lacks

@@ -1,0 +1,147 @@
+"""From what a worker tells to what the thread records: started, ended, with all the facts; and when to try again.
+
+Sources for the meaning of exit codes above 128: POSIX, "Exit Status for Commands" (shells add 128 to a signal's number).
+"""
+
+from __future__ import annotations
+
+import base64
+import signal
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from .clock import utc_now
+from .models import Metasheet
+from .outputs import OutputStore
+from .recorder import JobNow, Recorder
+from .states import JobState
+
+JSON = dict[str, Any]
+_CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost")
+_ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
+
+
+def record_started(recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str) -> None:
+    """A worker has started the process of a job."""
+    job = recorder.job_now(job_id)
+    if job is None or job.attempt != attempt or job.state is JobState.RUNNING:
+        return
+    facts: JSON = {"host": host, "native_id": str(message.get("pid")), "started_at": message.get("time")}
+    for name in ("cores", "gpus"):
+        if message.get(name):
+            facts[f"{name}_used"] = message[name]
+    if job.state is JobState.FINISHING:
+        recorder.record_status(
+            job, JobState.FINISHING, native_status="cancel requested", reason="cancel requested", **facts
+        )
+        return
+    recorder.record_status(job, JobState.RUNNING, **facts)
+
+
+def record_ended(
+    recorder: Recorder,
+    job_id: str,
+    attempt: int,
+    message: Mapping[str, Any],
+    host: str,
+    outputs: OutputStore,
+    sheets: list[Metasheet],
+) -> None:
+    """An attempt of a job is over.
+
+    Args:
+        recorder: the unit of work.
+        job_id, attempt: which. ``message``: as in ``docs/protocol.md``. ``host``: the worker's.
+        outputs: where what it printed is kept.
+        sheets: its declared inputs and outputs, as they were found.
+    """
+    job = recorder.job_now(job_id)
+    if job is None or job.state.terminal or job.attempt != attempt:
+        return
+    facts = _facts(recorder, message, host, outputs)
+    state, reason = _verdict(message)
+    for sheet in sheets:
+        body = {**sheet.to_json(), "job_id": job_id}
+        if job.workflow_id:
+            body["workflow_id"] = job.workflow_id
+        recorder.record("metasheet", body)
+    if state is JobState.FAILED and attempt <= job.retries and job.state is not JobState.FINISHING:
+        _record_retry(recorder, job, reason, facts)
+        return
+    if message.get("cause") == "lost":
+        recorder.record_status(job, JobState.UNKNOWN, reason=reason)
+        reason = f"counted as failed, since it did not prove success: {reason}"
+    recorder.record_status(job, state, reason=reason, **facts)
+
+
+def record_lost(recorder: Recorder, job_id: str, attempt: int, reason: str, host: str, outputs: OutputStore) -> None:
+    """Nothing more will be learned of an attempt."""
+    record_ended(recorder, job_id, attempt, {"cause": "lost", "reason": reason, "time": utc_now()}, host, outputs, [])
+
+
+def _record_retry(recorder: Recorder, job: JobNow, reason: Optional[str], facts: JSON) -> None:
+    """The attempt's end and the next one's beginning are one record: at no moment has the job ended."""
+    recorder.record_status(
+        job,
+        JobState.PENDING,
+        attempt=job.attempt + 1,
+        reason=f"attempt {job.attempt} of {job.retries + 1} failed: {reason or 'no reason known'}; trying again",
+        ended_attempt={"attempt": job.attempt, "state": "FAILED", "reason": reason, **facts},
+    )
+
+
+def _facts(recorder: Recorder, message: Mapping[str, Any], host: str, outputs: OutputStore) -> JSON:
+    facts: JSON = {name: message.get(name) for name in _ACCOUNTED}
+    facts.update({"host": host, "started_at": message.get("started"), "ended_at": message.get("time") or utc_now()})
+    facts["native_status"] = message.get("cause")
+    for stream in ("stdout", "stderr"):
+        output = message.get(stream) or {}
+        if "size" in output:
+            facts[f"{stream}_bytes"] = output["size"]
+        if output.get("size"):
+            facts[stream] = _kept(recorder, output, outputs)
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _kept(recorder: Recorder, output: Mapping[str, Any], outputs: OutputStore) -> JSON:
+    if "data" in output:
+        return outputs.keep(recorder.transaction, base64.b64decode(output["data"]))
+    return {key: output[key] for key in ("size", "file", "path", "sha256") if key in output}
+
+
+def _verdict(message: Mapping[str, Any]) -> tuple[JobState, Optional[str]]:
+    """The state an attempt ended in, and why."""
+    cause = message.get("cause")
+    given = message.get("reason")
+    if cause == "cancel":
+        return JobState.CANCELLED, given or "cancelled"
+    if cause in _CAUSES_OF_FAILURE:
+        return JobState.FAILED, given or str(cause).replace("_", " ")
+    if message.get("signal"):
+        return JobState.FAILED, given or f"ended by {message['signal']}{_signal_hint(message['signal'])}"
+    code = message.get("exit_code")
+    if code != 0:
+        return JobState.FAILED, given or f"exit code {code}{_code_hint(code)}"
+    missing = message.get("missing_outputs") or []
+    if missing:
+        return JobState.FAILED, "exit code 0, but it did not write its declared output " + ", ".join(missing)
+    return JobState.COMPLETE, given
+
+
+def _signal_hint(name: str) -> str:
+    if name == "SIGKILL":
+        return ": killed from outside lwfm, for instance by the system when memory ran out"
+    return ""
+
+
+def _code_hint(code: Any) -> str:
+    if code == 127:
+        return ": the shell did not find a command"
+    if code == 126:
+        return ": the shell could not run a command"
+    if isinstance(code, int) and 128 < code <= 192:
+        try:
+            return f": a command in it was ended by {signal.Signals(code - 128).name}"
+        except ValueError:
+            return ""
+    return ""

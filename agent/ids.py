@@ -1,0 +1,59 @@
+"""Identifiers: UUIDv7 text (RFC 9562), ordered by creation within a process, and ids derived from what they name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+
+SHORT_LENGTH = 18
+"""Characters of an id that people are shown: the millisecond and the counter within it."""
+
+_lock = threading.Lock()
+_last = (0, 0)
+
+
+def new_id() -> str:
+    """A new UUIDv7: 48 bits of Unix milliseconds, 12 bits that count within one millisecond, 62 random bits.
+
+    Later calls in one process give larger text, also when the clock steps back.
+    """
+    global _last
+    with _lock:
+        now_ms = time.time_ns() // 1_000_000
+        last_ms, count = _last
+        if now_ms > last_ms:
+            _last = (now_ms, 0)
+        elif count < 0xFFF:
+            _last = (last_ms, count + 1)
+        else:
+            _last = (last_ms + 1, 0)
+        stamp, count = _last
+    return _format(stamp, count, int.from_bytes(os.urandom(8), "big"))
+
+
+def derived_id(*parts: str) -> str:
+    """The id that belongs to ``parts``: the same everywhere and always, in the layout of a UUIDv8 (RFC 9562)."""
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).digest()
+    value = bytearray(digest[:16])
+    value[6] = (value[6] & 0x0F) | 0x80
+    value[8] = (value[8] & 0x3F) | 0x80
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def new_origin() -> str:
+    """A new identity for a store: 128 random bits, in hexadecimal."""
+    return os.urandom(16).hex()
+
+
+def short(identifier: str) -> str:
+    """What people are shown of an id, and may type back."""
+    return identifier[:SHORT_LENGTH]
+
+
+def _format(stamp_ms: int, count: int, noise: int) -> str:
+    stamp = f"{stamp_ms:012x}"
+    tail = f"{(noise & 0x3FFFFFFFFFFFFFFF) | 0x8000000000000000:016x}"
+    return f"{stamp[:8]}-{stamp[8:]}-7{count:03x}-{tail[:4]}-{tail[4:]}"

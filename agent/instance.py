@@ -1,0 +1,249 @@
+"""A running instance: its parts put together, and what happens between them when records become durable.
+
+Data flows one way: a request becomes a unit of work in the writer; its effects come back here once durable, wake who
+waits, and hand pending jobs to their sites; sites report through the worker server, which writes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, Optional
+
+from . import __version__, recovery
+from .attached import AttachedJobs
+from .attached import release as release_attached
+from .clock import utc_text
+from .config import LOCAL_SITE, SiteConfig, read_sites
+from .dispatcher import Dispatcher, node_facts
+from .errors import LwfmError
+from .events import Rules
+from .files import FileRecorder
+from .local_worker import LocalWorker
+from .models import JobDefn
+from .nodes import AgentNodes
+from .notify import delivery
+from .outputs import OutputStore
+from .paths import Home
+from .recorder import Effects, Recorder
+from .requests import RequestBuilder, SiteRequest
+from .sealing import Vault
+from .service import Service
+from .sites.base import SiteContext
+from .sites.registry import Registry, called
+from .states import JobState
+from .store import Connection, Store
+from .watch import Watch
+from .wire import PROTOCOL
+from .workers import WorkerServer
+from .writer import Writer
+
+_logger = logging.getLogger(__name__)
+
+
+class Instance:
+    """One instance while its agent runs. Construct inside the event loop.
+
+    Args:
+        home: where it lives; its directories exist and its lock is held.
+        idle_exit_s: leave after so many seconds without work or callers; None: never.
+    """
+
+    def __init__(self, home: Home, idle_exit_s: Optional[float] = None):
+        self.home = home
+        self.idle_exit_s = idle_exit_s
+        self.started_at = time.time()
+        self.host = socket.gethostname()
+        self.stopping = asyncio.Event()
+        self.kill_on_stop = False
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        sites = read_sites(home.sites_file)
+        self.store = Store.open(home.database, host=self.host, user=getpass.getuser(), home=str(home.root))
+        self.vault = Vault(home.sealed)
+        self.outputs = OutputStore(home.outputs)
+        self.files = FileRecorder()
+        variables = {"LWFM_HOME": str(home.root), "LWFM_SOCKET": str(home.socket)}
+        self.builder = RequestBuilder(self.vault, variables)
+        self.service = Service(self.vault, delivery)
+        rules = Rules()
+
+        def forget() -> None:
+            rules.reset()
+            self.service.reset()
+
+        self.writer = Writer(self.store, rules, self._on_commit, self._complete, forget)
+        self.watch = Watch()
+        local_options = sites[LOCAL_SITE].options
+        self.worker = LocalWorker(home, local_options)
+        self.dispatcher = Dispatcher(self._claim, self._loop.call_soon, self.spawn, self.worker.capacity())
+        self.workers = WorkerServer(
+            home.worker_socket, self.writer, self.dispatcher, self.outputs, self.builder, self.files, self.spawn
+        )
+        self.nodes = AgentNodes(self._loop, self.dispatcher, self.workers)
+        self.registry = Registry(sites, self._site_context)
+        self.attached = AttachedJobs(self.writer, self.spawn)
+        self.open_requests = 0
+        self.last_request = time.monotonic()
+
+    async def start(self) -> None:
+        """Take up what was going on, and start the worker."""
+        await self.workers.start()
+        await self.attached.restore()
+        local = [name for name in self.registry.names() if self._reports_itself(name)]
+        waiting = await self.writer.write(recovery.unplaced, local)
+        self._submit_all(await self.writer.read(self.builder.build, dict.fromkeys(waiting)))
+        await self.writer.write(self._tidy_vault)
+        self.worker.start()
+        self.spawn(self._look_after())
+
+    async def close(self, *, stop_worker: bool, kill: bool = False) -> None:
+        """Leave: the store last, after all that is still to be written."""
+        await self.workers.close(stop=stop_worker, kill=kill)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.registry.close()
+        await self.writer.close()
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run a coroutine; what it raises is logged."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def describe(self) -> dict[str, Any]:
+        """The instance as ``GET /v1/agent`` shows it, without the counts."""
+        return {
+            "version": __version__, "protocol": PROTOCOL, "pid": os.getpid(), "host": self.host, "home": str(self.home.root),
+            "socket": str(self.home.socket), "store": str(self.home.database), "origin": self.store.origin,
+            "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "journal_mode": self.store.journal_mode,
+            "workers": [node_facts(node) for node in self.dispatcher.nodes.values()],
+        }  # fmt: skip
+
+    def check(self, site: str, definitions: Sequence[JobDefn]) -> None:
+        """Let the sites judge definitions before anything is recorded; those that ask for the same are judged once."""
+        judged = set()
+        for defn in definitions:
+            name = str(defn.extra.get("site") or site)
+            if (name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus) in judged:
+                continue
+            called(name, self.registry.pillar(name, "run").check, defn)
+            judged.add((name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus))
+
+    def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:
+        """Tell a site that a job shall end."""
+        pid = self.attached.pid_of(job_id)
+        if pid:
+            os.kill(pid, signal.SIGINT)
+            return
+        called(site, self.registry.pillar(site, "run").cancel, job_id, attempt, reason)
+
+    def is_local(self, recorder: Recorder, job_id: str) -> bool:
+        """Whether a job is for a site that the agent itself has workers for, so that it knows all about it."""
+        job = recorder.job_now(job_id)
+        return job is not None and self._reports_itself(job.site)
+
+    def _on_commit(self, effects: Effects) -> None:
+        self.watch.note(effects.changes)
+        if effects.handlers_changed:
+            self.watch.touch_all()
+        for change in effects.changes:
+            if change.after.terminal:
+                self.vault.forget(change.job_id)
+                self.attached.forget(change.job_id)
+                if change.after is JobState.CANCELLED:
+                    self.dispatcher.cancel(change.job_id, change.attempt, "cancelled")
+        if effects.requests:
+            self._submit_all(effects.requests)
+
+    def _complete(self, recorder: Recorder) -> None:
+        """At the end of a unit of work: what its pending jobs ask of their sites."""
+        pending = recorder.effects.pending
+        if pending:
+            recorder.effects.requests = self.builder.build(recorder.transaction.connection, pending)
+        for change in recorder.effects.changes:
+            if change.after.terminal and change.before is not JobState.READY:
+                release_attached(recorder, change.job_id)
+
+    def _submit_all(self, requests: Sequence[SiteRequest]) -> None:
+        by_site: dict[str, list[Any]] = {}
+        for item in requests:
+            by_site.setdefault(item.site, []).append(item.request)
+        for site, listed in by_site.items():
+            try:
+                called(site, self.registry.pillar(site, "run").submit, listed)
+            except LwfmError as error:
+                self.spawn(self._refused([request.job_id for request in listed], error))
+
+    async def _refused(self, job_ids: list[str], error: LwfmError) -> None:
+        def record(recorder: Recorder) -> None:
+            for job_id in job_ids:
+                job = recorder.job_now(job_id)
+                if job is not None:
+                    recorder.record_status(job, JobState.FAILED, reason=f"the site did not take it: {error.message}")
+
+        await self.writer.write(record)
+
+    async def _claim(self, worker_id: str, jobs: list[tuple[str, int]]) -> None:
+        await self.writer.write(recovery.claim, worker_id, jobs)
+
+    def _reports_itself(self, name: str) -> bool:
+        try:
+            return bool(self.registry.pillar(name, "run").reports_itself)
+        except LwfmError as error:
+            _logger.error("site %s: %s", name, error)
+            return False
+
+    def _site_context(self, config: SiteConfig) -> SiteContext:
+        return SiteContext(config.name, config.options, self.home.root, self.home.repository, self.nodes)
+
+    def _tidy_vault(self, recorder: Recorder) -> None:
+        """Forget secrets of what has ended while no agent ran."""
+        for owner in self.vault.owners():
+            if not _still_needed(recorder.transaction.connection, owner):
+                self.vault.forget(owner)
+
+    async def _look_after(self) -> None:
+        """Keep a worker there; leave when there has been nothing to do for long enough."""
+        while not self.stopping.is_set():
+            if not self.workers.connections:
+                self.worker.ensure()
+            if self._is_idle():
+                self.stopping.set()
+                return
+            pause = 1.0 if not self.workers.connections else min(5.0, (self.idle_exit_s or 20.0) / 4)
+            try:
+                await asyncio.wait_for(self.stopping.wait(), pause)
+            except asyncio.TimeoutError:
+                continue
+
+    def _is_idle(self) -> bool:
+        if (
+            self.idle_exit_s is None
+            or self.open_requests
+            or self.dispatcher.flights
+            or self.dispatcher.waiting
+            or self.attached
+        ):
+            return False
+        return time.monotonic() - self.last_request > self.idle_exit_s
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _logger.error("a task failed", exc_info=task.exception())
+
+
+def _still_needed(connection: Connection, owner: str) -> bool:
+    query = (
+        "select 1 from jobs where (id = ?1 or handler_id = ?1) and state not in ('COMPLETE', 'FAILED', 'CANCELLED')"
+        " union select 1 from handlers where id = ?1 and state = 'waiting'"
+    )
+    return connection.execute(query, (owner,)).fetchone() is not None

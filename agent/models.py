@@ -1,0 +1,567 @@
+"""The records people handle: what a job is, what became of it, what data was put, what shall happen upon what.
+
+Frozen dataclasses that turn to and from JSON objects. A key that this version does not know is kept in ``extra`` and
+written back, so that records made by a newer version pass through an older one unharmed. Pure: no store, no process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Optional, TypeVar, Union, cast
+
+from .errors import InvalidRecord
+from .matching import Match, parse_match
+from .states import JobState, parse_state
+
+JSON = dict[str, Any]
+T = TypeVar("T", bound="Record")
+
+DEFAULT_GRACE_S = 5.0
+"""Seconds between TERM and KILL when a job is stopped."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What all records share: JSON in both directions, unknown keys kept."""
+
+    _terse: ClassVar[bool] = False
+    """Whether a field that has its default value is left out of the JSON too."""
+
+    def to_json(self) -> JSON:
+        """The record as a JSON object; fields that hold nothing are left out."""
+        body: JSON = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name == "extra" or value is None or value in ((), {}) or (self._terse and value == item.default):
+                continue
+            plain = _plain(value)
+            if plain != {}:
+                body[item.name] = plain
+        body.update(getattr(self, "extra", {}))
+        return body
+
+    @classmethod
+    def from_json(cls: type[T], body: Any) -> T:
+        """The record that ``body`` describes.
+
+        Raises:
+            InvalidRecord: a value is of the wrong type or a required key is missing; the message names it.
+        """
+        if isinstance(body, cls):
+            return body
+        if not isinstance(body, Mapping):
+            raise InvalidRecord(f"{cls.__name__}: a JSON object is needed, not {type(body).__name__}")
+        known = {item.name for item in dataclasses.fields(cls)}
+        values = {key: value for key, value in body.items() if key in known and key != "extra"}
+        if "extra" in known:
+            values["extra"] = {key: value for key, value in body.items() if key not in known}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InvalidRecord(f"{cls.__name__}: {_missing(error)}") from None
+
+
+@dataclass(frozen=True)
+class Resources(Record):
+    """What a job needs of one node.
+
+    Args:
+        cores: processor cores. None asks for one and leaves the process free to roam; a number pins it to that many.
+            0 asks for none: for a process that only waits, such as a workflow script.
+        memory_bytes: memory of the whole process tree; the job is stopped when it takes more. None: no limit.
+        gpus: how many GPUs; the job sees their indices in ``CUDA_VISIBLE_DEVICES`` and its likes.
+        time_limit_s: seconds of wall time, after which the job is stopped. None: no limit.
+    """
+
+    _terse: ClassVar[bool] = True
+
+    cores: Optional[int] = None
+    memory_bytes: Optional[int] = None
+    gpus: int = 0
+    time_limit_s: Optional[float] = None
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _integer(self, "cores", minimum=0, optional=True)
+        _integer(self, "memory_bytes", minimum=1, optional=True)
+        _integer(self, "gpus", minimum=0)
+        if self.time_limit_s is not None:
+            limit = _number(self, "time_limit_s")
+            if limit <= 0:
+                raise InvalidRecord(f"time_limit_s must be more than 0 seconds, not {limit}")
+
+
+@dataclass(frozen=True)
+class JobDefn(Record):
+    """What to run.
+
+    Args:
+        command: a list of words (the program and its arguments, run as they are) or one string (a line for ``/bin/sh``).
+        name: for people; the program's name when empty.
+        cwd: the directory to run in, absolute; the submitter's when None.
+        env: variables to set beside those taken over from the submitter. Values that look like secrets reach the job
+            but never the store.
+        resources: see :class:`Resources`.
+        inputs: files the job reads; recorded with their checksums when it ends. Relative to ``cwd``.
+        outputs: files the job must have written when it ends; recorded likewise. A missing one fails the job.
+        meta: properties by which the job can be found.
+        retries: how many new attempts to make when an attempt fails.
+        grace_s: seconds between TERM and KILL when the job is stopped.
+    """
+
+    _terse: ClassVar[bool] = True
+
+    command: Union[str, Sequence[str]]
+    name: str = ""
+    cwd: Optional[str] = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    retries: int = 0
+    grace_s: float = DEFAULT_GRACE_S
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.command, str):
+            if not self.command.strip():
+                raise InvalidRecord("the command is empty")
+        else:
+            words = _words(self, "command")
+            if not words or not words[0]:
+                raise InvalidRecord("the command is empty")
+        if "\0" in self.command_line:
+            raise InvalidRecord("the command holds a NUL character, which no program can be given")
+        _text(self, "name")
+        if not self.name:
+            _set(self, "name", _default_name(self.command))
+        if self.cwd is not None:
+            _text(self, "cwd")
+            if not self.cwd.startswith("/"):
+                raise InvalidRecord(f"cwd must be an absolute path, not {self.cwd!r}")
+        env = check_properties(self.env, "env")
+        for key, value in env.items():
+            if not isinstance(value, str) or "\0" in value or "=" in key:
+                raise InvalidRecord(f"env: {key!r} must be a name with text as its value")
+        _set(self, "env", env)
+        _set(self, "resources", Resources.from_json(self.resources))
+        _words(self, "inputs")
+        _words(self, "outputs")
+        _set(self, "meta", check_properties(self.meta, "meta"))
+        _integer(self, "retries", minimum=0)
+        if _number(self, "grace_s") < 0:
+            raise InvalidRecord("grace_s cannot be negative")
+
+    @property
+    def command_line(self) -> str:
+        """The command as one line, quoted for a shell where it is a list of words."""
+        return self.command if isinstance(self.command, str) else " ".join(shlex.quote(word) for word in self.command)
+
+
+@dataclass(frozen=True)
+class JobStatus(Record):
+    """Where a job stands, and all that is known of how it went. The same for every site.
+
+    Times are UTC ISO-8601 text with microseconds; None where the thing has not happened or cannot be known.
+
+    Args:
+        job_id: the job.
+        state: its canonical state.
+        attempt: which attempt this is about, from 1.
+        reason: why it is in this state, for a person to read.
+        native_status: the site's own word for the state.
+        native_id: the site's own id of the job; on a node ``pid``.
+        name, command, site, workflow_id, parent_id: as it was submitted.
+        origin: the instance that recorded the job; ``origin_host`` the host of it.
+        submitted_at, started_at, ended_at: of the current attempt, except the first.
+        time: when this state was recorded.
+        host: the node it runs on. ``allocation``: the batch allocation of that node.
+        exit_code: of the process; None when it was ended by a signal. ``signal``: that signal's name, as ``SIGKILL``.
+        cpu_seconds: user and system time of the process and its descendants.
+        peak_rss_bytes: largest resident memory seen of the process tree.
+        read_bytes, write_bytes: moved to and from storage.
+        stdout_bytes, stderr_bytes: how much it printed.
+        meta: the job's properties.
+    """
+
+    job_id: str
+    state: JobState
+    attempt: int = 1
+    reason: Optional[str] = None
+    native_status: Optional[str] = None
+    native_id: Optional[str] = None
+    name: str = ""
+    command: str = ""
+    site: str = "local"
+    workflow_id: Optional[str] = None
+    parent_id: Optional[str] = None
+    origin: Optional[str] = None
+    origin_host: Optional[str] = None
+    submitted_at: Optional[str] = None
+    started_at: Optional[str] = None
+    ended_at: Optional[str] = None
+    time: Optional[str] = None
+    host: Optional[str] = None
+    allocation: Optional[str] = None
+    exit_code: Optional[int] = None
+    signal: Optional[str] = None
+    cpu_seconds: Optional[float] = None
+    peak_rss_bytes: Optional[int] = None
+    read_bytes: Optional[int] = None
+    write_bytes: Optional[int] = None
+    stdout_bytes: Optional[int] = None
+    stderr_bytes: Optional[int] = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _set(self, "state", parse_state(self.state))
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job has ended."""
+        return self.state.terminal
+
+
+@dataclass(frozen=True)
+class JobContext(Record):
+    """Where a process finds itself: the job and the workflow it is part of, as its environment tells.
+
+    Args:
+        job_id: the job this process belongs to; None outside any job.
+        workflow_id: the workflow of that job.
+        attempt: which attempt of the job.
+        trigger_job: the job whose state fired this job. ``trigger_data``: the metasheet that fired it.
+        trigger_path: the path of that data. ``trigger_properties``: its properties.
+    """
+
+    job_id: Optional[str] = None
+    workflow_id: Optional[str] = None
+    attempt: int = 1
+    trigger_job: Optional[str] = None
+    trigger_data: Optional[str] = None
+    trigger_path: Optional[str] = None
+    trigger_properties: Mapping[str, Any] = field(default_factory=dict)
+    extra: JSON = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workflow(Record):
+    """A named undertaking that jobs and data belong to.
+
+    Args:
+        name: for people; need not be unique.
+        workflow_id: given by the store.
+        description: for people.
+        meta: properties by which it can be found.
+        parent_job: the job that created it, if one did.
+        created_at: UTC time.
+        origin: the instance that recorded it.
+        job_counts: how many jobs it has in each state; filled in when it is read.
+    """
+
+    name: str
+    workflow_id: str = ""
+    description: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    parent_job: Optional[str] = None
+    created_at: Optional[str] = None
+    origin: Optional[str] = None
+    origin_host: Optional[str] = None
+    job_counts: Mapping[str, int] = field(default_factory=dict)
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _text(self, "name")
+        if not self.name.strip():
+            raise InvalidRecord("a workflow needs a name")
+        _set(self, "meta", check_properties(self.meta, "meta"))
+
+
+@dataclass(frozen=True)
+class Metasheet(Record):
+    """What is known of a piece of data: where it is, what it is, who put it, under which properties.
+
+    Args:
+        data_id: given by the store.
+        op: ``put`` (made or stored), ``get`` (read or fetched) or ``event`` (properties without a file).
+        site: the site that holds the data. ``url``: where, as ``file://HOST/PATH`` for a file.
+        path: the path on that site. ``host``: the host that sees it.
+        size_bytes, sha256: of the content when it was recorded; None for a directory or an event.
+        source_url: where a stored or fetched copy came from.
+        job_id, workflow_id: who put it.
+        properties: the metadata: JSON values under text keys.
+        time: when it was recorded, UTC.
+    """
+
+    data_id: str = ""
+    op: str = "put"
+    site: str = "local"
+    url: Optional[str] = None
+    path: Optional[str] = None
+    host: Optional[str] = None
+    size_bytes: Optional[int] = None
+    sha256: Optional[str] = None
+    source_url: Optional[str] = None
+    job_id: Optional[str] = None
+    workflow_id: Optional[str] = None
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    time: Optional[str] = None
+    origin: Optional[str] = None
+    origin_host: Optional[str] = None
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.op not in ("put", "get", "event"):
+            raise InvalidRecord(f"op must be put, get or event, not {self.op!r}")
+        _set(self, "properties", check_properties(self.properties, "properties"))
+
+
+@dataclass(frozen=True)
+class Notification(Record):
+    """Tell somebody: run a command, or post to a URL.
+
+    Args:
+        command: words of a program, or a line for the shell; what happened is in its ``LWFM_TRIGGER_*`` variables.
+        url: an http or https address that gets the event as a JSON object in a POST.
+    """
+
+    command: Union[str, Sequence[str], None] = None
+    url: Optional[str] = None
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.command is None) == (self.url is None):
+            raise InvalidRecord("a notification needs either a command or a url")
+        if self.url is not None and not str(self.url).startswith(("http://", "https://")):
+            raise InvalidRecord(f"a notification's url must begin with http:// or https://, not {self.url!r}")
+        if self.command is not None and not isinstance(self.command, str):
+            _words(self, "command")
+
+
+@dataclass(frozen=True)
+class JobEvent(Record):
+    """When jobs reach a state, then run or tell.
+
+    Args:
+        jobs: the jobs to watch: their ids, or their :class:`JobStatus`.
+        states: the states that count; one word or several.
+        defn: the job to run; its id is known as soon as the event is set.
+        notify: or whom to tell.
+        site: where to run it.
+        mode: ``all`` of the jobs must have reached one of the states, or ``any`` of them.
+        keep: what becomes of the job to run when the states can no longer be reached: it is cancelled with that
+            reason, unless this is true.
+        name: for people.
+    """
+
+    jobs: Sequence[str]
+    states: Sequence[JobState] = (JobState.COMPLETE,)
+    defn: Optional[JobDefn] = None
+    notify: Optional[Notification] = None
+    site: str = "local"
+    mode: str = "all"
+    keep: bool = False
+    name: str = ""
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        jobs = self.jobs
+        if isinstance(jobs, (str, JobStatus)):
+            jobs = cast("Sequence[str]", [jobs])
+        listed = tuple(job.job_id if isinstance(job, JobStatus) else job for job in cast("Iterable[Any]", jobs))
+        if not listed or not all(isinstance(job, str) and job for job in listed):
+            raise InvalidRecord("a job event needs at least one job")
+        _set(self, "jobs", listed)
+        states = (self.states,) if isinstance(self.states, str) else tuple(self.states)
+        if not states:
+            raise InvalidRecord("a job event needs at least one state")
+        _set(self, "states", tuple(parse_state(state) for state in states))
+        if self.mode not in ("all", "any"):
+            raise InvalidRecord(f"mode must be all or any, not {self.mode!r}")
+        _check_action(self)
+
+
+@dataclass(frozen=True)
+class MetadataEvent(Record):
+    """When data is put whose properties match, then run or tell.
+
+    Args:
+        match: property names and what their values must be; see :mod:`lwfm.matching`.
+        defn: the job to run. ``notify``: or whom to tell. ``site``: where to run it.
+        repeat: how often it may fire: 1 (once), a number (the ids of all its jobs are known when it is set),
+            or True (without limit).
+        workflow: only data of this workflow counts, by default that of the handler; ``any`` for all data.
+        name: for people.
+    """
+
+    match: Mapping[str, Any]
+    defn: Optional[JobDefn] = None
+    notify: Optional[Notification] = None
+    site: str = "local"
+    repeat: Union[bool, int] = 1
+    workflow: Optional[str] = None
+    name: str = ""
+    extra: JSON = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not check_properties(self.match, "match"):
+            raise InvalidRecord("a metadata event needs at least one property to match")
+        parse_match(self.match)
+        _set(self, "match", dict(self.match))
+        repeat: Any = self.repeat
+        if repeat is False or (repeat is not True and (not isinstance(repeat, int) or repeat < 1)):
+            raise InvalidRecord("repeat must be true or a number from 1")
+        _check_action(self)
+
+    def matcher(self) -> Match:
+        """The parsed form of ``match``."""
+        return parse_match(self.match)
+
+
+@dataclass(frozen=True)
+class Handler(Record):
+    """An event that has been set.
+
+    Args:
+        handler_id: given by the store.
+        kind: ``job`` or ``data``.
+        event: the :class:`JobEvent` or :class:`MetadataEvent` as JSON.
+        job_ids: the ids of the jobs it will run, known beforehand; those of an unlimited data handler as they fire.
+        workflow_id: the workflow its jobs belong to.
+        state: ``waiting``, ``done`` (fired as often as it may) or ``unset``; ``reason`` says why it was unset.
+        fired: how often it has fired.
+    """
+
+    handler_id: str
+    kind: str
+    event: Mapping[str, Any] = field(default_factory=dict)
+    job_ids: Sequence[str] = ()
+    workflow_id: Optional[str] = None
+    state: str = "waiting"
+    reason: Optional[str] = None
+    fired: int = 0
+    created_at: Optional[str] = None
+    origin: Optional[str] = None
+    origin_host: Optional[str] = None
+    extra: JSON = field(default_factory=dict)
+
+    @property
+    def job_id(self) -> Optional[str]:
+        """The id of the first job it will run."""
+        return self.job_ids[0] if self.job_ids else None
+
+
+def check_properties(value: Any, what: str) -> JSON:
+    """``value`` as a JSON object with text keys.
+
+    Raises:
+        InvalidRecord: not a mapping, a key that is not text, or a value that JSON does not have; the message names it.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidRecord(f"{what} must be an object of names and values, not {type(value).__name__}")
+    checked = {}
+    for key, item in value.items():
+        if not isinstance(key, str) or not key or "\0" in key:
+            raise InvalidRecord(f"{what}: {key!r} is not a name")
+        checked[key] = _json_value(item, f"{what}: {key}")
+    return checked
+
+
+def _json_value(value: Any, what: str) -> Any:
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8") if not _is_utf8(value) else value
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise InvalidRecord(f"{what}: {value} is not a JSON number", hint="put it as text, or leave it out")
+        return value
+    if isinstance(value, Mapping):
+        return check_properties(value, what)
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item, what) for item in value]
+    raise InvalidRecord(
+        f"{what}: a {type(value).__name__} is not a JSON value",
+        hint="use text, numbers, true, false, null, lists or objects",
+    )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_action(event: Union[JobEvent, MetadataEvent]) -> None:
+    if (event.defn is None) == (event.notify is None):
+        raise InvalidRecord("an event needs either a job to run (defn) or somebody to tell (notify)")
+    if event.defn is not None:
+        _set(event, "defn", JobDefn.from_json(event.defn))
+    if event.notify is not None:
+        _set(event, "notify", Notification.from_json(event.notify))
+
+
+def _default_name(command: Union[str, Sequence[str]]) -> str:
+    word = command.split()[0] if isinstance(command, str) else command[0]
+    return word.rstrip("/").rpartition("/")[2] or word
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, JobState):
+        return value.value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value
+
+
+def _set(record: Record, name: str, value: Any) -> None:
+    object.__setattr__(record, name, value)
+
+
+def _text(record: Record, name: str) -> str:
+    value = getattr(record, name)
+    if not isinstance(value, str) or "\0" in value:
+        raise InvalidRecord(f"{name} must be text, not {value!r}")
+    return value
+
+
+def _integer(record: Record, name: str, *, minimum: int, optional: bool = False) -> None:
+    value = getattr(record, name)
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRecord(f"{name} must be a whole number, not {value!r}")
+    if value < minimum:
+        raise InvalidRecord(f"{name} must be at least {minimum}, not {value}")
+
+
+def _number(record: Record, name: str) -> float:
+    value = getattr(record, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise InvalidRecord(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def _words(record: Record, name: str) -> tuple[str, ...]:
+    value = getattr(record, name)
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(word, str) for word in value):
+        raise InvalidRecord(f"{name} must be a list of text, not {value!r}")
+    _set(record, name, tuple(value))
+    return tuple(value)
+
+
+def _missing(error: TypeError) -> str:
+    text = str(error)
+    _, _, names = text.partition("argument")
+    return f"{names.lstrip('s: ')} is missing" if "missing" in text else text

@@ -1,0 +1,47 @@
+"""The nodes that the agent has workers on, as site drivers see them: callable from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from .dispatcher import Dispatcher
+from .models import JobDefn
+from .sites.base import JobRequest, Resource
+from .workers import WorkerServer
+
+OUTPUT_TIMEOUT_S = 40.0
+
+
+class AgentNodes:
+    """Implements :class:`~lwfm.sites.base.Nodes` over the dispatcher and the workers' connections."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher, workers: WorkerServer):
+        self._loop = loop
+        self._dispatcher = dispatcher
+        self._workers = workers
+
+    def place(self, requests: Sequence[JobRequest]) -> None:
+        """Run jobs on these nodes as room becomes free."""
+        self._loop.call_soon_threadsafe(self._dispatcher.place, requests)
+
+    def cancel(self, job_id: str, attempt: int, reason: str) -> None:
+        """Stop a job."""
+        self._loop.call_soon_threadsafe(self._dispatcher.cancel, job_id, attempt, reason)
+
+    def check(self, defn: JobDefn) -> None:
+        """Raise ResourcesImpossible when no node could ever run it."""
+        self._dispatcher.check(defn)
+
+    def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
+        """A piece of a running job's output; not from the event loop's own thread."""
+        flight = self._dispatcher.flights.get(job_id)
+        if flight is None:
+            return b""
+        asked = self._workers.output(job_id, flight.request.attempt, stream, offset, limit, 0.0)
+        found = asyncio.run_coroutine_threadsafe(asked, self._loop).result(OUTPUT_TIMEOUT_S)
+        return found[0] if found else b""
+
+    def describe(self) -> Sequence[Resource]:
+        """The nodes: cores, memory, GPUs, what is in use."""
+        return self._dispatcher.describe()

@@ -1,0 +1,167 @@
+"""Where an instance keeps its things, and how lwfm starts itself again.
+
+Everything an instance owns lies under its home. Only what must be on a node-local disk or must have a short path (the
+sockets and the worker's spool, where the home does not suit) lies in a private directory of the node's scratch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from .errors import ConfigError, InsecureState
+from .filesystems import is_shared
+
+HOME_VARIABLE = "LWFM_HOME"
+SOCKET_VARIABLE = "LWFM_SOCKET"
+MAX_SOCKET_PATH = 100
+"""Bytes a Unix socket's path may have everywhere (Linux: 107)."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The places of one instance. Construct with :func:`locate`."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The thread store."""
+        return self.root / "thread.db"
+
+    @property
+    def sites_file(self) -> Path:
+        """The configuration of the sites."""
+        return self.root / "sites.toml"
+
+    @property
+    def agent_log(self) -> Path:
+        """What the agent has to say."""
+        return self.root / "agent.log"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the agent as long as it runs."""
+        return self.root / "agent.lock"
+
+    @property
+    def repository(self) -> Path:
+        """Where data put to the local site under a relative path is stored."""
+        return self.root / "repository"
+
+    @property
+    def outputs(self) -> Path:
+        """Job output too large for the store."""
+        return self.root / "outputs"
+
+    @property
+    def sealed(self) -> Path:
+        """Secret values of jobs that have not ended: beside the store, never in it."""
+        return self.root / "sealed"
+
+    @property
+    def runtime(self) -> Path:
+        """For sockets and spool: the home where it is node-local and its path short, else private scratch of the node."""
+        socket_fits = len(os.fsencode(self.root / "worker.sock")) <= MAX_SOCKET_PATH
+        return self.root if socket_fits and not is_shared(self.root) else self._scratch()
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent answers."""
+        return self.runtime / "agent.sock"
+
+    @property
+    def worker_socket(self) -> Path:
+        """Where the agent's workers report."""
+        return self.runtime / "worker.sock"
+
+    @property
+    def spool(self) -> Path:
+        """The local worker's spool."""
+        return self.runtime / "spool"
+
+    def _scratch(self) -> Path:
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"lwfm-{os.getuid()}" / digest
+
+    def create(self) -> None:
+        """Make the directories of the instance, for the owner alone.
+
+        Raises:
+            ConfigError: the home cannot be made or written to.
+            InsecureState: a directory is somebody else's.
+        """
+        for directory in (self.root, self.sealed, *self._private_parents(), self.runtime):
+            private_directory(directory)
+
+    def _private_parents(self) -> list[Path]:
+        return [] if self.runtime == self.root else [self.runtime.parent]
+
+
+def locate(explicit: Optional[str] = None) -> Home:
+    """The home: ``explicit``, else ``$LWFM_HOME``, else ``~/.lwfm``. Makes nothing."""
+    chosen = explicit or os.environ.get(HOME_VARIABLE) or os.path.join(os.path.expanduser("~"), ".lwfm")
+    return Home(Path(os.path.abspath(os.path.expanduser(chosen))))
+
+
+def private_directory(path: Path) -> None:
+    """Make ``path`` a directory of ours with mode 0700, or check that it is one.
+
+    Raises:
+        ConfigError: it cannot be made, or is not a directory, or cannot be written to.
+        InsecureState: it belongs to somebody else, or is a link that does.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            found = os.stat(path)
+        if found.st_uid != os.getuid():
+            raise InsecureState(
+                f"{path} belongs to user {found.st_uid}, not to you", hint="set LWFM_HOME to a directory of your own"
+            )
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.chmod(path, 0o700)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"{path} is in the way: a directory is needed there", hint="move it away, or set LWFM_HOME"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use {path}: {error.strerror}", hint="set LWFM_HOME to a directory you can write to"
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write to {path}", hint="set LWFM_HOME to a directory you can write to")
+
+
+def check_owner(path: Path) -> None:
+    """Make sure that ``path`` is ours before it is trusted.
+
+    Raises:
+        InsecureState: it belongs to somebody else.
+        FileNotFoundError: it is not there.
+    """
+    found = os.stat(path)
+    if found.st_uid != os.getuid():
+        raise InsecureState(
+            f"{path} belongs to user {found.st_uid}, not to you", hint="set LWFM_HOME to a directory of your own"
+        )
+
+
+def self_command() -> list[str]:
+    """The words that start lwfm again as it was started now: from the one file, or as an installed package."""
+    archive = running_archive()
+    return [sys.executable, str(archive)] if archive else [sys.executable, "-m", "lwfm"]
+
+
+def running_archive() -> Optional[Path]:
+    """The ``lwfm.pyz`` this process was started from, if it was."""
+    from_environment = os.environ.get("LWFM_ARCHIVE")
+    candidate = Path(from_environment or os.path.abspath(sys.argv[0] if sys.argv and sys.argv[0] else "-"))
+    return candidate if candidate.suffix == ".pyz" and candidate.is_file() else None

@@ -1,0 +1,514 @@
+"""Processes of this node: which one is which, what belongs to a job, how it is stopped, what the node has to give.
+
+Owns identity (a pid counts only together with the moment its process started), the census of a node's processes, the
+stopping of whole trees, and the node's capacity. Knows nothing of jobs beyond the mark they carry in their environment,
+nothing of spools and connections.
+
+On Linux the kernel's own files under ``/proc`` are read: they cost a fraction of what a general library takes, and give
+the start of a process in ticks since the boot, which no step of the wall clock moves. Elsewhere psutil answers the same
+questions; this is the only module that imports it, where it is used, so that a worker starts small.
+Sources: proc(5), pidfd_open(2), prctl(2), cgroups(7).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Optional
+
+JOB_VARIABLE = "LWFM_JOB_ID"
+"""In the environment of every process of a job; a process that shall outlive its job drops it."""
+ATTEMPT_VARIABLE = "LWFM_ATTEMPT"
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_HAS_PROC = sys.platform.startswith("linux")
+_PR_SET_CHILD_SUBREAPER = 36
+_NO_LIMIT_BYTES = 1 << 60
+"""Control groups of version 1 say "no limit" with a number near the largest there is."""
+START_TOLERANCE_S = 0.05
+"""How far a recorded start may lie from what the kernel says: ticks of 10 ms, and the time between fork and record."""
+
+_boot_id = ""
+
+
+class Entry(NamedTuple):
+    """A process as the kernel shows it. ``start_s``: seconds since the boot; ``dead``: ended, not yet waited for."""
+
+    ppid: int
+    group: int
+    session: int
+    start_s: float
+    rss_bytes: int
+    dead: bool
+
+
+class Tree(NamedTuple):
+    """What belongs to a job.
+
+    Args:
+        pid: of its first process, which leads its session.
+        start_s, latest_s: when that one started, seconds since the boot: not before and not after. Nothing that started
+            before belongs to the job.
+        mark: the job's id, as its processes carry it in ``LWFM_JOB_ID``; None to go by kinship alone.
+        attempt: likewise ``LWFM_ATTEMPT``.
+        strays: processes known to belong to it although they left its session and lost their parents.
+    """
+
+    pid: int
+    start_s: float
+    latest_s: float
+    mark: Optional[str] = None
+    attempt: int = 1
+    strays: frozenset[int] = frozenset()
+
+
+class Node(NamedTuple):
+    """What a node has to give: indices of cores, bytes of memory, and names of GPUs as their variables take them."""
+
+    cores: list[int]
+    memory_bytes: int
+    gpus: list[str]
+
+
+# ------------------------------------------------------------------------------------------------- identity
+
+
+def boot_id() -> str:
+    """The identity of this boot of the node: pids and starts are comparable only within it."""
+    global _boot_id
+    if not _boot_id:
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as source:
+                _boot_id = source.read().strip()
+        except OSError:
+            import psutil
+
+            _boot_id = f"boot-{int(psutil.boot_time())}"
+    return _boot_id
+
+
+def boot_clock() -> float:
+    """Seconds since the boot, sleep included: the clock in which starts of processes are told."""
+    if _HAS_PROC:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    import psutil
+
+    return time.time() - float(psutil.boot_time())
+
+
+def inspect(pid: int) -> Optional[Entry]:
+    """The process ``pid`` now; None when there is none."""
+    if not _HAS_PROC:
+        return _inspect_portably(pid)
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    fields = text[text.rfind(b")") + 2 :].split(None, 22)
+    if len(fields) < 22:
+        return None
+    return Entry(
+        ppid=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        start_s=int(fields[19]) / _TICKS_PER_S,
+        rss_bytes=int(fields[21]) * _PAGE_BYTES,
+        dead=fields[0] in b"ZX",
+    )
+
+
+def is_running(pid: int, start_s: float) -> bool:
+    """Whether that very process still runs: the same pid, started at that time of this boot."""
+    entry = inspect(pid)
+    return entry is not None and not entry.dead and started_within(entry, start_s, start_s)
+
+
+def started_within(entry: Entry, earliest_s: float, latest_s: float) -> bool:
+    """Whether the process started between two times of the boot clock, as exactly as the kernel tells."""
+    return earliest_s - START_TOLERANCE_S <= entry.start_s <= latest_s + START_TOLERANCE_S
+
+
+def mark_of(pid: int) -> Optional[tuple[str, int]]:
+    """The job and attempt that the process carries in its environment; None without, or when it may not be read."""
+    try:
+        if _HAS_PROC:
+            with open(f"/proc/{pid}/environ", "rb") as source:
+                block = b"\0" + source.read()
+        else:
+            import psutil
+
+            items = psutil.Process(pid).environ().items()
+            block = b"\0" + b"\0".join(os.fsencode(f"{name}={value}") for name, value in items) + b"\0"
+    except Exception:  # psutil's own errors are not importable here without importing psutil
+        return None
+    job = _variable(block, JOB_VARIABLE)
+    if job is None:
+        return None
+    attempt = _variable(block, ATTEMPT_VARIABLE) or ""
+    return job, int(attempt) if attempt.isdigit() else 1
+
+
+def open_files(pid: int) -> set[str]:
+    """The paths the process holds as standard output and standard error; those it may not show are left out."""
+    found = set()
+    for stream in (1, 2):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{stream}"))
+        except OSError:
+            pass
+    return found
+
+
+def _variable(block: bytes, name: str) -> Optional[str]:
+    begin = block.find(b"\0" + name.encode() + b"=")
+    if begin < 0:
+        return None
+    begin += len(name) + 2
+    end = block.find(b"\0", begin)
+    return os.fsdecode(block[begin : end if end >= 0 else len(block)])
+
+
+# ------------------------------------------------------------------------------------------------- census
+
+
+class Census:
+    """All processes of the node at one moment.
+
+    Taking one costs some 10 µs for each process of the node; ``cost_s`` tells what this one took, so that who takes
+    them regularly can keep to a budget.
+    """
+
+    def __init__(self) -> None:
+        begin = time.perf_counter()
+        self.taken_s = boot_clock()
+        self.entries: dict[int, Entry] = {}
+        for name in os.listdir("/proc") if _HAS_PROC else map(str, _pids_portably()):
+            if name.isdigit():
+                entry = inspect(int(name))
+                if entry is not None:
+                    self.entries[int(name)] = entry
+        self._children: dict[int, list[int]] = {}
+        self._sessions: dict[int, list[int]] = {}
+        for pid, entry in self.entries.items():
+            self._children.setdefault(entry.ppid, []).append(pid)
+            self._sessions.setdefault(entry.session, []).append(pid)
+            if entry.group != entry.session:
+                self._sessions.setdefault(entry.group, []).append(pid)
+        self._marks: dict[int, Optional[tuple[str, int]]] = {}
+        self.cost_s = time.perf_counter() - begin
+
+    def children(self, parents: Iterable[int]) -> list[int]:
+        """The direct children of ``parents``."""
+        return [pid for parent in parents for pid in self._children.get(parent, ())]
+
+    def mark(self, pid: int) -> Optional[tuple[str, int]]:
+        """As :func:`mark_of`, read once."""
+        if pid not in self._marks:
+            self._marks[pid] = mark_of(pid)
+        return self._marks[pid]
+
+    def members(self, tree: Tree, *, search: bool = True) -> list[int]:
+        """The living processes of a tree: its first one, its session and group, its strays, and all their descendants.
+
+        Args:
+            search: look also for the tree's mark in the environments of processes that started later than the tree.
+        """
+        first = self.entries.get(tree.pid)
+        reused = first is not None and not started_within(first, tree.start_s, tree.latest_s)
+        # A number that still names a session is not given to a new process: when it was, the session is empty.
+        found = set() if reused else {tree.pid, *self._sessions.get(tree.pid, ())}
+        found.update(tree.strays)
+        earliest = tree.start_s - START_TOLERANCE_S
+        if search and tree.mark is not None:
+            wanted = (tree.mark, tree.attempt)
+            for pid, entry in self.entries.items():
+                if entry.start_s >= earliest and pid not in found and not entry.dead and self.mark(pid) == wanted:
+                    found.add(pid)
+        open_ends = list(found)
+        while open_ends:
+            for child in self._children.get(open_ends.pop(), ()):
+                if child not in found:
+                    found.add(child)
+                    open_ends.append(child)
+        spared = {os.getpid(), os.getppid(), 1}
+        alive = []
+        for pid in found - spared:
+            known = self.entries.get(pid)
+            if known is not None and not known.dead and known.start_s >= earliest:
+                alive.append(pid)
+        return alive
+
+    def rss_bytes(self, tree: Tree) -> int:
+        """The resident memory of a tree: the sum over its processes, pages they share counted for each."""
+        return sum(self.entries[pid].rss_bytes for pid in self.members(tree, search=False))
+
+
+# ------------------------------------------------------------------------------------------------- stopping
+
+
+def send_signal(pid: int, start_s: float, number: int) -> bool:
+    """Send a signal to that very process, never to another one that was given its number since.
+
+    Returns:
+        Whether it was there.
+    """
+    try:
+        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1  # type: ignore[attr-defined,unused-ignore]
+    except OSError:
+        handle = -1
+    try:
+        entry = inspect(pid)
+        if entry is None or entry.start_s != start_s:
+            return False
+        if handle >= 0 and hasattr(signal, "pidfd_send_signal"):
+            signal.pidfd_send_signal(handle, number)
+        else:
+            os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        if handle >= 0:
+            os.close(handle)
+    return True
+
+
+class TreeStop:
+    """The stopping of one tree: TERM to all of it, a time of grace, then KILL until nothing is left.
+
+    Never blocks: whoever owns it calls :meth:`step` when the time it asked for has come, or earlier when something of
+    the tree has ended.
+    """
+
+    POLL_MIN_S = 0.01
+    POLL_MAX_S = 0.25
+    COST_SHARE = 0.1
+    """At most this share of one core goes into looking after one tree that is being stopped."""
+
+    def __init__(self, tree: Tree, grace_s: float) -> None:
+        self.tree = tree
+        self._grace_s = max(0.0, grace_s)
+        self._kill_at: Optional[float] = None
+        self._termed: set[int] = set()
+        self._pause_s = self.POLL_MIN_S
+
+    def hurry(self, grace_s: float) -> None:
+        """Shorten the time of grace: what remains of it is at most ``grace_s``."""
+        self._grace_s = min(self._grace_s, max(0.0, grace_s))
+        if self._kill_at is not None:
+            self._kill_at = min(self._kill_at, time.monotonic() + self._grace_s)
+
+    def step(self, census: Optional[Census] = None) -> Optional[float]:
+        """Do what is due.
+
+        Args:
+            census: a fresh one, when there is one; it must be younger than the tree.
+
+        Returns:
+            Seconds after which to come back; None when nothing of the tree is left.
+        """
+        census = census or Census()
+        members = census.members(self.tree)
+        if not members:
+            return None
+        now = time.monotonic()
+        if self._kill_at is None:
+            self._kill_at = now + self._grace_s
+        if now >= self._kill_at:
+            self._kill(census, members)
+        else:
+            for pid in members:
+                if pid not in self._termed:
+                    self._termed.add(pid)
+                    send_signal(pid, census.entries[pid].start_s, signal.SIGTERM)
+                    send_signal(pid, census.entries[pid].start_s, signal.SIGCONT)  # a stopped one could not obey
+        pause = max(self._pause_s, census.cost_s / self.COST_SHARE)
+        self._pause_s = min(self._pause_s * 1.5, self.POLL_MAX_S)
+        return pause if now >= self._kill_at else min(pause, self._kill_at - now)
+
+    def _kill(self, census: Census, members: Sequence[int]) -> None:
+        # A group gets its signal at one stroke, which no fork escapes; then each one, for those in groups of others.
+        groups = {census.entries[pid].group for pid in members}
+        for group in groups & {self.tree.pid, *members}:
+            leader = census.entries.get(group)
+            if leader is None or leader.start_s >= self.tree.start_s - START_TOLERANCE_S:
+                try:
+                    os.killpg(group, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass
+        for pid in members:
+            send_signal(pid, census.entries[pid].start_s, signal.SIGKILL)
+
+
+def stop_tree(tree: Tree, grace_s: float, timeout_s: float = 60.0) -> bool:
+    """Stop a tree and wait for its end: :class:`TreeStop` for callers that have nothing else to do. Idempotent.
+
+    Returns:
+        Whether nothing of it is left.
+    """
+    stop = TreeStop(tree, grace_s)
+    deadline = time.monotonic() + grace_s + timeout_s
+    while time.monotonic() < deadline:
+        pause = stop.step()
+        if pause is None:
+            return True
+        time.sleep(pause)
+    return False
+
+
+def group_alive(group: int) -> bool:
+    """Whether a process group still has a member, dead but not waited for included. One system call."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def become_subreaper() -> bool:
+    """Make this process the parent of its descendants' orphans. Kept over exec, not over fork.
+
+    Returns:
+        Whether the system can do that.
+    """
+    if not _HAS_PROC:
+        return False
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    return int(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+
+
+# ------------------------------------------------------------------------------------------------- capacity
+
+
+def node_capacity() -> Node:
+    """What this process may use of the node: within its affinity and its control groups."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    quota = _cpu_quota()
+    if quota is not None:
+        cores = cores[: max(1, int(quota + 0.5))]
+    return Node(cores, _memory_bytes(), _gpus())
+
+
+def _memory_bytes() -> int:
+    if _HAS_PROC:
+        total = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
+    else:
+        import psutil
+
+        total = int(psutil.virtual_memory().total)
+    limits = [_number(text) for text in _group_files("memory", "memory.max", "memory.limit_in_bytes")]
+    return min([total, *(limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT_BYTES)])
+
+
+def _cpu_quota() -> Optional[float]:
+    quotas = []
+    for text in _group_files("cpu", "cpu.max", ""):
+        quota, _, period = text.partition(" ")
+        if quota.isdigit() and period.strip().isdigit():
+            quotas.append(int(quota) / int(period))
+    periods = _group_files("cpu", "", "cpu.cfs_period_us")
+    for text, period in zip(_group_files("cpu", "", "cpu.cfs_quota_us"), periods):
+        if text.isdigit() and period.isdigit() and int(period):
+            quotas.append(int(text) / int(period))
+    return min(quotas) if quotas else None
+
+
+def _group_files(controller: str, name: str, name_in_v1: str) -> list[str]:
+    """What the file says in each control group this process is in, from its own up to the root."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as source:
+            lines = source.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" and name:
+            root, wanted = "/sys/fs/cgroup", name
+        elif controller in controllers.split(",") and name_in_v1:
+            root, wanted = f"/sys/fs/cgroup/{controllers}", name_in_v1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts), -1, -1):
+            try:
+                with open(os.path.join(root, *parts[:depth], wanted), encoding="ascii") as source:
+                    found.append(source.read().strip())
+            except OSError:
+                pass
+    return found
+
+
+def _gpus() -> list[str]:
+    """The GPUs as their variables name them: what was given to this process, else what the node has."""
+    for variable in ("LWFM_GPUS", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
+        listed = os.environ.get(variable)
+        if listed is not None:
+            names = [name.strip() for name in listed.split(",")]
+            return [name for name in names if name and name not in ("none", "-1", "NoDevFiles", "void")]
+    try:
+        nvidia = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()]
+    except OSError:
+        nvidia = []
+    count = len(nvidia) or sum(_is_kfd_gpu(number) for number in _listed("/sys/class/kfd/kfd/topology/nodes"))
+    return [str(index) for index in range(count)]
+
+
+def _is_kfd_gpu(number: str) -> bool:
+    try:
+        with open(f"/sys/class/kfd/kfd/topology/nodes/{number}/gpu_id", encoding="ascii") as source:
+            return source.read().strip() not in ("", "0")
+    except OSError:
+        return False
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _number(text: str) -> Optional[int]:
+    return int(text) if text.isdigit() else None
+
+
+# ------------------------------------------------------------------------------------------------- without /proc
+
+
+def _pids_portably() -> list[int]:
+    import psutil
+
+    return [int(pid) for pid in psutil.pids()]
+
+
+def _inspect_portably(pid: int) -> Optional[Entry]:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return Entry(
+                ppid=int(process.ppid()),
+                group=os.getpgid(pid),
+                session=os.getsid(pid),
+                start_s=float(process.create_time()) - float(psutil.boot_time()),
+                rss_bytes=int(process.memory_info().rss),
+                dead=process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD),
+            )
+    except (psutil.Error, OSError):
+        return None

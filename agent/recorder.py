@@ -1,0 +1,147 @@
+"""One unit of work on the store: records appended, what follows from them, and what is to be done once they are durable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from .errors import Conflict
+from .events import Rules
+from .models import JobDefn
+from .requests import SiteRequest
+from .states import JobState
+from .store import Record, Transaction
+
+
+@dataclass(frozen=True)
+class StatusChange:
+    """A job came to a new state.
+
+    Args:
+        job_id: which. ``workflow_id``: of which workflow. ``site``: where. ``attempt``: which one.
+        before: its state before, None for a new job. ``after``: its state now.
+    """
+
+    job_id: str
+    workflow_id: Optional[str]
+    site: str
+    attempt: int
+    before: Optional[JobState]
+    after: JobState
+
+
+@dataclass
+class Effects:
+    """What is to be done once the records are durable.
+
+    Args:
+        changes: jobs that came to a new state, in order.
+        pending: jobs to hand to their site: id, and the definition where it is at hand.
+        handlers_changed: whether a handler was set, fired or unset.
+        requests: the requests to the sites of the pending jobs, filled in when the unit of work is complete.
+    """
+
+    changes: list[StatusChange] = field(default_factory=list)
+    pending: dict[str, Optional[JobDefn]] = field(default_factory=dict)
+    handlers_changed: bool = False
+    requests: list[SiteRequest] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class JobNow:
+    """Where a job stands, as far as recording its next status needs to know."""
+
+    job_id: str
+    state: JobState
+    attempt: int
+    workflow_id: Optional[str]
+    site: str
+    retries: int
+    origin: str
+
+
+class Recorder:
+    """Appends records in one transaction and collects their effects."""
+
+    def __init__(self, transaction: Transaction, rules: Rules):
+        self.transaction = transaction
+        self.effects = Effects()
+        self._rules = rules
+
+    def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
+        """Append a record and everything that follows from it; returns the record itself."""
+        first = self._append(kind, body, uid)
+        following = [first]
+        while following:
+            cause = following.pop(0)
+            for next_kind, next_body, next_uid in self._rules.consequences(self.transaction, cause):
+                following.append(self._append(next_kind, next_body, next_uid))
+        return first
+
+    def record_job(self, body: dict[str, Any], uid: Optional[str], defn: JobDefn) -> Record:
+        """Append a new job; ``defn`` is what it runs, at hand for its site."""
+        record = self._append("job", body, uid)
+        if record.uid in self.effects.pending:
+            self.effects.pending[record.uid] = defn
+        return record
+
+    def record_status(
+        self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, **facts: Any
+    ) -> Optional[Record]:
+        """Append a status of ``job``, unless the job has ended; then nothing is recorded and None returned.
+
+        Args:
+            job: as read in this transaction.
+            state: the new state. ``attempt``: another than the current one.
+            facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
+        """
+        if job.state.terminal and (attempt or job.attempt) <= job.attempt:
+            return None
+        body = {"job_id": job.job_id, "attempt": attempt or job.attempt, "state": state.value}
+        body.update({key: value for key, value in facts.items() if value is not None})
+        return self.record("status", body)
+
+    def job_now(self, job_id: str) -> Optional[JobNow]:
+        """Where a job stands, in this transaction; None for an unknown one."""
+        row = self.transaction.execute(
+            "select id, state, attempt, workflow_id, site, retries, origin from jobs where id = ?", (job_id,)
+        ).fetchone()
+        return JobNow(row[0], JobState(row[1]), *row[2:]) if row else None
+
+    def active_job(self, job_id: str) -> JobNow:
+        """Like :meth:`job_now`, for a job that must not have ended.
+
+        Raises:
+            Conflict: it has.
+        """
+        job = self.job_now(job_id)
+        if job is None or job.state.terminal:
+            state = job.state.value if job else "unknown"
+            raise Conflict(f"job {job_id} has ended: {state}", hint="an ended job keeps its state; submit a new one")
+        return job
+
+    def _append(self, kind: str, body: dict[str, Any], uid: Optional[str]) -> Record:
+        before = self.job_now(body["job_id"]) if kind == "status" else None
+        record = self.transaction.append(kind, body, uid)
+        if kind == "status":
+            self._note_status(record, before)
+        elif kind == "job":
+            state = JobState(body["state"])
+            self.effects.changes.append(StatusChange(record.uid, body.get("workflow_id"), body["site"], 1, None, state))
+            if state is JobState.PENDING:
+                self.effects.pending[record.uid] = None
+        elif kind in ("handler", "firing", "unset"):
+            self.effects.handlers_changed = True
+        return record
+
+    def _note_status(self, record: Record, before: Optional[JobNow]) -> None:
+        state = JobState(record.body["state"])
+        if before is None or state is JobState.INFO:
+            return
+        attempt = record.body["attempt"]
+        change = StatusChange(before.job_id, before.workflow_id, before.site, attempt, before.state, state)
+        self.effects.changes.append(change)
+        if state is JobState.PENDING and (before.state is JobState.READY or attempt > before.attempt):
+            self.effects.pending[before.job_id] = None
+        elif state.terminal:
+            self.effects.pending.pop(before.job_id, None)

@@ -1,0 +1,106 @@
+"""After a restart: what the store says was going on, held against what workers say is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .execution import record_lost
+from .outputs import OutputStore
+from .recorder import Recorder
+from .states import JobState
+
+
+@dataclass
+class Reconciliation:
+    """What came of comparing a worker's word with the store's.
+
+    Args:
+        held: jobs that the worker has, as the store has them; True: started.
+        again: jobs that were to go to it but never came there: to be placed again.
+        stop: jobs it should no longer have, with the reason: to be cancelled there.
+    """
+
+    held: dict[str, bool] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    stop: list[tuple[str, int, str]] = field(default_factory=list)
+
+
+def reconcile(
+    recorder: Recorder, worker_id: str, host: str, known: Mapping[tuple[str, int], str], outputs: OutputStore
+) -> Reconciliation:
+    """Settle the claims of the local node's worker, which has just said which jobs it knows.
+
+    A claim on a worker that is no longer this node's (its spool is gone) can never be answered: those jobs are lost.
+
+    Args:
+        recorder: the unit of work.
+        worker_id, host: the worker. ``known``: its (job, attempt) pairs, and ``queued``, ``running`` or ``ended``.
+        outputs: where outputs are kept.
+    """
+    result = Reconciliation()
+    transaction = recorder.transaction
+    claims = transaction.execute("select job_id, attempt, worker_id from local_claims order by job_id").fetchall()
+    for job_id, attempt, claimed_by in claims:
+        job = recorder.job_now(job_id)
+        if job is None or job.state.terminal or job.attempt != attempt:
+            release(recorder, job_id)
+            if (job_id, attempt) in known and known[job_id, attempt] != "ended":
+                result.stop.append((job_id, attempt, "the job has ended for the agent"))
+        elif claimed_by != worker_id:
+            release(recorder, job_id)
+            reason = "the worker that had it is gone, and its spool with it (was the node restarted?)"
+            record_lost(recorder, job_id, attempt, reason, host, outputs)
+        elif (job_id, attempt) in known:
+            result.held[job_id] = known[job_id, attempt] != "queued"
+            if job.state is JobState.FINISHING:
+                result.stop.append((job_id, attempt, "cancel requested"))
+        else:
+            release(recorder, job_id)
+            if job.state is JobState.PENDING:
+                result.again.append(job_id)
+            elif job.state is JobState.FINISHING and not _was_started(recorder, job_id):
+                recorder.record_status(job, JobState.CANCELLED, reason="cancelled before it was started")
+            else:
+                record_lost(recorder, job_id, attempt, "the worker's spool no longer knows the job", host, outputs)
+    claimed = {(job_id, attempt) for job_id, attempt, _ in claims}
+    for job_id, attempt in known:
+        if (job_id, attempt) not in claimed and known[job_id, attempt] != "ended":
+            result.stop.append((job_id, attempt, "the agent does not know that it runs here"))
+    return result
+
+
+def claim(recorder: Recorder, worker_id: str, jobs: list[tuple[str, int]]) -> None:
+    """Make durable that these attempts go to that worker; those that have been cancelled meanwhile do not."""
+    recorder.transaction.connection.executemany(
+        "insert or replace into local_claims select id, attempt, ? from jobs where id = ? and attempt = ? and state = 'PENDING'",
+        [(worker_id, job_id, attempt) for job_id, attempt in jobs],
+    )
+
+
+def is_claimed(recorder: Recorder, job_id: str) -> bool:
+    """Whether a worker has the job, or is being given it."""
+    return recorder.transaction.execute("select 1 from local_claims where job_id = ?", (job_id,)).fetchone() is not None
+
+
+def release(recorder: Recorder, job_id: str) -> None:
+    """No worker has the job any more."""
+    recorder.transaction.execute("delete from local_claims where job_id = ?", (job_id,))
+
+
+def unplaced(recorder: Recorder, sites: list[str]) -> list[str]:
+    """The jobs at these sites that wait for room and were not given to any worker, oldest first."""
+    marks = ",".join("?" * len(sites))
+    found = recorder.transaction.execute(
+        f"select id from jobs where state = 'PENDING' and site in ({marks}) and origin = ?"  # noqa: S608 - only marks
+        " and id not in (select job_id from local_claims) order by id",
+        (*sites, recorder.transaction.origin),
+    )
+    return [str(row[0]) for row in found]
+
+
+def _was_started(recorder: Recorder, job_id: str) -> bool:
+    found = recorder.transaction.execute(
+        "select 1 from statuses where job_id = ? and state = 'RUNNING' limit 1", (job_id,)
+    ).fetchone()
+    return found is not None

@@ -1,0 +1,88 @@
+"""From what is recorded of a job to what a site is asked to run: secrets in place, the environment, what lwfm tells the job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from .models import JobDefn
+from .sealing import Vault
+from .sites.base import JobRequest
+from .store import Connection
+
+CACHED_CONTEXTS = 64
+_QUERY = (
+    "select id, site, attempt, workflow_id, context_id, handler_id, trigger_job, trigger_data, cwd, definition"
+    " from jobs where id in ("
+)
+
+
+@dataclass(frozen=True)
+class SiteRequest:
+    """A request and the site it is for."""
+
+    site: str
+    request: JobRequest
+
+
+@dataclass
+class RequestBuilder:
+    """Builds requests from the store.
+
+    Args:
+        vault: holds the secrets of definitions.
+        variables: what every job is told: the instance's home and socket.
+    """
+
+    vault: Vault
+    variables: Mapping[str, str]
+    _contexts: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def build(self, connection: Connection, jobs: Mapping[str, Optional[JobDefn]]) -> list[SiteRequest]:
+        """The requests for ``jobs``, in this order; their definitions where they are at hand."""
+        ids = list(jobs)
+        built: dict[str, SiteRequest] = {}
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            for row in connection.execute(_QUERY + ",".join("?" * len(part)) + ")", part):
+                built[row[0]] = self._build(connection, row, jobs[row[0]])
+        return [built[job_id] for job_id in ids if job_id in built]
+
+    def _build(self, connection: Connection, row: Sequence[Any], defn: Optional[JobDefn]) -> SiteRequest:
+        job_id, site, attempt, workflow, context_id, handler, trigger_job, trigger_data, cwd, definition = row
+        if defn is None:
+            defn = JobDefn.from_json(self.vault.unseal([job_id, handler or ""], json.loads(definition)))
+        variables = {**self.variables, "LWFM_JOB_ID": job_id, "LWFM_ATTEMPT": str(attempt)}
+        if workflow:
+            variables["LWFM_WORKFLOW_ID"] = workflow
+        if trigger_job:
+            variables["LWFM_TRIGGER_JOB"] = trigger_job
+        if trigger_data:
+            variables.update(_data_variables(connection, trigger_data))
+        if defn.cwd is None and cwd:
+            object.__setattr__(defn, "cwd", cwd)
+        environment = self._environment(connection, context_id)
+        return SiteRequest(site, JobRequest(job_id, attempt, defn, context_id or "", environment, variables))
+
+    def _environment(self, connection: Connection, context_id: Optional[str]) -> dict[str, str]:
+        if not context_id:
+            return {}
+        if context_id not in self._contexts:
+            row = connection.execute("select env from contexts where id = ?", (context_id,)).fetchone()
+            if len(self._contexts) >= CACHED_CONTEXTS:
+                self._contexts.clear()
+            self._contexts[context_id] = json.loads(row[0]) if row else {}
+        return self._contexts[context_id]
+
+
+def _data_variables(connection: Connection, data_id: str) -> dict[str, str]:
+    """What a job is told of the data that triggered it."""
+    variables = {"LWFM_TRIGGER_DATA": data_id}
+    row = connection.execute("select path, properties from metasheets where id = ?", (data_id,)).fetchone()
+    if row:
+        if row[0]:
+            variables["LWFM_TRIGGER_PATH"] = row[0]
+        variables["LWFM_TRIGGER_PROPERTIES"] = row[1]
+    return variables

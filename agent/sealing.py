@@ -1,0 +1,91 @@
+"""The vault: the secret parts of jobs that have not ended, beside the store, never in it.
+
+A record holds a definition with its secrets blotted out; the values themselves lie here, one file per job, readable by the
+owner alone, until the job has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import StoreError
+from .redaction import redact_environment, redact_text
+
+JSON = dict[str, Any]
+
+
+class Vault:
+    """Keeps secrets by the id of what they belong to: a job, or a handler for all its jobs.
+
+    Args:
+        directory: of ours alone.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._held = {path.stem for path in directory.glob("*.json")} if directory.is_dir() else set()
+
+    def seal(self, owner: str, definition: JSON) -> JSON:
+        """``definition`` as it may be recorded; what was blotted out is kept for ``owner``."""
+        environment, secrets = redact_environment(definition.get("env") or {})
+        command = definition["command"]
+        redacted = redact_text(command) if isinstance(command, str) else _redact_words(command)
+        kept: JSON = {"env": secrets} if secrets else {}
+        if redacted != command:
+            kept["command"] = command
+        if not kept:
+            return definition
+        if owner:
+            self._write(owner, kept)
+        return {**definition, "command": redacted, **({"env": environment} if environment else {})}
+
+    def unseal(self, owners: list[str], definition: JSON) -> JSON:
+        """``definition`` with its secrets in place again; ``owners``: where to look, in this order."""
+        for owner in owners:
+            if owner in self._held:
+                kept = json.loads((self._directory / f"{owner}.json").read_text(encoding="utf-8"))
+                env = {**(definition.get("env") or {}), **(kept.get("env") or {})}
+                return {**definition, **kept, "env": env}
+        return definition
+
+    def owners(self) -> list[str]:
+        """What secrets are kept for."""
+        return list(self._held)
+
+    def forget(self, owner: str) -> None:
+        """Remove what is kept for ``owner``."""
+        if owner in self._held:
+            self._held.discard(owner)
+            with contextlib.suppress(OSError):
+                (self._directory / f"{owner}.json").unlink()
+
+    def _write(self, owner: str, kept: Mapping[str, Any]) -> None:
+        path = self._directory / f"{owner}.json"
+        part = path.with_suffix(".part")
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(kept, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError as error:
+            raise StoreError(f"cannot keep a secret in {path}: {error.strerror}") from error
+        self._held.add(owner)
+
+
+def _redact_words(words: Any) -> list[str]:
+    """A list of words with secrets blotted out, also those that follow an option as a word of their own."""
+    redacted: list[str] = []
+    for word in words:
+        joined = redact_text(f"{redacted[-1]} {word}") if redacted and redacted[-1].startswith("-") else None
+        if joined is not None and joined != f"{redacted[-1]} {word}" and joined.startswith(redacted[-1] + " "):
+            redacted.append(joined[len(redacted[-1]) + 1 :])
+        else:
+            redacted.append(redact_text(word))
+    return redacted

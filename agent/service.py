@@ -1,0 +1,326 @@
+"""What can be done to an instance: the commands behind the API, each one transaction's worth of records.
+
+Every command takes a :class:`~lwfm.recorder.Recorder`, appends records and returns a JSON object as ``docs/api.md`` has
+it. Nothing here waits, starts processes or speaks to sites; what is to be done lies in the recorder's effects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from .clock import utc_now
+from .errors import InvalidRecord
+from .ids import new_id
+from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow
+from .recorder import JobNow, Recorder
+from .redaction import redact_text, taken_over
+from .sealing import Vault
+from .states import JobState, parse_state
+from .store import queries
+from .store.projections import FACTS, command_line
+
+JSON = dict[str, Any]
+MAX_LOG_CHARACTERS = 64 * 1024
+
+
+class Service:
+    """The commands. Holds what they share: the vault for secrets, and which contexts have been recorded.
+
+    Args:
+        vault: where the secret parts of definitions are kept.
+        notifier: turns a notification into the job that delivers it.
+    """
+
+    def __init__(self, vault: Vault, notifier: Any):
+        self._vault = vault
+        self._notifier = notifier
+        self._contexts: dict[str, str] = {}
+
+    def reset(self) -> None:
+        """Forget what was learned in a transaction that was undone."""
+        self._contexts.clear()
+
+    def put_workflow(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
+        """Record a workflow, or a new version of one."""
+        given = Workflow.from_json(body)
+        connection = recorder.transaction.connection
+        identifier = queries.resolve(connection, "workflow", given.workflow_id) if given.workflow_id else new_id()
+        record = {
+            "workflow_id": identifier,
+            "name": given.name,
+            "description": given.description,
+            "meta": dict(given.meta),
+        }
+        if given.parent_job:
+            record["parent_job"] = queries.resolve(connection, "job", given.parent_job)
+        recorder.record("workflow", {**record, **given.extra}, None if given.workflow_id else identifier)
+        return queries.workflow(connection, identifier)
+
+    def submit(self, recorder: Recorder, body: Mapping[str, Any], definitions: Sequence[JobDefn]) -> JSON:
+        """Record new jobs, PENDING at their sites. A definition whose ``job_id`` is known already is not recorded again."""
+        workflow, parent = self._belonging(recorder, body)
+        context = body.get("context") or {}
+        context_id = self._context(recorder, context)
+        default_site = str(body.get("site") or "local")
+        answers = []
+        for defn in definitions:
+            job_id = defn.extra.get("job_id")
+            if job_id is not None:
+                known = recorder.job_now(_checked_id(job_id))
+                if known is not None:
+                    answers.append(queries.job(recorder.transaction.connection, known.job_id))
+                    continue
+            site = str(defn.extra.get("site") or default_site)
+            answers.append(
+                self._new_job(recorder, defn, site, workflow, parent, context_id, context.get("cwd"), job_id)
+            )
+        return {"jobs": answers}
+
+    def attach(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
+        """Record a job that the caller executes itself: RUNNING, its process one that we watch but did not start."""
+        workflow, parent = self._belonging(recorder, body)
+        context = body.get("context") or {}
+        defn = JobDefn.from_json(body.get("definition"))
+        context_id = self._context(recorder, context)
+        site = str(body.get("site") or "local")
+        record = self._job_body(defn, site, workflow, parent, context_id, context.get("cwd"), JobState.READY)
+        job_id = recorder.record_job(record, defn.extra.get("job_id"), defn).uid
+        facts: JSON = {"host": context.get("host"), "native_id": str(body.get("pid")), "native_status": "attached"}
+        job = recorder.active_job(job_id)
+        recorder.record_status(job, JobState.RUNNING, started_at=utc_now(), **facts)
+        return queries.job(recorder.transaction.connection, job_id)
+
+    def emit_status(self, recorder: Recorder, job_id: str, body: Mapping[str, Any]) -> JSON:
+        """Record a status that somebody tells of a job."""
+        connection = recorder.transaction.connection
+        job = recorder.active_job(queries.resolve(connection, "job", job_id))
+        state = parse_state(body.get("state"))
+        facts = {key: value for key, value in body.items() if key in FACTS or key in ("reason", "native_status")}
+        recorder.record_status(job, state, **facts)
+        return queries.job(connection, job.job_id)
+
+    def cancel(self, recorder: Recorder, job_id: str, reason: str, *, placed: bool) -> Optional[JobNow]:
+        """Record that a job shall end.
+
+        Args:
+            recorder: the unit of work.
+            job_id: the job. ``reason``: why.
+            placed: whether a site has it; then it is FINISHING until the site says that it has ended.
+
+        Returns:
+            The job as it was, if its site is to be told; None otherwise.
+        """
+        job = recorder.job_now(job_id)
+        if job is None or job.state.terminal:
+            return None
+        if job.state is JobState.READY or not placed:
+            recorder.record_status(job, JobState.CANCELLED, reason=reason)
+            return None
+        if job.state is not JobState.FINISHING:
+            recorder.record_status(job, JobState.FINISHING, reason=reason, native_status="cancel requested")
+        return job
+
+    def set_handler(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
+        """Record a handler and the jobs it will run, READY; it fires at once if what it waits for has happened."""
+        workflow, parent = self._belonging(recorder, body)
+        connection = recorder.transaction.connection
+        kind, given = body.get("kind"), body.get("event")
+        context_id = self._context(recorder, body.get("context") or {})
+        if kind == "job":
+            job_event = JobEvent.from_json(given)
+            jobs = [queries.resolve(connection, "job", job) for job in job_event.jobs]
+            event = {**job_event.to_json(), "jobs": jobs}
+            limit: Optional[int] = 1
+            if workflow is None:
+                job = recorder.job_now(jobs[0])
+                workflow = job.workflow_id if job else None
+            action: Any = job_event
+        elif kind == "data":
+            data_event = MetadataEvent.from_json(given)
+            event = data_event.to_json()
+            limit = None if data_event.repeat is True else int(data_event.repeat)
+            if data_event.workflow not in (None, "any"):
+                event["workflow"] = queries.resolve(connection, "workflow", str(data_event.workflow))
+            action = data_event
+        else:
+            raise InvalidRecord(f"a handler's kind is job or data, not {kind!r}")
+        defn = action.defn or self._notifier(action.notify if action.notify else Notification(command="true"))
+        handler_id = new_id()
+        job_ids = [new_id() for _ in range(limit or 0)]
+        redacted = self._sealed(
+            defn, job_ids[0] if len(job_ids) == 1 else handler_id, (body.get("context") or {}).get("cwd")
+        )
+        event["defn"] = redacted
+        record = {"kind": kind, "event": event, "job_ids": job_ids, "workflow_id": workflow, "parent_id": parent}
+        record.update({"context_id": context_id, "fire_limit": limit})
+        for job_id in job_ids:
+            job_body = {
+                "state": "READY",
+                "site": event.get("site") or "local",
+                "workflow_id": workflow,
+                "parent_id": parent,
+            }
+            job_body.update({"context_id": context_id, "handler_id": handler_id, "definition": redacted})
+            job_body["reason"] = "waits for " + ("jobs" if kind == "job" else "data")
+            recorder.record_job(_without_none(job_body), job_id, defn)
+        recorder.record("handler", _without_none(record), handler_id)
+        return queries.handler(connection, handler_id)
+
+    def unset_handler(self, recorder: Recorder, handler_id: str, reason: str) -> JSON:
+        """Record that a handler shall fire no more; its jobs that were never triggered are cancelled."""
+        connection = recorder.transaction.connection
+        identifier = queries.resolve(connection, "handler", handler_id)
+        if queries.handler(connection, identifier)["state"] == "waiting":
+            recorder.record("unset", {"handler_id": identifier, "reason": reason})
+        return queries.handler(connection, identifier)
+
+    def close_workflow(self, recorder: Recorder, workflow_id: str, reason: str) -> JSON:
+        """If nothing of a workflow is active, unset its handlers that wait for data."""
+        connection = recorder.transaction.connection
+        identifier = queries.resolve(connection, "workflow", workflow_id)
+        unset: list[str] = []
+        if not active_count(recorder, identifier):
+            for handler in queries.list_handlers(connection, workflow=identifier, state="waiting", limit=0):
+                if handler["kind"] == "data":
+                    self.unset_handler(recorder, handler["handler_id"], reason)
+                    unset.append(handler["handler_id"])
+        return {"unset": unset}
+
+    def put_data(self, recorder: Recorder, sheet: Metasheet) -> JSON:
+        """Record a piece of data."""
+        body = sheet.to_json()
+        for key in ("data_id", "time", "origin", "origin_host"):
+            body.pop(key, None)
+        record = recorder.record("metasheet", body)
+        return queries.data(recorder.transaction.connection, record.uid)
+
+    def log(self, recorder: Recorder, lines: Sequence[Any]) -> JSON:
+        """Record log lines."""
+        for line in lines:
+            if not isinstance(line, Mapping) or not isinstance(line.get("message"), str):
+                raise InvalidRecord("a log line is an object with a message")
+            message = redact_text(line["message"][:MAX_LOG_CHARACTERS])
+            body = {"level": str(line.get("level") or "INFO").upper(), "message": message}
+            body.update({key: line[key] for key in ("job_id", "workflow_id", "time") if line.get(key)})
+            recorder.record("log", body)
+        return {}
+
+    def belonging(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
+        """The ``job_id`` and ``workflow_id`` that a body names, whole; the workflow is the job's where only that is given."""
+        workflow, job = self._belonging(recorder, {"workflow": body.get("workflow"), "parent": body.get("job")})
+        return _without_none({"job_id": job, "workflow_id": workflow})
+
+    def _belonging(self, recorder: Recorder, body: Mapping[str, Any]) -> tuple[Optional[str], Optional[str]]:
+        connection = recorder.transaction.connection
+        workflow, parent = body.get("workflow"), body.get("parent")
+        if workflow:
+            workflow = queries.resolve(connection, "workflow", str(workflow))
+        if parent:
+            parent = queries.resolve(connection, "job", str(parent))
+            if not workflow:
+                job = recorder.job_now(parent)
+                workflow = job.workflow_id if job else None
+        return workflow or None, parent or None
+
+    def _context(self, recorder: Recorder, given: Mapping[str, Any]) -> str:
+        context = dict(given)
+        context["env"] = taken_over(context.get("env") or {})
+        digest = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()
+        if digest not in self._contexts:
+            self._contexts[digest] = recorder.record("context", context).uid
+        return self._contexts[digest]
+
+    def _new_job(
+        self, recorder: Recorder, defn: JobDefn, site: str, workflow: Optional[str], parent: Optional[str], context_id: str,
+        cwd: Optional[str], job_id: Optional[str],
+    ) -> JSON:  # fmt: skip
+        job_id = job_id or new_id()
+        body = self._job_body(defn, site, workflow, parent, context_id, cwd, JobState.PENDING, job_id)
+        record = recorder.record_job(body, job_id, defn)
+        answer = {"job_id": record.uid, "state": "PENDING", "site": site, "name": defn.name, "attempt": 1}
+        answer.update({"submitted_at": record.wall_utc, "command": command_line(body["definition"]["command"])})
+        return _without_none({**answer, "workflow_id": workflow, "parent_id": parent})
+
+    def _job_body(
+        self, defn: JobDefn, site: str, workflow: Optional[str], parent: Optional[str], context_id: str, cwd: Optional[str],
+        state: JobState, job_id: Optional[str] = None,
+    ) -> JSON:  # fmt: skip
+        definition = self._sealed(defn, job_id or "", cwd)
+        body = {
+            "state": state.value,
+            "site": site,
+            "workflow_id": workflow,
+            "parent_id": parent,
+            "context_id": context_id,
+        }
+        return _without_none({**body, "definition": definition})
+
+    def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str]) -> JSON:
+        """The definition as it is recorded: with its directory, without its secrets, which go to the vault."""
+        definition = defn.to_json()
+        for key in ("job_id", "site"):
+            definition.pop(key, None)
+        if "cwd" not in definition and cwd:
+            definition["cwd"] = cwd
+        return self._vault.seal(owner, definition)
+
+
+def active_count(recorder: Recorder, workflow_id: str) -> int:
+    """How many jobs of a workflow run, wait for resources, or can still be triggered by jobs outside it."""
+    (active,) = recorder.transaction.execute(
+        "select count(*) from jobs where workflow_id = ? and state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')",
+        (workflow_id,),
+    ).fetchone()
+    if active:
+        return int(active)
+    (outside,) = recorder.transaction.execute(
+        "select count(*) from handlers h join handler_jobs hj on hj.handler_id = h.id join jobs j on j.id = hj.job_id"
+        " where h.workflow_id = ? and h.state = 'waiting' and j.workflow_id is not h.workflow_id"
+        " and j.state in ('READY', 'PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')",
+        (workflow_id,),
+    ).fetchone()
+    return int(outside)
+
+
+def job_ids_of(body: Mapping[str, Any]) -> list[str]:
+    """The ids under ``jobs``.
+
+    Raises:
+        InvalidRecord: they are not a list of text.
+    """
+    given = body.get("jobs")
+    if not isinstance(given, list) or not all(isinstance(job, str) for job in given):
+        raise InvalidRecord("jobs must be a list of job ids")
+    return given
+
+
+def definitions_of(body: Mapping[str, Any]) -> list[JobDefn]:
+    """The definitions under ``jobs``, checked.
+
+    Raises:
+        InvalidRecord: one is malformed; the message says which.
+    """
+    given = body.get("jobs")
+    if not isinstance(given, list) or not given:
+        raise InvalidRecord("jobs must be a list of at least one definition")
+    definitions = []
+    for index, item in enumerate(given):
+        try:
+            definitions.append(JobDefn.from_json(item))
+        except InvalidRecord as error:
+            where = f"job {index + 1} of {len(given)}: " if len(given) > 1 else ""
+            raise InvalidRecord(where + error.message, hint=error.hint) from None
+    return definitions
+
+
+def _checked_id(job_id: Any) -> str:
+    if not isinstance(job_id, str) or len(job_id) != 36:
+        raise InvalidRecord(f"{job_id!r} is not a job id", hint="leave it out, or give a UUID")
+    return job_id
+
+
+def _without_none(body: JSON) -> JSON:
+    return {key: value for key, value in body.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Sites: the interface of the four pillars, and the drivers that ship with lwfm."""

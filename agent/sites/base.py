@@ -1,0 +1,239 @@
+"""The interface that a site's driver implements: four pillars, each a small class.
+
+A driver knows nothing of the store, of events or of workflows: it is called, and it answers. It is called from a thread
+of the agent and may block (use timeouts); calls for one site do not overlap. It may raise any
+:class:`~lwfm.errors.SiteError`; everything else it raises is reported as one. A pillar that a site does not have is None.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Optional, Protocol
+
+from ..errors import NotSupported
+from ..models import JobDefn
+from ..states import JobState
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job as a site is asked to run it.
+
+    Args:
+        job_id: lwfm's id; submission is idempotent by it.
+        attempt: which attempt, from 1.
+        defn: what to run; ``cwd`` is set, secrets are in their place.
+        context_id: names ``environment``: requests with the same id have the same one.
+        environment: the variables taken over from the submitter.
+        variables: what lwfm itself tells the job (``LWFM_*``).
+    """
+
+    job_id: str
+    attempt: int
+    defn: JobDefn
+    context_id: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a site says of a job.
+
+    Args:
+        state: the canonical state. UNKNOWN, with a reason, when it cannot be known; never a guess.
+        native_status: the site's own word. ``native_id``: the site's own id of the job.
+        reason: for a person.
+        facts: what else is known, under the names of :class:`~lwfm.models.JobStatus` (``exit_code``, ``host``,
+            ``started_at`` …).
+    """
+
+    state: JobState
+    native_status: Optional[str] = None
+    native_id: Optional[str] = None
+    reason: Optional[str] = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """A piece of data as a site holds it.
+
+    Args:
+        url: where, so that the site finds it again.
+        path: the path on the site. ``host``: the host that sees it.
+        size_bytes, sha256: of the content; None for a directory.
+    """
+
+    url: str
+    path: str
+    host: Optional[str] = None
+    size_bytes: Optional[int] = None
+    sha256: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Something a site computes on: a node, a partition, an allocation.
+
+    Args:
+        resource_id: the site's name for it. ``kind``: as ``node``, ``partition``, ``allocation``.
+        state: as ``up``, ``down``, ``pending``. ``facts``: cores, memory_bytes, gpus, what is free …
+    """
+
+    resource_id: str
+    kind: str
+    state: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Auth(ABC):
+    """Getting in."""
+
+    @abstractmethod
+    def login(self, ask: Callable[[str, bool], str]) -> None:
+        """Log in. ``ask(prompt, secret)`` puts a question to the person, where there is one.
+
+        Raises:
+            LoginRequired: the answers were not accepted, or nobody is there to answer.
+        """
+
+    @abstractmethod
+    def is_auth_current(self) -> bool:
+        """Whether the site would accept a call now, without asking the person anything."""
+
+
+class Run(ABC):
+    """Jobs."""
+
+    reports_itself = False
+    """True when the site reports statuses by itself; else the agent asks with :meth:`status`."""
+
+    def check(self, defn: JobDefn) -> None:
+        """Accept or refuse a definition before anything is recorded; must be quick and ask nobody.
+
+        Raises:
+            ResourcesImpossible: it could never run here; the message has the numbers.
+        """
+
+    @abstractmethod
+    def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
+        """Hand jobs to the site; the answer has one observation per job id. Handing over the same job again is harmless.
+
+        Raises:
+            SiteError: nothing is known of any of them; the agent asks :meth:`status` before it tries again.
+        """
+
+    @abstractmethod
+    def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
+        """What the site says of these jobs, in one question for all of them. A job it does not know is left out.
+
+        Raises:
+            SiteError: the question could not be asked; nothing is concluded from that.
+        """
+
+    @abstractmethod
+    def cancel(self, job_id: str, attempt: int, reason: str) -> None:
+        """Ask for the end of a job, in any state; asking again, or for one that has ended, is harmless."""
+
+    @abstractmethod
+    def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
+        """Up to ``limit`` bytes of ``stdout`` or ``stderr`` from ``offset``; empty when there is no more now."""
+
+
+class Repo(ABC):
+    """Data. Finding by metadata is the thread store's, which knows the data of all sites."""
+
+    @abstractmethod
+    def put(self, local_path: Path, site_path: Optional[str], properties: Mapping[str, Any]) -> StoredData:
+        """Store a local file or directory at ``site_path``; without one, record it where it is, if the site can see it.
+
+        Raises:
+            NotFound: there is no such file. SiteError: it could not be stored.
+        """
+
+    @abstractmethod
+    def get(self, stored: StoredData, local_path: Path) -> StoredData:
+        """Fetch data to ``local_path``, checked against its checksum; nothing is left there when that fails.
+
+        Raises:
+            NotFound: the data is gone. SiteError: it could not be fetched, or is not what it was.
+        """
+
+
+class Spin(ABC):
+    """Resources."""
+
+    @abstractmethod
+    def list(self) -> Sequence[Resource]:
+        """What there is."""
+
+    def create(self, kind: str, spec: Mapping[str, Any]) -> Resource:
+        """Make a resource.
+
+        Raises:
+            NotSupported: this site cannot.
+        """
+        raise NotSupported("this site cannot create resources")
+
+    def destroy(self, resource_id: str) -> None:
+        """Give a resource back.
+
+        Raises:
+            NotSupported: this site cannot.
+        """
+        raise NotSupported("this site cannot destroy resources")
+
+
+class Nodes(Protocol):
+    """The nodes that the agent has workers on, as a driver may use them."""
+
+    def place(self, requests: Sequence[JobRequest]) -> None:
+        """Run jobs on these nodes as room becomes free; statuses are reported to the agent. Does not block."""
+
+    def cancel(self, job_id: str, attempt: int, reason: str) -> None:
+        """Stop a job. Does not block."""
+
+    def check(self, defn: JobDefn) -> None:
+        """Raise ResourcesImpossible when no node could ever run it."""
+
+    def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
+        """A piece of a running job's output. Blocks; call it from a thread."""
+
+    def describe(self) -> Sequence[Resource]:
+        """The nodes: cores, memory, GPUs, what is in use."""
+
+
+@dataclass(frozen=True)
+class SiteContext:
+    """What a driver is given when it is made.
+
+    Args:
+        name: the site's name. ``options``: its keys in ``sites.toml``, without ``driver``.
+        home: the instance's directory. ``repository``: where the local site keeps data under relative paths.
+        nodes: the nodes the agent has workers on.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    home: Path
+    repository: Path
+    nodes: Optional[Nodes] = None
+
+
+class SiteDriver:
+    """A site: its pillars, made from its context. Subclass it and set the pillars in ``__init__``."""
+
+    auth: Optional[Auth] = None
+    run: Optional[Run] = None
+    repo: Optional[Repo] = None
+    spin: Optional[Spin] = None
+
+    def __init__(self, context: SiteContext):
+        self.context = context
+
+    def close(self) -> None:
+        """Let go of connections; called when the agent leaves."""

@@ -1,0 +1,170 @@
+"""The site ``local``: this node. Jobs go to the agent's own worker; data are files this node sees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional
+from urllib.parse import unquote, urlsplit
+
+from ..errors import NotFound, SiteError
+from ..files import checksum, file_url
+from ..models import JobDefn
+from ..paths import private_directory
+from ..states import JobState
+from .base import Auth, JobRequest, Nodes, Observation, Repo, Resource, Run, SiteContext, SiteDriver, Spin, StoredData
+
+PART_SUFFIX = ".lwfm-part"
+
+
+class LocalSite(SiteDriver):
+    """This node: no login, jobs through the agent's worker, files as they are."""
+
+    def __init__(self, context: SiteContext):
+        super().__init__(context)
+        if context.nodes is None:
+            raise SiteError("the local site needs the agent's own worker")
+        self.auth = LocalAuth()
+        self.run = LocalRun(context.nodes)
+        self.repo = LocalRepo(context.repository)
+        self.spin = LocalSpin(context.nodes)
+
+
+class LocalAuth(Auth):
+    """Who can reach the agent is in."""
+
+    def login(self, ask: Callable[[str, bool], str]) -> None:
+        """Nothing to do."""
+
+    def is_auth_current(self) -> bool:
+        """Always."""
+        return True
+
+
+class LocalRun(Run):
+    """Jobs on the nodes that the agent has workers on."""
+
+    reports_itself = True
+
+    def __init__(self, nodes: Nodes):
+        self._nodes = nodes
+
+    def check(self, defn: JobDefn) -> None:
+        """Refuse what the node could never run."""
+        self._nodes.check(defn)
+
+    def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
+        """Queue jobs for the worker; it reports what becomes of them."""
+        self._nodes.place(requests)
+        return {request.job_id: Observation(JobState.PENDING) for request in requests}
+
+    def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
+        """Nothing that was not reported already."""
+        return {}
+
+    def cancel(self, job_id: str, attempt: int, reason: str) -> None:
+        """Stop a job."""
+        self._nodes.cancel(job_id, attempt, reason)
+
+    def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
+        """A piece of a running job's output."""
+        return self._nodes.output(job_id, stream, offset, limit)
+
+
+class LocalRepo(Repo):
+    """Files of this node. A relative site path lies in the instance's repository."""
+
+    def __init__(self, repository: Path):
+        self._repository = repository
+        self._host = socket.gethostname()
+
+    def put(self, local_path: Path, site_path: Optional[str], properties: Mapping[str, Any]) -> StoredData:
+        """Copy a file or directory to ``site_path``; without one, it stays where it is."""
+        if not local_path.exists():
+            raise NotFound(f"there is no file {local_path}")
+        if site_path is None:
+            return self._described(local_path)
+        target = Path(site_path)
+        if not target.is_absolute():
+            private_directory(self._repository)
+            target = self._repository / target
+            if self._repository not in Path(os.path.normpath(target)).parents:
+                raise SiteError(
+                    f"{site_path!r} leads out of the repository", hint="give an absolute path to put it elsewhere"
+                )
+        return self._copied(local_path, Path(os.path.normpath(target)))
+
+    def get(self, stored: StoredData, local_path: Path) -> StoredData:
+        """Copy data to ``local_path``, and compare it with its checksum."""
+        source = self._source(stored)
+        if not source.exists():
+            raise NotFound(f"{source} is gone", hint="lwfm lineage tells what made it")
+        if local_path.is_dir() and not source.is_dir():
+            local_path = local_path / source.name
+        return self._copied(source, local_path, expected=stored.sha256)
+
+    def _source(self, stored: StoredData) -> Path:
+        parts = urlsplit(stored.url)
+        if parts.scheme == "file" and parts.netloc not in ("", "localhost", self._host):
+            raise SiteError(f"the data lies on {parts.netloc}, this is {self._host}")
+        return (
+            Path(os.fsdecode(unquote(parts.path).encode("utf-8", "surrogateescape")))
+            if parts.scheme == "file"
+            else Path(stored.path)
+        )
+
+    def _copied(self, source: Path, target: Path, expected: Optional[str] = None) -> StoredData:
+        """Copy by way of a file beside the target that is renamed when it is whole."""
+        if target.exists() and source.exists() and os.path.samefile(source, target):
+            return self._described(target)
+        part = target.with_name(target.name + PART_SUFFIX)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+                return self._described(target)
+            shutil.copyfile(source, part)
+            shutil.copymode(source, part)
+            digest = checksum(part)
+            if expected is not None and digest != expected:
+                raise SiteError(
+                    f"{source} has changed since it was recorded: its checksum differs",
+                    hint="put it again to record the new content",
+                )
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except OSError as error:
+            raise SiteError(f"cannot copy {source} to {target}: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return self._described(target, digest)
+
+    def _described(self, path: Path, digest: Optional[str] = None) -> StoredData:
+        absolute = Path(os.path.abspath(path))
+        try:
+            regular = absolute.is_file()
+            size = absolute.stat().st_size if regular else None
+            return StoredData(
+                file_url(self._host, str(absolute)),
+                str(absolute),
+                self._host,
+                size,
+                (digest or checksum(absolute)) if regular else None,
+            )
+        except OSError as error:
+            raise SiteError(f"cannot read {absolute}: {error.strerror}") from error
+
+
+class LocalSpin(Spin):
+    """The nodes that the agent has workers on."""
+
+    def __init__(self, nodes: Nodes):
+        self._nodes = nodes
+
+    def list(self) -> Sequence[Resource]:
+        """The nodes."""
+        return self._nodes.describe()

@@ -1,0 +1,78 @@
+"""The canonical job states and the rules between them. Pure: knows nothing of stores, sites or processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from .errors import InvalidRecord
+
+
+class JobState(str, Enum):
+    """A job's state, the same word on every site; the site's own word is kept beside it as ``native_status``."""
+
+    READY = "READY"
+    """Defined, its trigger has not happened yet."""
+    PENDING = "PENDING"
+    """Accepted, waits for resources."""
+    RUNNING = "RUNNING"
+    """Its process has started."""
+    INFO = "INFO"
+    """A message from a running job; does not change the state a person sees."""
+    FINISHING = "FINISHING"
+    """Its work is done or was stopped; cleaning up."""
+    COMPLETE = "COMPLETE"
+    """Ended, and proved its success."""
+    FAILED = "FAILED"
+    """Ended without success."""
+    CANCELLED = "CANCELLED"
+    """Ended because somebody, or a rule, asked for it."""
+    UNKNOWN = "UNKNOWN"
+    """Cannot be known now; the reason says why."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows this state within the same attempt."""
+        return self in TERMINAL
+
+
+TERMINAL: frozenset[JobState] = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED})
+ACTIVE: frozenset[JobState] = frozenset(set(JobState) - TERMINAL)
+
+_IMPLIES: tuple[tuple[JobState, frozenset[JobState]], ...] = (
+    (JobState.PENDING, frozenset({JobState.RUNNING, JobState.FINISHING, JobState.COMPLETE})),
+    (JobState.RUNNING, frozenset({JobState.FINISHING, JobState.COMPLETE})),
+    (JobState.FINISHING, frozenset({JobState.COMPLETE})),
+)
+
+
+def parse_state(word: object) -> JobState:
+    """The state that ``word`` names, in any letter case.
+
+    Raises:
+        InvalidRecord: no such state; the hint lists them.
+    """
+    try:
+        return JobState(str(word).upper())
+    except ValueError:
+        raise InvalidRecord(
+            f"{word!r} is not a job state", hint="one of " + ", ".join(state.value for state in JobState)
+        ) from None
+
+
+def implied_by(seen: JobState) -> frozenset[JobState]:
+    """The states a job must have passed when it is seen in ``seen``, itself included.
+
+    A polled site may show only some of them: a handler that waits for RUNNING must fire for a job first seen COMPLETE.
+    """
+    return frozenset({seen} | {state for state, later in _IMPLIES if seen in later})
+
+
+def can_reach(current: JobState, wanted: Iterable[JobState]) -> bool:
+    """Whether a job now in ``current`` may still come to one of ``wanted``."""
+    if not current.terminal:
+        return True
+    return bool(implied_by(current) & frozenset(wanted))

@@ -1,0 +1,11 @@
+"""The thread store: an append-only, hash-chained log of records, and the tables that people query.
+
+Only this package knows SQL. It is synchronous and used from one thread at a time; the agent owns it.
+"""
+
+from __future__ import annotations
+
+from .database import Connection, Store, Transaction
+from .log import Record
+
+__all__ = ["Connection", "Record", "Store", "Transaction"]

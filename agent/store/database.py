@@ -1,0 +1,217 @@
+"""The store as an open database: its file, its identity, and transactions that append to the log.
+
+One process owns a store. On a local disk it uses a write-ahead log; on a shared file system a rollback journal under an
+exclusive lock, because the write-ahead log needs memory that hosts do not share (https://sqlite.org/wal.html).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Optional
+
+import sqlite_utils
+
+from ..clock import HybridClock, utc_now
+from ..errors import LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked
+from ..filesystems import is_shared
+from ..ids import new_id, new_origin
+from . import log, projections, schema
+from .log import Record
+
+Connection = sqlite3.Connection
+
+PAGE_CACHE_KIB = 8 * 1024
+WAL_CHECKPOINT_PAGES = 4000
+
+
+class Store:
+    """An open thread store. Construct with :meth:`open`; use from one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, journal_mode: str):
+        self.connection = connection
+        self.path = path
+        self.journal_mode = journal_mode
+        self.origin = ""
+        self._clock = HybridClock()
+
+    @classmethod
+    def open(cls, path: Path, *, host: str, user: str, home: str) -> Store:
+        """Open the store at ``path`` for writing; make it, or bring its schema up to date, where needed.
+
+        Raises:
+            StoreTooNew: a newer lwfm wrote it.
+            StoreLocked: another process owns it. StoreFull, StoreCorrupt, StoreError: as they say.
+        """
+        shared = is_shared(path.parent)
+        with mapped_errors(path):
+            existed = path.exists()
+            connection = sqlite3.connect(str(path), isolation_level=None, check_same_thread=False, timeout=5.0)
+            if not existed:
+                os.chmod(path, 0o600)
+            if shared:
+                connection.execute("pragma locking_mode = exclusive")
+            mode = "delete" if shared else "wal"
+            connection.execute(f"pragma journal_mode = {mode}")
+            connection.execute("pragma synchronous = full")
+            connection.execute(f"pragma cache_size = -{PAGE_CACHE_KIB}")
+            connection.execute("pragma temp_store = memory")
+            connection.execute(f"pragma wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
+            _add_functions(connection)
+            schema.migrate(sqlite_utils.Database(connection))
+            store = cls(connection, path, mode)
+            store._identify(host, user, home)
+        return store
+
+    def reader(self) -> Optional[sqlite3.Connection]:
+        """A second connection that only reads and does not wait for writers; None where the store does not allow one."""
+        if self.journal_mode != "wal":
+            return None
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+        connection.execute("pragma query_only = on")
+        connection.execute(f"pragma cache_size = -{PAGE_CACHE_KIB}")
+        _add_functions(connection)
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction: durable when the block has ended, as if never begun when it raises."""
+        with mapped_errors(self.path):
+            self.connection.execute("begin immediate")
+            transaction = Transaction(self.connection, self.path, self.origin, self._clock)
+            try:
+                yield transaction
+                self.connection.execute("commit")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("rollback")
+                raise
+
+    def setting(self, key: str) -> Optional[str]:
+        """A setting of this instance that is not history."""
+        row = self.connection.execute("select value from local_settings where key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def close(self) -> None:
+        """Close the file, its journal folded in."""
+        with mapped_errors(self.path):
+            if self.journal_mode == "wal":
+                self.connection.execute("pragma optimize")
+                self.connection.execute("pragma wal_checkpoint(truncate)")
+            self.connection.close()
+
+    def _identify(self, host: str, user: str, home: str) -> None:
+        found = self.setting("origin")
+        last = self.connection.execute("select max(hlc) from log where origin = ?", (found or "",)).fetchone()[0]
+        self._clock = HybridClock(last or "")
+        self.origin = found or new_origin()
+        if found is None:
+            with self.transaction() as transaction:
+                store_id = new_origin()
+                transaction.execute(
+                    "insert into local_settings values ('origin', ?), ('store_id', ?)", (self.origin, store_id)
+                )
+                transaction.append(
+                    "instance", {"store_id": store_id, "host": host, "user": user, "home": home, "time": utc_now()}
+                )
+
+
+class Transaction:
+    """An open transaction on the store.
+
+    ``append`` writes a record and folds it into the tables; the query helpers see all that was written before.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, origin: str, clock: HybridClock):
+        self.connection = connection
+        self._path = path
+        self.origin = origin
+        self._clock = clock
+        self._head = log.read_head(connection, origin)
+
+    def append(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
+        """Append one record of this instance and fold it into the tables.
+
+        Args:
+            kind: what the record is about.
+            body: the fact, a JSON object.
+            uid: the record's id; a new one when None.
+        """
+        record = Record(self.origin, self._head.seq + 1, uid or new_id(), kind, self._clock.tick(), utc_now(), body)
+        encoded = log.encode_body(body)
+        digest = log.row_hash(
+            record.origin, record.seq, self._head.hash, record.uid, kind, record.hlc, record.wall_utc, encoded
+        )
+        self.connection.execute(
+            "insert into log values (?,?,?,?,?,?,?,?,?)",
+            (
+                record.origin,
+                record.seq,
+                self._head.hash,
+                digest,
+                record.uid,
+                kind,
+                record.hlc,
+                record.wall_utc,
+                encoded,
+            ),
+        )
+        self._head = log.Head(record.seq, digest)
+        projections.project(self.connection, record, fresh=True)
+        return record
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A part of the transaction that, when it raises, is undone by itself."""
+        head = self._head
+        self.connection.execute("savepoint step")
+        try:
+            with mapped_errors(self._path):
+                yield
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("rollback to step")
+                self.connection.execute("release step")
+            self._head = head
+            raise
+        self.connection.execute("release step")
+
+    def execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Run one statement, for the local tables."""
+        return self.connection.execute(statement, parameters)
+
+
+def _add_functions(connection: sqlite3.Connection) -> None:
+    """``text regexp pattern``, which SQLite leaves to its host."""
+    connection.create_function(
+        "regexp", 2, lambda pattern, text: re.search(pattern, text) is not None, deterministic=True
+    )
+
+
+@contextmanager
+def mapped_errors(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours: the one seam between the two."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _mapped(error, path) from error
+
+
+def _mapped(error: sqlite3.Error, path: Path) -> LwfmError:
+    text = str(error)
+    if isinstance(error, (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)):
+        return LwfmError(f"internal error: the store refused a record: {text}")
+    if "disk is full" in text or "No space left" in text:
+        return StoreFull(f"no space left for {path}", hint="free some space or quota; nothing acknowledged was lost")
+    if "locked" in text:
+        return StoreLocked(f"another process uses {path}", hint="only the agent may open it: lwfm agent status")
+    if "malformed" in text or "not a database" in text or "corrupt" in text:
+        return StoreCorrupt(f"{path} is damaged: {text}", hint="keep a copy of the file; then lwfm store verify")
+    if "readonly" in text or "unable to open" in text:
+        return StoreError(f"cannot write {path}: {text}", hint="check its permissions and those of its directory")
+    return StoreError(f"{path}: {text}")

@@ -1,0 +1,92 @@
+"""The log: what is true, one immutable row per fact, chained by hash, gapless per origin. See ``docs/store.md``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+GENESIS = "0" * 64
+"""What the first row of an origin has as the hash before it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of the log, its body parsed.
+
+    Args:
+        origin: the store that wrote it. ``seq``: its place there, from 1, without gaps.
+        uid: the id of this record, unique everywhere; for the first record of a thing also that thing's id.
+        kind: what it is about. ``hlc``: hybrid clock. ``wall_utc``: wall clock. ``body``: the fact.
+    """
+
+    origin: str
+    seq: int
+    uid: str
+    kind: str
+    hlc: str
+    wall_utc: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of one origin's chain."""
+
+    seq: int = 0
+    hash: str = GENESIS
+
+
+def encode_body(body: dict[str, Any]) -> str:
+    """A body as it is stored: compact JSON, readable where it is valid Unicode, escaped where it is not."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    if text.isascii() or _encodable(text):
+        return text
+    return json.dumps(body, separators=(",", ":"))
+
+
+def row_hash(origin: str, seq: int, prev: str, uid: str, kind: str, hlc: str, wall_utc: str, body: str) -> str:
+    """SHA-256 over the stored text of a row, its fields joined with ``|``."""
+    text = f"{origin}|{seq}|{prev}|{uid}|{kind}|{hlc}|{wall_utc}|{body}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_head(connection: sqlite3.Connection, origin: str) -> Head:
+    """The end of ``origin``'s chain."""
+    row = connection.execute(
+        "select seq, hash from log where origin = ? order by seq desc limit 1", (origin,)
+    ).fetchone()
+    return Head(*row) if row else Head()
+
+
+def read_all(connection: sqlite3.Connection) -> Iterator[Record]:
+    """Every record, origin by origin, in order."""
+    query = "select origin, seq, uid, kind, hlc, wall_utc, body from log order by origin, seq"
+    for origin, seq, uid, kind, hlc, wall_utc, body in connection.execute(query):
+        yield Record(origin, seq, uid, kind, hlc, wall_utc, json.loads(body))
+
+
+def chain_problems(connection: sqlite3.Connection) -> Iterator[str]:
+    """What is wrong with the chains, one sentence each; nothing for a sound log."""
+    expected: dict[str, Head] = {}
+    query = "select origin, seq, prev, hash, uid, kind, hlc, wall_utc, body from log order by origin, seq"
+    for origin, seq, prev, stored, uid, kind, hlc, wall_utc, body in connection.execute(query):
+        head = expected.get(origin, Head())
+        if seq != head.seq + 1:
+            yield f"origin {origin}: record {head.seq + 1} is missing before {seq}"
+        elif prev != head.hash:
+            yield f"origin {origin}: record {seq} does not continue record {head.seq}"
+        if row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, body) != stored:
+            yield f"origin {origin}: record {seq} was changed after it was written"
+        expected[origin] = Head(seq, stored)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,380 @@
+"""What can be asked of the store.
+
+Every function takes a connection, reads, and returns JSON objects as ``docs/api.md`` has them.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Optional
+
+import sqlite_utils
+
+from ..errors import AmbiguousId, NotFound
+from ..matching import Condition, parse_match
+from .projections import FACTS
+
+JSON = dict[str, Any]
+
+TABLE_OF = {"job": "jobs", "workflow": "workflows", "data": "metasheets", "handler": "handlers", "log": "logs"}
+_JOB_COLUMNS = (
+    "j.id as job_id, j.state, j.attempt, j.reason, j.native_status, j.name, j.command, j.site, j.workflow_id, j.parent_id,"
+    " j.origin, o.host as origin_host, j.submitted_at, j.status_at as time, j.meta, "
+    + ", ".join(f"j.{name}" for name in FACTS)
+)
+_FROM_JOBS = " from jobs j left join origins o on o.id = j.origin"
+_WORKFLOW = (
+    "select w.id as workflow_id, w.name, w.description, w.parent_job, w.created_at, w.meta, w.origin,"
+    " o.host as origin_host, w.extra"
+    " from workflows w left join origins o on o.id = w.origin"
+)
+_DATA = (
+    "select m.id as data_id, m.op, m.site, m.url, m.path, m.host, m.size_bytes, m.sha256, m.source_url, m.job_id, m.workflow_id,"
+    " m.time, m.properties, m.origin, o.host as origin_host, m.extra from metasheets m left join origins o on o.id = m.origin"
+)
+_HANDLER = (
+    "select h.id as handler_id, h.kind, h.event, h.job_ids, h.workflow_id, h.state, h.reason, h.fired, h.created_at, h.origin,"
+    " o.host as origin_host from handlers h left join origins o on o.id = h.origin"
+)
+_LOG = "select id as log_id, time, level, message, job_id, workflow_id, origin from logs"
+_CONDITION_SQL = {"eq": "=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+
+def rows(connection: sqlite3.Connection, query: str, parameters: Sequence[Any] = ()) -> list[JSON]:
+    """The rows of a query as objects, without what is null."""
+    found = sqlite_utils.Database(connection).query(query, list(parameters))
+    return [{key: value for key, value in row.items() if value is not None} for row in found]
+
+
+def resolve(connection: sqlite3.Connection, kind: str, given: str) -> str:
+    """The whole id that ``given`` means: an id, a unique prefix of one, or ``last``.
+
+    Raises:
+        NotFound: no ``kind`` has such an id. AmbiguousId: several do; the message lists some.
+    """
+    table = TABLE_OF[kind]
+    if given == "last":
+        found = connection.execute(f"select max(id) from {table}").fetchone()
+        if found[0] is None:
+            raise NotFound(f"there is no {kind} yet")
+        return str(found[0])
+    query = f"select id from {table} where id >= ? and id < ? order by id limit 6"
+    matches = [str(row[0]) for row in connection.execute(query, (given, given + "\x7f"))]
+    if given in matches:
+        return given
+    if not matches or not given:
+        listing = {"data": "lwfm find", "handler": "lwfm handler list", "log": "lwfm log"}.get(
+            kind, f"lwfm {kind} list"
+        )
+        raise NotFound(f"no {kind} has an id that begins with {given!r}", hint=f"{listing} shows what there is")
+    if len(matches) > 1:
+        some = ", ".join(matches[:5]) + (", …" if len(matches) > 5 else "")
+        raise AmbiguousId(f"{given!r} begins the ids of several: {some}", hint="type more of it")
+    return matches[0]
+
+
+def job(connection: sqlite3.Connection, job_id: str) -> JSON:
+    """One job. Raises NotFound."""
+    found = rows(connection, f"select {_JOB_COLUMNS}{_FROM_JOBS} where j.id = ?", (job_id,))
+    if not found:
+        raise NotFound(f"no job {job_id}", hint="lwfm job list shows what there is")
+    return _parsed(found[0], "meta")
+
+
+def jobs_by_id(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[JSON]:
+    """These jobs, in this order; unknown ones are left out."""
+    found: dict[str, JSON] = {}
+    for start in range(0, len(job_ids), 500):
+        part = job_ids[start : start + 500]
+        marks = ",".join("?" * len(part))
+        for row in rows(connection, f"select {_JOB_COLUMNS}{_FROM_JOBS} where j.id in ({marks})", part):
+            found[row["job_id"]] = _parsed(row, "meta")
+    return [found[job_id] for job_id in job_ids if job_id in found]
+
+
+def job_details(connection: sqlite3.Connection, job_id: str) -> JSON:
+    """One job with its definition, its context, its trigger and its outputs."""
+    details = job(connection, job_id)
+    (extra,) = rows(
+        connection,
+        "select definition, context_id, handler_id, trigger_job, trigger_data, stdout, stderr from jobs where id = ?",
+        (job_id,),
+    )
+    details["definition"] = json.loads(extra["definition"])
+    if "context_id" in extra:
+        context = rows(connection, "select body from contexts where id = ?", (extra["context_id"],))
+        details["context"] = json.loads(context[0]["body"]) if context else {}
+    details.update({key: extra[key] for key in ("handler_id", "trigger_job", "trigger_data") if key in extra})
+    details.update({key: json.loads(extra[key]) for key in ("stdout", "stderr") if key in extra})
+    return details
+
+
+def list_jobs(
+    connection: sqlite3.Connection,
+    *,
+    states: Sequence[str] = (),
+    workflow: Optional[str] = None,
+    site: Optional[str] = None,
+    parent: Optional[str] = None,
+    name: Optional[str] = None,
+    words: Optional[str] = None,
+    match: Optional[Mapping[str, Any]] = None,
+    limit: int = 50,
+) -> list[JSON]:
+    """The newest jobs that fulfil all that is given."""
+    where, values = _property_clauses("job", "j.id", match)
+    if states:
+        where.append(f"j.state in ({','.join('?' * len(states))})")
+        values.extend(states)
+    for column, value in (("workflow_id", workflow), ("site", site), ("parent_id", parent)):
+        if value is not None:
+            where.append(f"j.{column} = ?")
+            values.append(value)
+    if name is not None:
+        where.append("j.name glob ?")
+        values.append(name)
+    if words is not None:
+        where.append("j.id in (select id from search where search match ? and kind = 'job')")
+        values.append(fts_query(words))
+    if len(states) > 1 and len(where) == 1 and limit:
+        return _newest_of_states(connection, states, limit)
+    query = f"select {_JOB_COLUMNS}{_FROM_JOBS}{_where(where)} order by j.id desc{_limit(limit)}"
+    return [_parsed(row, "meta") for row in rows(connection, query, values)]
+
+
+def _newest_of_states(connection: sqlite3.Connection, states: Sequence[str], limit: int) -> list[JSON]:
+    """As many of each state as could be needed, each by its index, instead of sorting all of them."""
+    ids: list[str] = []
+    for state in states:
+        found = connection.execute("select id from jobs where state = ? order by id desc limit ?", (state, limit))
+        ids.extend(str(row[0]) for row in found)
+    return jobs_by_id(connection, sorted(ids, reverse=True)[:limit])
+
+
+def statuses(connection: sqlite3.Connection, job_id: str) -> list[JSON]:
+    """All statuses of a job, oldest first."""
+    query = (
+        "select id as status_id, job_id, attempt, state, native_status, reason, time, origin, facts from statuses"
+        " where job_id = ? order by hlc, id"
+    )
+    listed = []
+    for row in rows(connection, query, (job_id,)):
+        facts = json.loads(row.pop("facts"))
+        listed.append({**row, **facts})
+    return listed
+
+
+def children(connection: sqlite3.Connection, job_id: str) -> list[str]:
+    """The jobs that a job submitted, or that it fired through a handler."""
+    found = connection.execute(
+        "select id from jobs where parent_id = ? union select job_id from firings where trigger_job = ? and job_id is not null",
+        (job_id, job_id),
+    )
+    return sorted(str(row[0]) for row in found if row[0] != job_id)
+
+
+def workflow(connection: sqlite3.Connection, workflow_id: str) -> JSON:
+    """One workflow with the number of its jobs in each state. Raises NotFound."""
+    found = rows(connection, f"{_WORKFLOW} where w.id = ?", (workflow_id,))
+    if not found:
+        raise NotFound(f"no workflow {workflow_id}", hint="lwfm workflow list shows what there is")
+    return {**_parsed(found[0], "meta"), "job_counts": job_counts(connection, workflow_id)}
+
+
+def list_workflows(
+    connection: sqlite3.Connection,
+    *,
+    name: Optional[str] = None,
+    match: Optional[Mapping[str, Any]] = None,
+    limit: int = 50,
+) -> list[JSON]:
+    """The newest workflows that fulfil all that is given."""
+    where, values = _property_clauses("workflow", "w.id", match)
+    if name is not None:
+        where.append("w.name glob ?")
+        values.append(name)
+    query = f"{_WORKFLOW}{_where(where)} order by w.id desc{_limit(limit)}"
+    found = [_parsed(row, "meta") for row in rows(connection, query, values)]
+    return [{**row, "job_counts": job_counts(connection, row["workflow_id"])} for row in found]
+
+
+def job_counts(connection: sqlite3.Connection, workflow_id: Optional[str] = None) -> dict[str, int]:
+    """How many jobs are in each state; of one workflow, or of all."""
+    if workflow_id is None:
+        return dict(connection.execute("select state, count(*) from jobs group by state"))
+    return dict(
+        connection.execute("select state, count(*) from jobs where workflow_id = ? group by state", (workflow_id,))
+    )
+
+
+def data(connection: sqlite3.Connection, data_id: str) -> JSON:
+    """One piece of data. Raises NotFound."""
+    found = rows(connection, f"{_DATA} where m.id = ?", (data_id,))
+    if not found:
+        raise NotFound(f"no data {data_id}", hint="lwfm find shows what there is")
+    return _parsed(found[0], "properties")
+
+
+def list_data(
+    connection: sqlite3.Connection,
+    *,
+    match: Optional[Mapping[str, Any]] = None,
+    workflow: Optional[str] = None,
+    job: Optional[str] = None,
+    site: Optional[str] = None,
+    op: Optional[str] = None,
+    limit: int = 50,
+) -> list[JSON]:
+    """The newest data whose properties match and that fulfil all else that is given."""
+    where, values = _property_clauses("data", "m.id", match)
+    for column, value in (("workflow_id", workflow), ("job_id", job), ("site", site), ("op", op)):
+        if value is not None:
+            where.append(f"m.{column} = ?")
+            values.append(value)
+    query = f"{_DATA}{_where(where)} order by m.id desc{_limit(limit)}"
+    return [_parsed(row, "properties") for row in rows(connection, query, values)]
+
+
+def data_at(connection: sqlite3.Connection, place: str) -> Optional[JSON]:
+    """The newest data put under a url, or at a path."""
+    for column in ("url", "path"):
+        query = f"{_DATA} where m.{column} = ? and m.op = 'put' order by m.id desc limit 1"
+        found = rows(connection, query, (place,))
+        if found:
+            return _parsed(found[0], "properties")
+    return None
+
+
+def handler(connection: sqlite3.Connection, handler_id: str) -> JSON:
+    """One handler. Raises NotFound."""
+    found = rows(connection, f"{_HANDLER} where h.id = ?", (handler_id,))
+    if not found:
+        raise NotFound(f"no handler {handler_id}", hint="lwfm handler list shows what there is")
+    return _handler_row(connection, found[0])
+
+
+def list_handlers(
+    connection: sqlite3.Connection, *, workflow: Optional[str] = None, state: Optional[str] = None, limit: int = 50
+) -> list[JSON]:
+    """The newest handlers."""
+    where, values = [], []
+    for column, value in (("workflow_id", workflow), ("state", state)):
+        if value is not None:
+            where.append(f"h.{column} = ?")
+            values.append(value)
+    query = f"{_HANDLER}{_where(where)} order by h.id desc{_limit(limit)}"
+    return [_handler_row(connection, row) for row in rows(connection, query, values)]
+
+
+def _handler_row(connection: sqlite3.Connection, row: JSON) -> JSON:
+    row["event"] = json.loads(row["event"])
+    row["job_ids"] = json.loads(row["job_ids"])
+    if not row["job_ids"]:
+        query = "select job_id from firings where handler_id = ? and job_id is not null order by id"
+        row["job_ids"] = [found[0] for found in connection.execute(query, (row["handler_id"],))]
+    return row
+
+
+def list_logs(
+    connection: sqlite3.Connection,
+    *,
+    job: Optional[str] = None,
+    workflow: Optional[str] = None,
+    level_number: int = 0,
+    words: Optional[str] = None,
+    limit: int = 50,
+) -> list[JSON]:
+    """The newest log lines that fulfil all that is given, oldest of them first."""
+    where: list[str] = ["level_number >= ?"] if level_number else []
+    values: list[Any] = [level_number] if level_number else []
+    for column, value in (("job_id", job), ("workflow_id", workflow)):
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    if words is not None:
+        where.append("id in (select id from search where search match ? and kind = 'log')")
+        values.append(fts_query(words))
+    found = rows(connection, f"{_LOG}{_where(where)} order by id desc{_limit(limit)}", values)
+    return found[::-1]
+
+
+def search(connection: sqlite3.Connection, words: str, limit: int = 50) -> list[JSON]:
+    """Names, commands and log lines in which all of ``words`` occur, the newest first."""
+    query = "select distinct s.kind, s.id, s.text from search s where search match ? order by s.rowid desc" + _limit(
+        limit
+    )
+    return rows(connection, query, (fts_query(words),))
+
+
+def fts_query(words: str) -> str:
+    """What a person typed as a full-text query: every word as it stands, the last also as a beginning."""
+    quoted = ['"' + word.replace('"', '""') + '"' for word in words.split()]
+    return " ".join(quoted) + ("*" if quoted else '""')
+
+
+def dump_workflow(connection: sqlite3.Connection, workflow_id: str) -> JSON:
+    """All that is known of a workflow."""
+    listed = list_jobs(connection, workflow=workflow_id, limit=0)
+    ids = [row["job_id"] for row in listed]
+    definitions = connection.execute("select id, definition from jobs where workflow_id = ?", (workflow_id,))
+    firings = "select f.* from firings f join handlers h on h.id = f.handler_id where h.workflow_id = ? order by f.id"
+    return {
+        "workflow": workflow(connection, workflow_id),
+        "jobs": listed,
+        "definitions": {job_id: json.loads(definition) for job_id, definition in definitions},
+        "statuses": [status for job_id in ids for status in statuses(connection, job_id)],
+        "data": list_data(connection, workflow=workflow_id, limit=0),
+        "handlers": list_handlers(connection, workflow=workflow_id, limit=0),
+        "firings": rows(connection, firings, (workflow_id,)),
+        "logs": list_logs(connection, workflow=workflow_id, limit=0),
+    }
+
+
+def _property_clauses(kind: str, owner: str, match: Optional[Mapping[str, Any]]) -> tuple[list[str], list[Any]]:
+    where: list[str] = []
+    values: list[Any] = []
+    for condition in parse_match(match or {}).conditions:
+        clause, parameters = _condition_sql(condition)
+        where.append(f"{owner} in (select owner from properties where owner_kind = '{kind}' and key = ? and {clause})")
+        values.extend([condition.key, *parameters])
+    return where, values
+
+
+def _condition_sql(condition: Condition) -> tuple[str, list[Any]]:
+    if condition.op == "glob":
+        return "text glob ?", [condition.text]
+    if condition.op == "regex":
+        return "text regexp ?", [condition.text]
+    if condition.op == "ne":
+        if condition.number is None:
+            return "text <> ?", [condition.text]
+        return "(case when number is null then text <> ? else number <> ? end)", [condition.text, condition.number]
+    operator = _CONDITION_SQL[condition.op]
+    if condition.number is None:
+        return f"text {operator} ?", [condition.text]
+    if condition.op == "eq":
+        return "number = ?", [condition.number]
+    return f"(case when number is null then text {operator} ? else number {operator} ? end)", [
+        condition.text,
+        condition.number,
+    ]
+
+
+def _where(clauses: Iterable[str]) -> str:
+    joined = " and ".join(clauses)
+    return f" where {joined}" if joined else ""
+
+
+def _limit(limit: int) -> str:
+    return f" limit {int(limit)}" if limit else ""
+
+
+def _parsed(row: JSON, *columns: str) -> JSON:
+    for column in columns:
+        value = json.loads(row.pop(column, "{}"))
+        if value:
+            row[column] = value
+    row.update(json.loads(row.pop("extra", "{}")))
+    return row

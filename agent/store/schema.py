@@ -1,0 +1,186 @@
+"""The tables of the thread store and their migrations.
+
+What is history is projected from ``log`` and can be rebuilt from it (``PROJECTIONS``); what is not history lives in the
+``local_`` tables, which never leave this instance. The layout is described for users in ``docs/store.md``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from typing import Any
+
+import sqlite_utils
+
+from ..errors import StoreTooNew
+
+SCHEMA_VERSION = 1
+"""Raised with every migration; a store with a higher one was written by a newer lwfm."""
+
+PROJECTIONS = (
+    "origins",
+    "contexts",
+    "workflows",
+    "jobs",
+    "statuses",
+    "metasheets",
+    "properties",
+    "handlers",
+    "handler_jobs",
+    "firings",
+    "logs",
+    "search",
+)
+
+_TABLES = """
+create table log (
+    origin text not null, seq integer not null, prev text not null, hash text not null, uid text not null,
+    kind text not null, hlc text not null, wall_utc text not null, body text not null,
+    primary key (origin, seq)
+) without rowid;
+
+create table origins (id text primary key, store_id text, host text, user text, home text, minted_at text) without rowid;
+
+create table contexts (
+    id text primary key, origin text not null, host text, user text, cwd text, git_commit text, git_dirty integer,
+    python text, version text, env text not null, body text not null
+) without rowid;
+
+create table workflows (
+    id text primary key, origin text not null, name text not null, description text not null, parent_job text,
+    created_at text not null, meta text not null, hlc text not null, extra text
+);
+
+create table jobs (
+    id text primary key, origin text not null, name text not null, command text not null, site text not null,
+    workflow_id text, parent_id text, context_id text, handler_id text, trigger_job text, trigger_data text,
+    state text not null, attempt integer not null, reason text, native_status text, native_id text,
+    host text, allocation text, submitted_at text not null, started_at text, ended_at text, status_at text not null,
+    exit_code integer, signal text, cpu_seconds real, peak_rss_bytes integer, read_bytes integer, write_bytes integer,
+    stdout_bytes integer, stderr_bytes integer, stdout text, stderr text,
+    cores integer, memory_bytes integer, gpus integer, time_limit_s real, cwd text, retries integer not null,
+    meta text not null, definition text not null, state_key text not null
+);
+create index jobs_by_state on jobs (state, id);
+create index jobs_by_workflow on jobs (workflow_id, id);
+create index jobs_by_parent on jobs (parent_id) where parent_id is not null;
+create index jobs_by_handler on jobs (handler_id) where handler_id is not null;
+create index jobs_by_site on jobs (site, id) where site <> 'local';
+
+create table statuses (
+    job_id text not null, id text not null, origin text not null, attempt integer not null, state text not null,
+    native_status text, reason text, time text not null, hlc text not null, facts text not null, status_key text not null,
+    primary key (job_id, id)
+) without rowid;
+
+create table metasheets (
+    id text primary key, origin text not null, op text not null, site text not null, url text, path text, host text,
+    size_bytes integer, sha256 text, source_url text, job_id text, workflow_id text, time text not null,
+    properties text not null, extra text
+);
+create index metasheets_by_path on metasheets (path);
+create index metasheets_by_sha256 on metasheets (sha256) where sha256 is not null;
+create index metasheets_by_url on metasheets (url) where url is not null;
+create index metasheets_by_job on metasheets (job_id) where job_id is not null;
+create index metasheets_by_workflow on metasheets (workflow_id, id);
+
+create table properties (
+    owner_kind text not null, owner text not null, key text not null, text text not null, number real,
+    primary key (owner_kind, key, text, owner)
+) without rowid;
+create index properties_by_number on properties (owner_kind, key, number, owner) where number is not null;
+create index properties_by_owner on properties (owner);
+
+create table handlers (
+    id text primary key, origin text not null, kind text not null, name text not null, site text not null,
+    workflow_id text, parent_id text, context_id text, event text not null, job_ids text not null,
+    fire_limit integer, fired integer not null, state text not null, reason text, created_at text not null
+) without rowid;
+create index handlers_waiting on handlers (kind, state);
+create table handler_jobs (job_id text not null, handler_id text not null, primary key (job_id, handler_id)) without rowid;
+
+create table firings (
+    handler_id text not null, trigger_id text not null, id text not null, origin text not null, job_id text,
+    trigger_job text, trigger_data text, time text not null,
+    primary key (handler_id, trigger_id)
+) without rowid;
+
+create table logs (
+    id text primary key, origin text not null, time text not null, level text not null, level_number integer not null,
+    message text not null, job_id text, workflow_id text
+) without rowid;
+create index logs_by_job on logs (job_id, id) where job_id is not null;
+create index logs_by_workflow on logs (workflow_id, id) where workflow_id is not null;
+
+create virtual table search using fts5 (kind unindexed, id unindexed, text, tokenize = "unicode61 tokenchars '_'");
+
+create table local_settings (key text primary key, value text not null) without rowid;
+create table local_claims (job_id text primary key, attempt integer not null, worker_id text not null) without rowid;
+create table local_attached (job_id text primary key, pid integer not null, start_s real not null, boot_id text not null)
+    without rowid;
+create table local_blobs (sha256 text primary key, size_bytes integer not null, data blob not null);
+"""
+
+_VIEWS = {
+    "job_current": """
+        select j.id, j.name, j.state, j.reason, j.site, j.host, w.name as workflow, j.attempt, j.submitted_at,
+            j.started_at, j.ended_at,
+            round((julianday(j.ended_at) - julianday(j.started_at)) * 86400, 3) as seconds,
+            j.exit_code, j.signal, j.cpu_seconds, j.peak_rss_bytes, j.command, j.workflow_id, j.parent_id,
+            c.git_commit, c.git_dirty, o.host as origin_host
+        from jobs j left join workflows w on w.id = j.workflow_id left join contexts c on c.id = j.context_id
+            left join origins o on o.id = j.origin
+    """,
+    "lineage_edges": """
+        select job_id as cause, id as effect, 'wrote' as relation from metasheets where op = 'put' and job_id is not null
+        union all select id, job_id, 'read' from metasheets where op = 'get' and job_id is not null
+        union all select parent_id, id, 'started' from jobs where parent_id is not null
+        union all select coalesce(trigger_data, trigger_job), job_id, 'triggered' from firings
+            where job_id is not null and coalesce(trigger_data, trigger_job) is not null
+    """,
+}
+
+
+def _migrations_class() -> Any:
+    """sqlite-utils 4 has migrations of its own; for 3.x the same come as sqlite-migrate."""
+    if sys.version_info >= (3, 10):
+        return sqlite_utils.Migrations
+    from sqlite_migrate import Migrations
+
+    return Migrations
+
+
+def _migrations() -> Any:
+    migrations = _migrations_class()("lwfm")
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m001_thread_store(db: sqlite_utils.Database) -> None:
+        for statement in _TABLES.split(";\n"):
+            if statement.strip():
+                db.execute(statement)
+        for name, query in _VIEWS.items():
+            db.execute(f"create view {name} as {query}")
+
+    return migrations
+
+
+def migrate(db: sqlite_utils.Database) -> None:
+    """Bring the store up to ``SCHEMA_VERSION``.
+
+    Raises:
+        StoreTooNew: it is beyond that.
+    """
+    found = schema_version(db.conn)
+    if found > SCHEMA_VERSION:
+        raise StoreTooNew(
+            f"the thread store has schema {found}; this lwfm knows up to {SCHEMA_VERSION}",
+            hint="use the newer lwfm that wrote it, or another LWFM_HOME",
+        )
+    if found < SCHEMA_VERSION:
+        _migrations().apply(db)
+        db.conn.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """The schema version of the database; 0 for an empty one."""
+    return int(connection.execute("pragma user_version").fetchone()[0])

@@ -1,0 +1,223 @@
+"""The connection to the agent: dialling, frames in, frames out, again and again.
+
+Owns the socket and what is to be sent on it. Knows the order of greeting (``hello``, then ``welcome``, then everything
+else) and the sending of events by their number; leaves the meaning of all other messages to the loop. Events are sent
+at once when it is quiet, and gathered for two milliseconds when there are many.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+
+from ..errors import InvalidRecord
+from ..wire import MAX_FRAME_BYTES, Decoder, Message
+from .journal import encode
+from .log import Log
+from .spool import Spool
+from .timers import Timer, Timers
+
+DIAL_MIN_S, DIAL_MAX_S = 0.05, 1.0
+WELCOME_WITHIN_S = 30.0
+GATHER_S = 0.002
+FRAME_BYTES = 1024 * 1024
+"""A frame of events is closed when it is larger."""
+UNSENT_BYTES = 4 * 1024 * 1024
+"""While more than this waits for the agent to read, no more is put into frames."""
+_RECEIVE_BYTES = 256 * 1024
+
+
+class Link:
+    """The worker's side of the connection.
+
+    Args:
+        address: path of the agent's socket.
+        hello: gives the greeting's keys.
+        handle: takes each message after the greeting.
+        lost: called when the connection is gone, ``found`` when the agent has answered.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        selector: selectors.BaseSelector,
+        timers: Timers,
+        spool: Spool,
+        log: Log,
+        *,
+        hello: Callable[[], Mapping[str, Any]],
+        handle: Callable[[Message], None],
+        found: Callable[[int], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._address = address
+        self._selector = selector
+        self._timers = timers
+        self._spool = spool
+        self._log = log
+        self._hello, self._handle, self._found, self._lost = hello, handle, found, lost
+        self._socket: Optional[socket.socket] = None
+        self._decoder = Decoder()
+        self._unsent = bytearray()
+        self._answers: list[str] = []
+        self._sent = 0
+        self._last_send = 0.0
+        self._gather: Optional[Timer] = None
+        self._pause_s = DIAL_MIN_S
+        self._watch: Optional[Timer] = None
+        self._told = False
+        self.welcomed = False
+
+    def dial(self) -> None:
+        """Try to reach the agent; again later when it is not there."""
+        dialled = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        dialled.setblocking(False)
+        try:
+            if os.stat(self._address).st_uid not in (os.getuid(), 0):
+                raise OSError(None, f"{self._address} belongs to somebody else")
+            dialled.connect(self._address)
+        except OSError as error:
+            dialled.close()
+            if not self._told:
+                self._log(f"no agent at {self._address}: {error.strerror}")
+                self._told = True
+            self._dial_later()
+            return
+        self._socket, self._told = dialled, False
+        self._decoder = Decoder()
+        self._selector.register(dialled, selectors.EVENT_READ, self._ready)
+        greeting = encode({"t": "hello", **self._hello()})
+        self._unsent += _frame([greeting])
+        self._watch = self._timers.after(WELCOME_WITHIN_S, lambda: self.drop("the agent does not answer"))
+        self._write()
+
+    def drop(self, why: str) -> None:
+        """Give up this connection and dial anew."""
+        if self._socket is None:
+            return
+        self._log(f"the connection to the agent is gone: {why}")
+        self._selector.unregister(self._socket)
+        self._socket.close()
+        self._socket = None
+        self.welcomed = False
+        self._unsent.clear()
+        self._answers.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+        self._dial_later()
+        self._lost()
+
+    def answer(self, message: Message) -> None:
+        """Send a message that is not an event, if there is a connection."""
+        if self.welcomed:
+            self._answers.append(encode(message))
+
+    def push(self) -> None:
+        """Send what there is to send: now, or together with what comes within two milliseconds."""
+        if not self.welcomed or (not self._answers and self._sent >= self._spool.durable):
+            return
+        now = time.monotonic()
+        if now - self._last_send >= GATHER_S:
+            self._fill()
+            self._write()
+        elif self._gather is None:
+            self._gather = self._timers.after(self._last_send + GATHER_S - now, self._gathered)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._unsent and not self._answers and self._sent >= self._spool.durable
+
+    def close(self) -> None:
+        """Hang up for good."""
+        if self._socket is not None:
+            self._selector.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
+            self.welcomed = False
+
+    def _dial_later(self) -> None:
+        self._timers.after(self._pause_s, self.dial)
+        self._pause_s = min(self._pause_s * 2, DIAL_MAX_S)
+
+    def _gathered(self) -> None:
+        self._gather = None
+        if self.welcomed:
+            self._fill()
+            self._write()
+
+    def _fill(self) -> None:
+        self._last_send = time.monotonic()
+        for answer in self._answers:
+            self._unsent += _frame([answer])
+        self._answers.clear()
+        while self._sent < self._spool.durable and len(self._unsent) < UNSENT_BYTES:
+            texts, self._sent = self._spool.event_texts(self._sent, FRAME_BYTES)
+            if texts:
+                self._unsent += _frame(texts)
+
+    def _write(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            while self._unsent:
+                sent = self._socket.send(self._unsent)
+                del self._unsent[:sent]
+                if self.welcomed and not self._unsent:
+                    self._fill()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.drop(str(error.strerror))
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        if self._selector.get_key(self._socket).events != wanted:
+            self._selector.modify(self._socket, wanted, self._ready)
+
+    def _ready(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._write()
+        if not events & selectors.EVENT_READ or self._socket is None:
+            return
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.drop(str(error.strerror))
+            return
+        if not data:
+            self.drop("the agent hung up")
+            return
+        try:
+            for message in self._decoder.feed(data):
+                self._receive(message)
+                if self._socket is None:
+                    return
+        except InvalidRecord as error:
+            self.drop(error.message)
+
+    def _receive(self, message: Message) -> None:
+        if self.welcomed:
+            self._handle(message)
+        elif message["t"] == "welcome":
+            if self._watch is not None:
+                self._watch.cancel()
+            self.welcomed = True
+            self._pause_s = DIAL_MIN_S
+            acked = message.get("acked")
+            self._sent = acked if isinstance(acked, int) else 0
+            self._found(self._sent)
+            self._sent = min(self._sent, self._spool.durable)
+            self.push()
+
+
+def _frame(texts: list[str]) -> bytes:
+    """A frame of messages that are JSON text already (see :mod:`lwfm.wire`)."""
+    body = ("[" + ",".join(texts) + "]").encode("ascii")
+    assert len(body) <= MAX_FRAME_BYTES
+    return len(body).to_bytes(4, "big") + body

@@ -1,0 +1,101 @@
+"""The worker's beginning: checks the spool, takes its lock, becomes the keeper. Imports the loop only after the fork."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from typing import Callable, Optional
+
+from ..errors import LwfmError
+from ..processes import boot_clock
+from .keeper import LOOP_FAILED, Keeper
+from .log import Log
+from .options import Options, parse
+
+LOCK = "lock"
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    """Be a worker: ``lwfm worker …``.
+
+    Returns:
+        The exit code; 0 as well when another worker has this spool.
+    """
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        options = options._replace(connect=os.path.abspath(options.connect), spool=os.path.abspath(options.spool))
+    except LwfmError as error:
+        return _refuse(error)
+    code = _apart(lambda: _make_private(options.spool))
+    if code:
+        return code
+    log = Log(os.path.join(options.spool, "worker.log"), "keeper")
+    _let_go()
+    lock = os.open(os.path.join(options.spool, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Of the open file, which the loops inherit: it is free when the last of them is gone.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log("another worker has this spool: leaving")
+        return 0
+    options = options._replace(keeper=f"{os.getpid()}.{boot_clock():.6f}")
+    return Keeper(options.spool, log).keep(lambda generation, bell: _run_loop(options, generation, bell))
+
+
+def _make_private(spool: str) -> int:
+    from pathlib import Path
+
+    from ..paths import private_directory
+
+    try:
+        private_directory(Path(spool))
+        private_directory(Path(spool) / "out")
+    except LwfmError as error:
+        return _refuse(error)
+    return 0
+
+
+def _apart(action: Callable[[], int]) -> int:
+    """The result of ``action`` done in a child: what it imports would else stay with the keeper for ever."""
+    child = os.fork()
+    if child == 0:
+        code = LOOP_FAILED
+        try:
+            code = action()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _refuse(error: LwfmError) -> int:
+    sys.stderr.write(f"lwfm: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+    sys.stderr.flush()
+    return error.exit_code
+
+
+def _let_go() -> None:
+    """Hold nothing of who started us: its directory, its input, descriptors that would leak into jobs."""
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    for name in os.listdir("/dev/fd"):
+        try:
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+        except OSError:
+            pass  # the one that listed them
+
+
+def _run_loop(options: Options, generation: int, bell: int) -> int:
+    log = Log(os.path.join(options.spool, "worker.log"), f"loop {generation}")
+    try:
+        from .loop import Loop
+
+        return Loop(options, generation, bell, log).run()
+    except BaseException:  # whatever it was, it belongs into the log, and the keeper goes on
+        import traceback
+
+        log(traceback.format_exc())
+        return LOOP_FAILED

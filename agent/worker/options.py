@@ -1,0 +1,74 @@
+"""The worker's command line. Parsed by hand: a parser for all occasions would cost more memory than the whole queue."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from ..errors import UsageError
+
+USAGE = "lwfm worker --connect SOCKET --spool DIR [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
+DEFAULT_LINGER_S = 60.0
+
+
+class Options(NamedTuple):
+    """What a worker was told at its start.
+
+    Args:
+        connect: path of the agent's socket.
+        spool: directory of the spool, on a disk of this node.
+        cores, gpus, memory_bytes: how much of the node jobs may use; None: what there is.
+        linger_s: seconds to stay without an agent when nothing runs.
+        keeper: what identifies the keeper; set by it.
+    """
+
+    connect: str
+    spool: str
+    cores: Optional[int] = None
+    gpus: Optional[int] = None
+    memory_bytes: Optional[int] = None
+    linger_s: float = DEFAULT_LINGER_S
+    keeper: str = ""
+
+
+def parse(argv: list[str]) -> Options:
+    """The options in ``argv``.
+
+    Raises:
+        UsageError: an unknown option, a missing value, or one that is no number.
+    """
+    given: dict[str, str] = {}
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in ("--connect", "--spool", "--cores", "--gpus", "--memory", "--linger-s"):
+            raise UsageError(f"worker: no option {name}", hint=USAGE)
+        if not equals:
+            value = next(words, "")
+        if not value:
+            raise UsageError(f"worker: {name} needs a value", hint=USAGE)
+        given[name] = value
+    for name in ("--connect", "--spool"):
+        if name not in given:
+            raise UsageError(f"worker: {name} is missing", hint=USAGE)
+    linger = given.get("--linger-s", str(DEFAULT_LINGER_S))
+    try:
+        linger_s = float(linger)
+    except ValueError:
+        raise UsageError(f"worker: --linger-s must be seconds, not {linger!r}", hint=USAGE) from None
+    return Options(
+        connect=given["--connect"],
+        spool=given["--spool"],
+        cores=_count(given, "--cores"),
+        gpus=_count(given, "--gpus"),
+        memory_bytes=_count(given, "--memory"),
+        linger_s=linger_s,
+    )
+
+
+def _count(given: dict[str, str], name: str) -> Optional[int]:
+    value = given.get(name)
+    if value is None:
+        return None
+    if not value.isdigit():
+        raise UsageError(f"worker: {name} must be a whole number, not {value!r}", hint=USAGE)
+    return int(value)

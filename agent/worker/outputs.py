@@ -1,0 +1,169 @@
+"""What jobs print: files in the spool, used again and again, so that a job makes no file of its own.
+
+Owns ``out/`` of the spool. A *slot* is a pair of files ``<slot>.out`` and ``<slot>.err`` lent to one job at a time. When
+the job has ended, little output goes into the event that tells the agent and the files are emptied for the next job;
+much output keeps its file under the job's name until the agent has taken it over.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable
+from typing import Any, Optional
+
+from .jobs import Job, Key
+
+INLINE_BYTES = 64 * 1024
+EXCERPT_BYTES = 4096
+MAX_READ_BYTES = 1024 * 1024
+STREAMS = ("stdout", "stderr")
+_SUFFIX = {"stdout": ".out", "stderr": ".err"}
+_NOTHING = {"size": 0}
+
+
+class Outputs:
+    """The output files of one spool."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._free: list[int] = []
+        self._count = 0
+        self._to_empty: list[tuple[int, list[str]]] = []
+
+    def slot_files(self, slot: int) -> tuple[str, str]:
+        """The paths of a slot's files, standard output first. They may not exist yet."""
+        return f"{self.directory}/{slot}.out", f"{self.directory}/{slot}.err"
+
+    def acquire(self) -> int:
+        """A slot whose files are empty or do not exist."""
+        if self._free:
+            return self._free.pop()
+        self._count += 1
+        return self._count - 1
+
+    def release(self, slot: int) -> None:
+        """Take back a slot nobody has written to."""
+        self._free.append(slot)
+
+    def restore(self, used: Iterable[int], kept: Iterable[str]) -> None:
+        """Take over a directory as an earlier process left it: what belongs to no job goes.
+
+        Args:
+            used: slots of jobs that have not been collected.
+            kept: paths of large outputs not yet forgotten.
+        """
+        in_use = set(used)
+        self._count = max(in_use, default=-1) + 1
+        self._free = [slot for slot in range(self._count - 1, -1, -1) if slot not in in_use]
+        wanted = {os.path.basename(path) for path in kept}
+        for slot in in_use:
+            wanted.update(os.path.basename(path) for path in self.slot_files(slot))
+        for name in os.listdir(self.directory):
+            if name not in wanted:
+                _unlink(f"{self.directory}/{name}")
+
+    def collect(self, job: Job, *, shared: bool) -> dict[str, dict[str, Any]]:
+        """What an ended job printed, by stream, as the ``ended`` event tells it.
+
+        The slot is free again after the next :meth:`empty_collected`, so that nothing is emptied before the journal has
+        it. Large output stays in a file of the job's, whose path is entered in ``job.output_paths``.
+
+        Args:
+            shared: something may still hold the files open: they are not used again.
+        """
+        assert job.slot is not None
+        slot, job.slot = job.slot, None
+        described: dict[str, dict[str, Any]] = {}
+        filled: list[str] = []
+        for stream, path in zip(STREAMS, self.slot_files(slot)):
+            own = self._own_file(job.key, stream)
+            try:
+                size = os.stat(path).st_size
+                if size == 0 and job.adopted and os.path.exists(own):
+                    raise FileNotFoundError
+            except FileNotFoundError:
+                if job.adopted and os.path.exists(own):  # renamed by a loop that did not live to tell
+                    described[stream] = self._describe_large(job, stream, own)
+                else:
+                    described[stream] = _NOTHING
+                continue
+            if size > INLINE_BYTES:
+                os.rename(path, own)
+                described[stream] = self._describe_large(job, stream, own)
+            elif size:
+                with open(path, "rb", buffering=0) as source:
+                    data = source.read(INLINE_BYTES) or b""
+                described[stream] = {"size": len(data), "data": base64.b64encode(data).decode("ascii")}
+                filled.append(path)
+            else:
+                described[stream] = _NOTHING
+            if shared and size <= INLINE_BYTES:
+                _unlink(path)
+        if filled:
+            self._to_empty.append((slot, filled))
+        else:
+            self._free.append(slot)
+        return described
+
+    def empty_collected(self) -> None:
+        """Empty what has been collected: the journal has it now."""
+        for slot, paths in self._to_empty:
+            for path in paths:
+                try:
+                    os.truncate(path, 0)
+                except OSError:
+                    _unlink(path)
+            self._free.append(slot)
+        self._to_empty.clear()
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Remove large outputs that have been taken over."""
+        for path in paths:
+            _unlink(path)
+
+    def size(self, path: str) -> int:
+        """Bytes in an output file now."""
+        try:
+            return os.stat(path).st_size
+        except OSError:
+            return 0
+
+    def read(self, path: str, offset: int, limit: int) -> bytes:
+        """A piece of an output file; empty beyond its end."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.pread(fd, max(0, min(limit, MAX_READ_BYTES)), offset)
+        finally:
+            os.close(fd)
+
+    def path_of(self, job: Job, stream: str) -> Optional[str]:
+        """The file that holds a job's stream now; None when there is none (any more)."""
+        if job.slot is not None:
+            return self.slot_files(job.slot)[STREAMS.index(stream)]
+        return job.output_paths.get(stream)
+
+    def _own_file(self, key: Key, stream: str) -> str:
+        return f"{self.directory}/{key[0]}.{key[1]}.{stream}"
+
+    def _describe_large(self, job: Job, stream: str, path: str) -> dict[str, Any]:
+        job.output_paths[stream] = path
+        size = self.size(path)
+        head = self.read(path, 0, EXCERPT_BYTES)
+        tail = self.read(path, max(0, size - EXCERPT_BYTES), EXCERPT_BYTES)
+        return {
+            "size": size,
+            "path": path,
+            "head": base64.b64encode(head).decode("ascii"),
+            "tail": base64.b64encode(tail).decode("ascii"),
+        }
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -1,0 +1,292 @@
+"""Taking over what an earlier loop left: every job gets its true end, or the truth that it cannot be known.
+
+Owns the deciding about jobs that stand in the spool when a loop starts, and the waiting for those whose process is not
+its child. For a job that had been started there are these cases, tried in this order:
+
+* its exit stands in the journal: it is over;
+* the keeper has waited for it: it is over, with the status the keeper wrote down;
+* that very process still runs: it is *adopted*. Its keeper tells when it ends. When the keeper that was its parent is
+  dead too, its end can be seen but not its status: ``lost``;
+* none of these: ``lost``.
+
+A loop that was killed between writing ``start`` and ``started`` leaves a job in *doubt*: there may be a process without
+a known pid. It carries the job's mark in its environment, or the keeper has waited for a process that nobody knows and
+that led a session. If the same keeper has seen everything since and there is no such process, none was started.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+
+from ..processes import Census, boot_clock, boot_id, inspect, started_within
+from .jobs import ENDED, QUEUED, RUNNING, STARTING, Exit, Job
+from .log import Log
+from .outputs import Outputs
+from .reaped import Reaped, file_of, generations, parse
+from .runner import Runner
+from .timers import Timers
+
+SPAWN_WITHIN_S = 10.0
+"""A process appears at most so long after its ``start`` was written."""
+DOUBT_S = 3.0
+"""How long an unknown child may stay without a mark: one that has not yet come to exec has none."""
+POLL_S = 0.1
+UNSEEN_S = 2.0
+"""A process that is gone without a record of its keeper is lost after this time: the keeper may be about to write."""
+
+
+class Recovery:
+    """Takes over a spool.
+
+    Args:
+        generation: of this loop.
+        keeper_pid: of the keeper; 0 without one.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        generation: int,
+        keeper_pid: int,
+        runner: Runner,
+        outputs: Outputs,
+        selector: selectors.BaseSelector,
+        timers: Timers,
+        log: Log,
+    ) -> None:
+        self._directory, self._generation, self._keeper_pid = directory, generation, keeper_pid
+        self._runner, self._outputs = runner, outputs
+        self._selector, self._timers, self._log = selector, timers, log
+        self._spool = runner.spool
+        self._offset = 0
+        self._strangers: list[Reaped] = []
+        self._gone_since: dict[int, float] = {}
+        self._old_jobs: list[Job] = []
+        self._polling = False
+        self._doubt_until = self._began_s = 0.0
+
+    # --------------------------------------------------------------------------------------------- at the start
+
+    def take_over(self) -> None:
+        """Decide about all jobs in the spool; what cannot be decided yet is watched."""
+        old = [number for number in generations(self._directory) if number < self._generation]
+        reaped = [record for number in old for record in self._records(number)]
+        jobs = list(self._spool.jobs.values())
+        used = [job.slot for job in jobs if job.slot is not None]
+        self._outputs.restore(used, [path for job in jobs for path in job.output_paths.values()])
+        for job in jobs:
+            if job.state in (STARTING, RUNNING) and job.grant is not None:
+                self._runner.ledger.retake(job.grant)
+                job.adopted = True
+        if self._spool.rebooted:
+            self._after_reboot(jobs)
+        else:
+            self._decide(jobs, reaped)
+        if self._spool.flush():
+            self._outputs.empty_collected()
+            for number in old:
+                os.unlink(file_of(self._directory, number))
+
+    def _after_reboot(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if job.state == QUEUED:
+                # The journal's last lines may not have come to the disk: it may have run. The agent knows.
+                self._spool.forget(job)
+            elif job.state != ENDED:
+                job.pid = 0
+                self._runner.is_lost(job, f"the node was restarted while the job ran (boot {boot_id()[:8]})")
+
+    def _decide(self, jobs: list[Job], reaped: list[Reaped]) -> None:
+        doubtful = []
+        for job in jobs:
+            if job.state == QUEUED:
+                self._runner.enqueue(job)
+            elif job.state == RUNNING:
+                record = next((record for record in reaped if _is_of(record, job)), None)
+                if record is not None:
+                    reaped.remove(record)
+                    self._runner.has_ended(job, _exit(record))
+                elif job.exit is not None:
+                    self._runner.has_ended(job, job.exit)
+                else:
+                    self._runner.resume(job)
+                    self._adopt(job)
+            elif job.state == STARTING:
+                doubtful.append(job)
+        self._strangers = [record for record in reaped if record.session == record.pid]
+        self._old_jobs = doubtful
+        self._runner.doubtful = {job.key for job in doubtful}
+        self._doubt_until = time.monotonic() + DOUBT_S
+        self._began_s = boot_clock()
+        self._resolve_doubts()
+
+    # --------------------------------------------------------------------------------------------- adopted
+
+    def _adopt(self, job: Job) -> None:
+        entry = inspect(job.pid)
+        there = entry is not None and started_within(entry, job.start_s, job.start_s + SPAWN_WITHIN_S)
+        if there and entry is not None:
+            job.start_s = job.latest_s = entry.start_s
+        self._runner.adopted[job.pid] = job
+        covered = self._keeper_pid != 0 and job.keeper == self._spool.keeper
+        if not covered:
+            if there:
+                self._watch_unkept(job)
+            else:
+                self._lose(job)
+        elif not there:
+            self._gone_since[job.pid] = time.monotonic()
+            self._poll_soon()
+        if job.cause is not None and job.state == RUNNING and job.stop is None:
+            self._runner.begin_stop(job, job.grace_s)
+
+    def follow(self) -> None:
+        """Read what the keeper has written since the last time."""
+        for record in self._records(self._generation):
+            job = self._runner.adopted.get(record.pid)
+            if job is not None and _is_of(record, job):
+                del self._runner.adopted[record.pid]
+                self._gone_since.pop(record.pid, None)
+                self._runner.has_ended(job, _exit(record))
+            elif record.session == record.pid:
+                self._strangers.append(record)
+        if self._old_jobs:
+            self._resolve_doubts()
+
+    def keeper_died(self) -> None:
+        """Go on without: of what was its child, the end can be seen but not the status."""
+        self.follow()
+        self._keeper_pid = 0
+        self._spool.keeper = ""
+        for job in list(self._runner.adopted.values()):
+            self._watch_unkept(job)
+        for job in self._runner.children.values():
+            job.keeper = ""
+        self._resolve_doubts()
+
+    def _watch_unkept(self, job: Job) -> None:
+        try:
+            handle = os.pidfd_open(job.pid)  # type: ignore[attr-defined,unused-ignore]
+        except (AttributeError, OSError):
+            self._poll_soon()  # an old kernel, or it is gone already
+            return
+
+        def ended(events: int) -> None:
+            del events
+            self._selector.unregister(handle)
+            os.close(handle)
+            if self._runner.adopted.get(job.pid) is job:
+                self._lose(job)
+
+        self._selector.register(handle, selectors.EVENT_READ, ended)
+
+    def _poll_soon(self) -> None:
+        if not self._polling:
+            self._polling = True
+            self._timers.after(POLL_S, self._poll)
+
+    def _poll(self) -> None:
+        self._polling = False
+        now = time.monotonic()
+        for job in list(self._runner.adopted.values()):
+            entry = inspect(job.pid)
+            if (
+                entry is not None
+                and started_within(entry, job.start_s, job.latest_s + SPAWN_WITHIN_S)
+                and not entry.dead
+            ):
+                continue
+            covered = self._keeper_pid != 0 and job.keeper == self._spool.keeper
+            if not covered or now - self._gone_since.setdefault(job.pid, now) > UNSEEN_S:
+                self._lose(job)
+        if self._gone_since or any(job.keeper != self._spool.keeper for job in self._runner.adopted.values()):
+            self._poll_soon()
+
+    def _lose(self, job: Job) -> None:
+        self._runner.adopted.pop(job.pid, None)
+        self._gone_since.pop(job.pid, None)
+        self._runner.is_lost(
+            job, f"the worker and its keeper were killed while process {job.pid} ran; its exit status went to nobody"
+        )
+
+    # --------------------------------------------------------------------------------------------- doubtful
+
+    def _resolve_doubts(self) -> None:
+        if not self._old_jobs:
+            return
+        census = Census()
+        waiting = []
+        for job in self._old_jobs:
+            if not self._resolve(job, census):
+                waiting.append(job)
+        self._old_jobs = waiting
+        self._runner.doubtful = {job.key for job in waiting}
+        if waiting:
+            self._timers.after(POLL_S, self._resolve_doubts)
+
+    def _resolve(self, job: Job, census: Census) -> bool:
+        latest = job.start_s + SPAWN_WITHIN_S
+        marked = [
+            (entry.start_s, pid)
+            for pid, entry in census.entries.items()
+            if entry.session == pid
+            and not entry.dead
+            and started_within(entry, job.start_s, latest)
+            and census.mark(pid) == job.key
+        ]
+        if marked:
+            self._runner.has_started(job, min(marked)[1])
+            self._adopt(job)
+            return True
+        kept = self._keeper_pid != 0 and job.keeper == self._spool.keeper
+        unmarked = [
+            pid
+            for pid in census.children((self._keeper_pid,) if kept else ())
+            if pid != os.getpid()
+            and pid not in self._runner.adopted
+            and census.entries[pid].start_s >= job.start_s - POLL_S
+            and (census.entries[pid].dead or census.mark(pid) is None)
+        ]
+        if unmarked and time.monotonic() < self._doubt_until:
+            return False  # not come to exec yet, or about to be waited for by the keeper
+        before = min(latest, self._began_s)
+        ended = [record for record in self._strangers if job.start_s - POLL_S <= record.start_s <= before + POLL_S]
+        if len(ended) == 1 and abs(ended[0].start_s - job.start_s) < POLL_S:
+            self._strangers.remove(ended[0])
+            self._runner.has_started(job, ended[0].pid)
+            self._runner.has_ended(job, _exit(ended[0]))
+        elif not ended and not unmarked and kept:
+            if job.cause is not None:
+                job.state = QUEUED
+                self._runner.stop(job, job.cause, job.reason or "cancelled")
+            else:
+                self._runner.put_back(job)
+        else:
+            job.pid = 0
+            self._runner.is_lost(
+                job, "the worker was killed at the moment it started the job; whether it ran is not known"
+            )
+        return True
+
+    def _records(self, generation: int) -> list[Reaped]:
+        offset = self._offset if generation == self._generation else 0
+        try:
+            with open(file_of(self._directory, generation), "rb") as source:
+                source.seek(offset)
+                data = source.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        if generation == self._generation:
+            self._offset += len(whole)
+        return parse(whole.decode("ascii", "replace"))
+
+
+def _is_of(record: Reaped, job: Job) -> bool:
+    return record.pid == job.pid and job.start_s - 1 <= record.start_s <= job.start_s + SPAWN_WITHIN_S
+
+
+def _exit(record: Reaped) -> Exit:
+    return Exit(record.status, record.cpu_seconds, record.max_rss_bytes, record.read_bytes, record.write_bytes)

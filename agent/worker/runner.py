@@ -1,0 +1,384 @@
+"""The life of jobs: taken, started, stopped, ended. The heart of the loop.
+
+Owns the queue and the maps from pid to job. Each step stands in the spool before it is acted upon. Starts through
+:mod:`.launcher`, books through :mod:`.ledger`; what a job prints, its limits and its orphans are the business of others.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import deque
+from typing import Any, Callable, Optional
+
+from ..clock import utc_now
+from ..errors import InvalidRecord
+from ..processes import Census, TreeStop, boot_clock, group_alive
+from .jobs import QUEUED, RUNNING, STARTING, Exit, Job, Key, outcome
+from .launcher import Launcher, NotStarted, TryAgain
+from .ledger import Ledger
+from .log import Log
+from .orphans import Orphans
+from .outputs import Outputs
+from .spool import Spool
+from .timers import Timers
+
+SPAWN_TRIES = 6
+SPAWN_BACK_OFF_S = 0.1
+"""After the first failure to start for a passing reason; doubled after each further one."""
+BLOCKED_RETRY_S = 1.0
+CENSUS_AGE_S = 0.02
+"""One look at the node's processes serves all jobs that are being stopped within this time."""
+_BLOCK_BYTES = 512
+_CLD_EXITED, _CLD_DUMPED = 1, 3
+
+
+class Runner:
+    """All jobs of the worker.
+
+    Args:
+        parents: the processes whose children may be orphans of jobs: the loop, and its keeper.
+        watch: told of each job that has started to run.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        ledger: Ledger,
+        launcher: Launcher,
+        outputs: Outputs,
+        timers: Timers,
+        log: Log,
+        *,
+        parents: Callable[[], tuple[int, ...]],
+        watch: Callable[[Job], None],
+    ) -> None:
+        self.spool, self.ledger, self.launcher, self.outputs, self.timers = spool, ledger, launcher, outputs, timers
+        self._log = log
+        self._watch = watch
+        self.orphans = Orphans(self, outputs.directory, parents, log)
+        self.queue: deque[Job] = deque()
+        self.unbound: deque[Job] = deque()
+        self.active: dict[Key, Job] = {}
+        self.children: dict[int, Job] = {}
+        self.adopted: dict[int, Job] = {}
+        self.doubtful: set[Key] = set()
+        self.draining = False
+        self._paused = False
+        self._census: Optional[Census] = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job runs, or may run."""
+        return bool(self.active or self.doubtful)
+
+    # --------------------------------------------------------------------------------------------- taking
+
+    def take(self, message: dict[str, Any], context: Optional[int]) -> None:
+        """Take a job, unless it is known already."""
+        job = Job(message)
+        if job.key in self.spool.jobs:
+            return
+        job.context = context
+        self.spool.take(job)
+        impossible = self.ledger.impossible(job.needs)
+        if impossible:
+            self.not_started(job, impossible)
+        else:
+            self.enqueue(job)
+
+    def enqueue(self, job: Job) -> None:
+        """Put a job in line; one that needs nothing that others could be waiting for need not wait itself."""
+        (self.unbound if job.needs_nothing else self.queue).append(job)
+
+    def refuse(self, message: dict[str, Any], why: str) -> None:
+        """Answer a job whose message is of no use."""
+        key = (message.get("job"), message.get("attempt"))
+        if not isinstance(key[0], str) or not isinstance(key[1], int):
+            raise InvalidRecord(why)
+        job = Job({"job": "refused", "attempt": key[1], "argv": ["-"]})
+        job.key = (key[0], key[1])
+        if job.key not in self.spool.jobs:
+            self.spool.jobs[job.key] = job
+            self.not_started(job, why)
+
+    # --------------------------------------------------------------------------------------------- starting
+
+    def start_ready(self) -> None:
+        """Start what there is room for: first come first served."""
+        self._start_from(self.unbound)
+        self._start_from(self.queue)
+
+    def _start_from(self, queue: deque[Job]) -> None:
+        while queue and not self._paused and not self.draining:
+            job = queue[0]
+            if job.state != QUEUED:
+                queue.popleft()  # cancelled meanwhile
+                continue
+            grant = self.ledger.take(job.needs)
+            if grant is None:
+                return
+            queue.popleft()
+            job.grant = grant
+            job.slot = self.outputs.acquire()
+            job.start_s = boot_clock()
+            if not self.spool.start(job):
+                self._put_back(job)
+                self._pause(BLOCKED_RETRY_S)
+                return
+            self._spawn(job)
+
+    def _spawn(self, job: Job) -> None:
+        assert job.slot is not None and job.grant is not None
+        stdout, stderr = self.outputs.slot_files(job.slot)
+        try:
+            pid = self.launcher.start(job, stdout, stderr)
+        except NotStarted as error:
+            self.not_started(job, str(error))
+            return
+        except TryAgain as error:
+            job.tries += 1
+            if job.tries >= SPAWN_TRIES:
+                self.not_started(job, f"{error} ({job.tries} attempts)")
+                return
+            self.spool.put_back(job)
+            self._put_back(job)
+            self._pause(SPAWN_BACK_OFF_S * 2 ** (job.tries - 1))
+            return
+        job.latest_s = boot_clock()
+        self.children[pid] = job
+        self.has_started(job, pid)
+
+    def has_started(self, job: Job, pid: int) -> None:
+        """Enter that a job's process runs."""
+        assert job.grant is not None
+        job.pid, job.state, job.started_at = pid, RUNNING, utc_now()
+        event = {
+            "t": "started",
+            "n": 0,
+            "job": job.key[0],
+            "attempt": job.key[1],
+            "time": job.started_at,
+            "pid": pid,
+            "cores": job.grant.cores,
+            "gpus": job.grant.gpus,
+        }
+        self.spool.started(job, event)
+        self.resume(job)
+
+    def resume(self, job: Job) -> None:
+        """Count a job among those that run."""
+        self.active[job.key] = job
+        self._watch(job)
+
+    def put_back(self, job: Job) -> None:
+        """Return a job to the queue's head: nothing of it has been started."""
+        self.spool.put_back(job)
+        self._put_back(job)
+
+    def _put_back(self, job: Job) -> None:
+        self._release(job)
+        if job.slot is not None:
+            self.outputs.release(job.slot)
+            job.slot = None
+        job.state = QUEUED
+        (self.unbound if job.needs_nothing else self.queue).appendleft(job)
+
+    def _pause(self, seconds: float) -> None:
+        self._paused = True
+        self.timers.after(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._paused = False
+
+    # --------------------------------------------------------------------------------------------- stopping
+
+    def cancel(self, key: Key, reason: Optional[str], grace_s: Optional[float]) -> None:
+        """Stop a job because somebody wants it."""
+        job = self.spool.jobs.get(key)
+        if job is not None:
+            self.stop(job, "cancel", reason or "cancelled", grace_s)
+
+    def stop(self, job: Job, cause: str, reason: str, grace_s: Optional[float] = None) -> None:
+        """Stop a job, or drop it when it has not started. The first cause given counts."""
+        grace = job.grace_s if grace_s is None else grace_s
+        if job.state == QUEUED:
+            job.cause, job.reason, job.ended_at = cause, reason, utc_now()
+            self._finish(job)
+        elif job.state == STARTING:
+            job.cause, job.reason = cause, reason  # acted upon when it is known whether it runs
+        elif job.state == RUNNING:
+            if job.exit is None and job.cause is None:
+                job.cause, job.reason = cause, reason
+                self.spool.stopping(job)
+                self.spool.flush()
+            if job.stop is None:
+                self.begin_stop(job, grace)
+            else:
+                job.stop.hurry(grace)
+                self._step(job)
+
+    def begin_stop(self, job: Job, grace_s: float) -> None:
+        """Begin to stop the whole tree of a job."""
+        job.stop = TreeStop(job.tree, grace_s)
+        self._step(job)
+
+    def census(self, after_s: float) -> Census:
+        """A census taken within the last moment, and after ``after_s`` on the boot clock."""
+        if self._census is None or self._census.taken_s < max(boot_clock() - CENSUS_AGE_S, after_s):
+            self._census = Census()
+        return self._census
+
+    def _step(self, job: Job) -> None:
+        if job.stop is None or job.state != RUNNING:
+            return
+        if job.step is not None:
+            job.step.cancel()
+            job.step = None
+        job.stop.tree = job.tree
+        pause = job.stop.step(self.census(job.latest_s))
+        if pause is not None:
+            job.step = self.timers.after(pause, lambda: self._step(job))
+        elif job.exit is not None:
+            self._finish(job)
+        # Else its process has just died: the kernel, or the keeper, is about to tell how.
+
+    # --------------------------------------------------------------------------------------------- ending
+
+    def reap(self) -> None:
+        """Take notice of every child that has ended.
+
+        The kernel is asked first how it ended, without it forgetting the process. Only when that stands in the journal
+        is the process let go: whenever the worker is killed, either the journal or the keeper knows.
+        """
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            pid = found.si_pid
+            job = self.children.get(pid)
+            if job is None:
+                self.orphans.reaped(pid, _exit(os.wait4(pid, 0)))
+                continue
+            if not self.spool.flush():  # the kernel keeps it until the journal can
+                self.timers.after(BLOCKED_RETRY_S, self.reap)
+                return
+            self.spool.exited(job, _status(found.si_code, found.si_status))
+            del self.children[pid]
+            self.has_ended(job, _exit(os.wait4(pid, 0)))
+
+    def has_ended(self, job: Job, end: Exit) -> None:
+        """Enter that a job's first process has ended; the job is over when nothing of it is left."""
+        job.exit = end
+        job.ended_at = utc_now()
+        if job.deadline is not None:
+            job.deadline.cancel()
+        if job.stop is not None:
+            self._step(job)
+        elif self._leaves_something(job):
+            self.begin_stop(job, job.grace_s)
+        else:
+            self._finish(job)
+
+    def not_started(self, job: Job, why: str) -> None:
+        """Enter that a job cannot be started."""
+        job.cause, job.reason, job.ended_at = "not_started", why, utc_now()
+        self._finish(job)
+
+    def is_lost(self, job: Job, why: str) -> None:
+        """Enter that how a job ended cannot be known. What may be left of it is stopped."""
+        if job.cause is None:
+            job.cause, job.reason = "lost", why
+        job.exit = job.exit or Exit()
+        job.ended_at = utc_now()
+        if job.pid:
+            self.begin_stop(job, job.grace_s)
+        else:
+            self._finish(job)
+
+    def _leaves_something(self, job: Job) -> bool:
+        if job.adopted:
+            return bool(self.census(boot_clock()).members(job.tree))
+        if group_alive(job.pid):
+            return True
+        self.orphans.look_when_affordable(alone=not self.children and not self.adopted)
+        return bool(job.strays)
+
+    def _finish(self, job: Job) -> None:
+        if job.step is not None:
+            job.step.cancel()
+        if job.deadline is not None:
+            job.deadline.cancel()
+        if job.stop is not None and job.stop.tree.strays:
+            self.orphans.forget(job.stop.tree.strays)
+        job.stop = job.step = job.deadline = None
+        self.active.pop(job.key, None)
+        self._release(job)
+        if job.slot is not None:
+            shared = job.cause == "lost" or self.orphans.unknown
+            printed = self.outputs.collect(job, shared=shared)
+        else:
+            printed = {"stdout": {"size": 0}, "stderr": {"size": 0}}
+        end = job.exit or Exit()
+        exit_code, signal_name = (None, None) if end.status is None else outcome(end.status)
+        missing = []
+        if exit_code == 0 and job.cause is None:
+            cwd = job.cwd
+            missing = [path for path in job.message.get("outputs") or () if not os.path.exists(os.path.join(cwd, path))]
+        if signal_name == "SIGKILL" and job.cause is None:
+            job.reason = self.orphans.out_of_memory()
+        event = {
+            "t": "ended",
+            "n": 0,
+            "job": job.key[0],
+            "attempt": job.key[1],
+            "time": job.ended_at,
+            "started": job.started_at,
+            "cause": job.cause or "exit",
+            "exit_code": exit_code,
+            "signal": signal_name,
+            "reason": job.reason,
+            "cpu_seconds": None if end.cpu_seconds is None else round(end.cpu_seconds, 6),
+            "peak_rss_bytes": _peak(job, end),
+            "read_bytes": end.read_bytes,
+            "write_bytes": end.write_bytes,
+            "stdout": printed["stdout"],
+            "stderr": printed["stderr"],
+            "missing_outputs": missing,
+        }
+        self.spool.ended(job, event)
+
+    def _release(self, job: Job) -> None:
+        if job.grant is not None:
+            self.ledger.give_back(job.grant)
+            job.grant = None
+
+
+def _peak(job: Job, end: Exit) -> Optional[int]:
+    """The larger of what was seen of the tree and what the kernel says, where that is not the worker's own memory."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if job.adopted:
+        own *= 2  # it was started by another loop, which may have been larger than this one
+    from_kernel = end.max_rss_bytes if end.max_rss_bytes is not None and end.max_rss_bytes > own else 0
+    return max(job.peak_rss_bytes, from_kernel) or None
+
+
+def _exit(waited: tuple[int, int, Any]) -> Exit:
+    _, status, usage = waited
+    return Exit(
+        status=status,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        max_rss_bytes=usage.ru_maxrss * 1024,
+        read_bytes=usage.ru_inblock * _BLOCK_BYTES,
+        write_bytes=usage.ru_oublock * _BLOCK_BYTES,
+    )
+
+
+def _status(code: int, status: int) -> int:
+    """What waitid(2) says as wait(2) says it."""
+    if code == _CLD_EXITED:
+        return status << 8
+    return status | (0x80 if code == _CLD_DUMPED else 0)

@@ -1,0 +1,267 @@
+"""The agent's side of the worker protocol: connections in, messages to records, acknowledgements out.
+
+See ``docs/protocol.md``. An event is acknowledged once the record it led to is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from . import recovery
+from .dispatcher import Capacity, Dispatcher, Flight, Node
+from .errors import LwfmError, NotFound
+from .execution import record_ended, record_started
+from .files import FileRecorder
+from .models import JobDefn, Metasheet
+from .outputs import OutputStore
+from .recorder import Recorder
+from .requests import RequestBuilder
+from .wire import PROTOCOL, Decoder, Message, agree, encode
+from .writer import Writer
+
+READ_BYTES = 256 * 1024
+RETRY_S = 1.0
+"""How long to wait before writing again what the store could not take."""
+READ_TIMEOUT_S = 35.0
+_logger = logging.getLogger(__name__)
+
+
+class Connection:
+    """One worker's connection."""
+
+    def __init__(self, writer: asyncio.StreamWriter):
+        self._writer = writer
+        self._reads: dict[int, asyncio.Future[Message]] = {}
+        self._next_read = 0
+        self._outstanding: set[int] = set()
+        self._highest = 0
+        self.worker_id = ""
+        self.host = ""
+
+    def received(self, number: int) -> None:
+        """An event has come; it is not durable yet."""
+        self._outstanding.add(number)
+        self._highest = max(self._highest, number)
+
+    def acknowledge(self, numbers: Sequence[int], more: Sequence[Message] = ()) -> None:
+        """These events are durable: say so up to the first that is not."""
+        self._outstanding.difference_update(numbers)
+        acked = min(self._outstanding) - 1 if self._outstanding else self._highest
+        self.send([{"t": "ack", "n": acked}, *more])
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send, without waiting."""
+        if not self._writer.is_closing():
+            self._writer.write(encode(messages))
+
+    async def read_output(
+        self, job_id: str, attempt: int, stream: str, offset: int, limit: int, wait_s: float
+    ) -> Message:
+        """A piece of a job's output, as the worker has it now."""
+        self._next_read += 1
+        number = self._next_read
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._reads[number] = future
+        asked = {"t": "read", "id": number, "job": job_id, "attempt": attempt, "stream": stream}
+        self.send([{**asked, "offset": offset, "limit": limit, "wait_s": wait_s}])
+        try:
+            return await asyncio.wait_for(future, READ_TIMEOUT_S)
+        finally:
+            self._reads.pop(number, None)
+
+    def chunk(self, message: Message) -> None:
+        """The answer to a read has come."""
+        future = self._reads.get(message.get("id", -1))
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def close(self) -> None:
+        """End the connection, and what waits for it."""
+        for future in self._reads.values():
+            if not future.done():
+                future.set_exception(NotFound("the worker is gone", transient=True))
+        self._writer.close()
+
+
+class WorkerServer:
+    """Takes workers' connections and turns what they say into records.
+
+    Args:
+        path: the socket.
+        writer, dispatcher, outputs, builder, files: what it works with.
+        spawn: runs a coroutine in the event loop.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        writer: Writer,
+        dispatcher: Dispatcher,
+        outputs: OutputStore,
+        builder: RequestBuilder,
+        files: FileRecorder,
+        spawn: Callable[[Awaitable[None]], Any],
+    ):
+        self._path = path
+        self._writer = writer
+        self._dispatcher = dispatcher
+        self._outputs = outputs
+        self._builder = builder
+        self._files = files
+        self._spawn = spawn
+        self._server: Optional[asyncio.AbstractServer] = None
+        self.connections: dict[str, Connection] = {}
+
+    async def start(self) -> None:
+        """Listen."""
+        self._path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, str(self._path))
+        finally:
+            os.umask(mask)
+
+    async def close(self, *, stop: bool, kill: bool) -> None:
+        """Stop listening; tell the workers to leave (``stop``), if need be with what they run (``kill``)."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections.values()):
+            if stop:
+                connection.send([{"t": "stop", "kill": kill}])
+        await asyncio.sleep(0)
+        for connection in list(self.connections.values()):
+            connection.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(writer)
+        decoder = Decoder()
+        try:
+            while True:
+                data = await reader.read(READ_BYTES)
+                if not data:
+                    return
+                messages = list(decoder.feed(data))
+                if not connection.worker_id and messages:
+                    await self._welcome(connection, messages.pop(0))
+                if messages:
+                    self._receive(connection, messages)
+        except (LwfmError, KeyError, TypeError, ValueError) as error:
+            _logger.warning("worker %s: connection ended: %s", connection.worker_id or "?", error)
+        except ConnectionError:
+            pass
+        finally:
+            if self.connections.get(connection.worker_id) is connection:
+                del self.connections[connection.worker_id]
+                self._dispatcher.left(connection.worker_id)
+            connection.close()
+
+    async def _welcome(self, connection: Connection, hello: Message) -> None:
+        """A worker says who it is and what it has; settle that before anything else."""
+        protocol = agree(hello["protocols"], (PROTOCOL,))
+        worker_id, host = str(hello["worker"]), str(hello["host"])
+        earlier = self.connections.pop(worker_id, None)
+        if earlier is not None:
+            self._dispatcher.left(worker_id)
+            earlier.close()
+        known = {(str(job), int(attempt)): str(state) for job, attempt, state in hello["jobs"]}
+        settled = await self._durably(recovery.reconcile, worker_id, host, known, self._outputs)
+        requests = await self._writer.read(self._builder.build, dict.fromkeys([*settled.held, *settled.again]))
+        by_id = {item.request.job_id: item.request for item in requests}
+        connection.worker_id, connection.host = worker_id, host
+        self.connections[worker_id] = connection
+        connection.send([{"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}])
+        described = hello["node"]
+        capacity = Capacity(len(described["cores"]), int(described["memory_bytes"]), len(described["gpus"]))
+        node = Node(worker_id, host, int(hello["pid"]), capacity, connection)
+        held = [(by_id[job_id], started) for job_id, started in settled.held.items() if job_id in by_id]
+        self._dispatcher.joined(node, held)
+        self._dispatcher.place([by_id[job_id] for job_id in settled.again if job_id in by_id])
+        for job_id, attempt, reason in settled.stop:
+            connection.send([{"t": "cancel", "job": job_id, "attempt": attempt, "reason": reason, "grace_s": 5.0}])
+        _logger.info("worker %s on %s: %d jobs held, %d to place again", worker_id, host, len(held), len(settled.again))
+
+    def _receive(self, connection: Connection, messages: list[Message]) -> None:
+        quick: list[_Event] = []
+        for message in messages:
+            if message["t"] == "chunk":
+                connection.chunk(message)
+            elif message["t"] == "started":
+                connection.received(int(message["n"]))
+                self._dispatcher.started(message["job"])
+                quick.append((message, []))
+            elif message["t"] == "ended":
+                connection.received(int(message["n"]))
+                flight = self._dispatcher.flights.get(message["job"])
+                self._dispatcher.ended(message["job"], message["attempt"])
+                if _takes_long(message, flight):
+                    self._spawn(self._record_slowly(connection, message, flight.request.defn if flight else None))
+                else:
+                    quick.append((message, []))
+        if quick:
+            self._spawn(self._record(connection, quick))
+
+    async def _record_slowly(self, connection: Connection, message: Message, defn: Optional[JobDefn]) -> None:
+        """An end with large outputs to take over, or declared files to read, before the transaction."""
+        for stream in ("stdout", "stderr"):
+            output = message.get(stream) or {}
+            if "path" in output:
+                message[stream] = await asyncio.to_thread(
+                    self._outputs.take_over, Path(output["path"]), message["job"], message["attempt"], stream
+                )
+        sheets = await asyncio.to_thread(self._files.declared, defn, str(message["job"])) if defn else []
+        await self._record(connection, [(message, sheets)])
+        connection.send([{"t": "forget", "job": message["job"], "attempt": message["attempt"]}])
+
+    async def _record(self, connection: Connection, events: list[_Event]) -> None:
+        await self._durably(_record_events, events, connection.host, self._outputs)
+        connection.acknowledge([int(message["n"]) for message, _ in events])
+
+    async def _durably(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Write until it is written: what a worker told must not be lost to a full disk."""
+        while True:
+            try:
+                return await self._writer.write(work, *arguments)
+            except LwfmError as error:
+                if not error.transient:
+                    raise
+                _logger.error("cannot record what a worker told, trying again: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+    async def output(
+        self, job_id: str, attempt: int, stream: str, offset: int, limit: int, wait_s: float
+    ) -> Optional[tuple[bytes, bool, int]]:
+        """A piece of the output of a job that a worker has: bytes, whether it has ended, how much there is; None otherwise."""
+        flight = self._dispatcher.flights.get(job_id)
+        connection = self.connections.get(flight.worker_id) if flight else None
+        if flight is None or connection is None or flight.request.attempt != attempt:
+            return None
+        try:
+            chunk = await connection.read_output(job_id, attempt, stream, offset, limit, wait_s)
+        except asyncio.TimeoutError:
+            return None
+        return base64.b64decode(chunk.get("data") or ""), bool(chunk.get("ended")), int(chunk.get("size") or 0)
+
+
+_Event = tuple[Message, "list[Metasheet]"]
+
+
+def _takes_long(message: Message, flight: Optional[Flight]) -> bool:
+    large = any("path" in (message.get(stream) or {}) for stream in ("stdout", "stderr"))
+    return large or (flight is not None and bool(flight.request.defn.inputs or flight.request.defn.outputs))
+
+
+def _record_events(recorder: Recorder, events: list[_Event], host: str, outputs: OutputStore) -> None:
+    for message, sheets in events:
+        job_id, attempt = str(message["job"]), int(message["attempt"])
+        if message["t"] == "started":
+            record_started(recorder, job_id, attempt, message, host)
+        else:
+            recovery.release(recorder, job_id)
+            record_ended(recorder, job_id, attempt, message, host, outputs, sheets)
