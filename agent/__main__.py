@@ -29,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .daemon import main as serve
 
         return serve(words[2:])
-    from .cli import run
+    if words[:1] == ["notify"]:  # what the job of a notification runs
+        from .notify import main as notify
+
+        return notify(words[1:])
+    from .cli.main import run
 
     return run(words)
 

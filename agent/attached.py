@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Optional
 
 from . import processes
+from .clock import utc_now
 from .errors import InvalidRecord
 from .recorder import Recorder
 from .states import JobState
@@ -29,7 +31,7 @@ class AttachedJobs:
     def __init__(self, writer: Writer, spawn: Callable[[Awaitable[None]], object]):
         self._writer = writer
         self._spawn = spawn
-        self._watched: dict[str, int] = {}
+        self._watched: dict[str, tuple[int, float]] = {}
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -48,12 +50,18 @@ class AttachedJobs:
 
     def watch(self, job_id: str, pid: int, start_s: float, boot_id: str) -> None:
         """Watch from now on; a process that is gone already is noticed."""
-        self._watched[job_id] = pid
+        self._watched[job_id] = (pid, start_s)
         self._spawn(self._follow(job_id, pid, start_s, boot_id))
 
-    def pid_of(self, job_id: str) -> int:
-        """The watched process of a job; 0 for a job that is not attached."""
-        return self._watched.get(job_id, 0)
+    def interrupt(self, job_id: str) -> bool:
+        """Ask the process of a job to end, as Ctrl-C does; False for a job that is not attached."""
+        if job_id not in self._watched:
+            return False
+        pid, start_s = self._watched[job_id]
+        if processes.is_running(pid, start_s):
+            with contextlib.suppress(ProcessLookupError):  # it ended at this moment, which is noticed
+                os.kill(pid, signal.SIGINT)
+        return True
 
     def forget(self, job_id: str) -> None:
         """The job has ended."""
@@ -106,6 +114,12 @@ def remember(recorder: Recorder, job_id: str, pid: int, start_s: float) -> None:
     )
 
 
+def is_attached(recorder: Recorder, job_id: str) -> bool:
+    """Whether the caller who recorded the job executes it."""
+    query = "select 1 from local_attached where job_id = ?"
+    return recorder.transaction.execute(query, (job_id,)).fetchone() is not None
+
+
 def release(recorder: Recorder, job_id: str) -> None:
     """The job has ended."""
     recorder.transaction.execute("delete from local_attached where job_id = ?", (job_id,))
@@ -118,7 +132,10 @@ def _remembered(recorder: Recorder) -> list[tuple[str, int, float, str]]:
 def _record_gone(recorder: Recorder, job_id: str, pid: int) -> None:
     release(recorder, job_id)
     job = recorder.job_now(job_id)
-    if job is not None:
-        recorder.record_status(
-            job, JobState.FAILED, reason=f"process {pid}, which executed it, went away without reporting its end"
-        )
+    if job is None:
+        return
+    gone = f"process {pid}, which executed it, went away without reporting its end"
+    if job.state is JobState.FINISHING:
+        recorder.record_status(job, JobState.CANCELLED, reason=f"cancelled: {gone}", ended_at=utc_now())
+    else:
+        recorder.record_status(job, JobState.FAILED, reason=gone, ended_at=utc_now())

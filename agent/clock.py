@@ -6,8 +6,10 @@ Nothing that matters is ordered by a clock: sync uses sequence numbers. Source o
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import datetime, timezone
+from functools import lru_cache
 
 MAX_ADVANCE_MS = 24 * 3600 * 1000
 """How far a received stamp may pull our clock ahead of the wall clock; one from further ahead is not followed."""
@@ -15,7 +17,16 @@ MAX_ADVANCE_MS = 24 * 3600 * 1000
 
 def utc_text(seconds: float) -> str:
     """``seconds`` since the epoch as UTC ISO-8601 text with microseconds and a ``Z``."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    whole = math.floor(seconds)
+    micros = round((seconds - whole) * 1_000_000)
+    if micros == 1_000_000:
+        whole, micros = whole + 1, 0
+    return f"{_to_the_second(whole)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def utc_now() -> str:

@@ -40,7 +40,7 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
     """
     sites = {LOCAL_SITE: SiteConfig(LOCAL_SITE, "local")}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return sites
     except (OSError, UnicodeDecodeError) as error:

@@ -10,12 +10,15 @@ that the next one starts without asking back.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
+from . import faultpoints
 from .errors import ResourcesImpossible
 from .models import JobDefn
 from .sites.base import JobRequest, Resource
@@ -23,9 +26,13 @@ from .wire import Message
 
 OVERTAKING_S = 10.0
 LOOKAHEAD = 64
+MIN_RECENT = 3
 BACKLOG_S = 0.1
 """How many seconds' worth of its recent rate a worker is sent ahead."""
 MAX_BACKLOG = 512
+CLAIM_AGAIN_S = 1.0
+"""How long to wait before claiming again what the store could not take."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,23 +76,39 @@ class Node:
     gpus_used: int = 0
     running: int = 0
     contexts: set[str] = field(default_factory=set)
-    ended: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+    window_start: float = 0.0
+    ended_now: int = 0
+    ended_before: int = 0
+
+    def count_end(self) -> None:
+        """A job has ended here: what the backlog is measured by."""
+        now = time.monotonic()
+        if now - self.window_start > BACKLOG_S:
+            fresh = now - self.window_start < 2 * BACKLOG_S
+            self.ended_before, self.ended_now, self.window_start = (self.ended_now if fresh else 0), 0, now
+        self.ended_now += 1
 
     def backlog_limit(self) -> int:
-        """How many more one-core jobs than it has room for it may hold now."""
-        since = time.monotonic() - BACKLOG_S
-        recent = sum(1 for moment in reversed(self.ended) if moment > since)
-        return 0 if recent < 3 else min(MAX_BACKLOG, 2 * recent)
+        """How many more one-core jobs than it has room for it may hold now: what it ends in ``BACKLOG_S``."""
+        if time.monotonic() - self.window_start > 2 * BACKLOG_S:
+            return 0
+        recent = max(self.ended_before, self.ended_now)
+        return 0 if recent < MIN_RECENT else min(MAX_BACKLOG, recent)
 
-    def fits(self, needs: Capacity) -> bool:
-        """Whether a job may be sent here now."""
+    def wants_more(self) -> bool:
+        """Whether it is worth looking for jobs for this node: always with room, else when half of its backlog is gone."""
+        over = self.cores_used - self.capacity.cores
+        return over < 0 or over <= self.backlog_limit() // 2
+
+    def fits(self, needs: Capacity, backlog: int) -> bool:
+        """Whether a job may be sent here now, with ``backlog`` more than there is room for."""
         total = self.capacity
         if self.gpus_used + needs.gpus > total.gpus or self.memory_used + needs.memory_bytes > total.memory_bytes:
             return False
         if self.cores_used + needs.cores <= total.cores:
             return True
         simple = needs.cores <= 1 and not needs.gpus and not needs.memory_bytes
-        return simple and self.cores_used + needs.cores <= total.cores + self.backlog_limit()
+        return simple and self.cores_used + needs.cores <= total.cores + backlog
 
     def take(self, needs: Capacity, sign: int = 1) -> None:
         """Count a job in, or with ``sign`` -1 out."""
@@ -106,7 +129,8 @@ class Dispatcher:
     """Places jobs on nodes. Implements :class:`~lwfm.sites.base.Nodes` for the drivers.
 
     Args:
-        claim: makes durable that these (job, attempt) go to that worker; may raise, then they wait on.
+        claim: makes durable that these (job, attempt) go to that worker, and answers which of the jobs do: the others have
+            ended or changed meanwhile. It may raise, then they wait on.
         call_soon: schedules a function in the event loop.
         spawn: runs a coroutine in the event loop.
         expected: the capacity of the local node, for judging requests before its worker has come.
@@ -114,7 +138,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        claim: Callable[[str, list[tuple[str, int]]], Awaitable[Any]],
+        claim: Callable[[str, list[tuple[str, int]]], Awaitable[set[str]]],
         call_soon: Callable[[Callable[[], None]], Any],
         spawn: Callable[[Awaitable[None]], Any],
         expected: Capacity,
@@ -123,16 +147,22 @@ class Dispatcher:
         self._call_soon = call_soon
         self._spawn = spawn
         self._expected = expected
-        self._waiting: deque[_Waiting] = deque()
+        self._queue: deque[_Waiting] = deque()
+        self._waiting: dict[str, _Waiting] = {}
         self._scheduled = False
         self.nodes: dict[str, Node] = {}
         self.flights: dict[str, Flight] = {}
 
     def place(self, requests: Sequence[JobRequest]) -> None:
-        """Run jobs as room becomes free."""
+        """Run jobs as room becomes free; those that are here already are not placed again."""
         now = time.monotonic()
         for request in requests:
-            self._waiting.append(_Waiting(request, needs_of(request.defn), now))
+            flight, waiting = self.flights.get(request.job_id), self._waiting.get(request.job_id)
+            if any(known is not None and known.request.attempt >= request.attempt for known in (flight, waiting)):
+                continue
+            entry = _Waiting(request, needs_of(request.defn), now)
+            self._waiting[request.job_id] = entry
+            self._queue.append(entry)
         self._schedule()
 
     def check(self, defn: JobDefn) -> None:
@@ -154,7 +184,7 @@ class Dispatcher:
         """Stop a job that a worker has, or forget one that waits."""
         flight = self.flights.get(job_id)
         if flight is None:
-            self._waiting = deque(entry for entry in self._waiting if entry.request.job_id != job_id)
+            self._waiting.pop(job_id, None)
             return
         if not flight.claimed:
             self.ended(job_id, attempt)
@@ -198,8 +228,11 @@ class Dispatcher:
             node.channel = None
 
     def dismissed(self, worker_id: str) -> None:
-        """A worker will not come back."""
+        """A worker will not come back; what it had has been settled."""
         self.nodes.pop(worker_id, None)
+        for job_id, flight in list(self.flights.items()):
+            if flight.worker_id == worker_id and flight.claimed:
+                del self.flights[job_id]
 
     def has(self, job_id: str) -> bool:
         """Whether a worker has the job, or is about to be given it."""
@@ -220,7 +253,7 @@ class Dispatcher:
         node = self.nodes.get(flight.worker_id)
         if node is not None:
             node.take(flight.needs, -1)
-            node.ended.append(time.monotonic())
+            node.count_end()
         self._schedule()
 
     @property
@@ -238,7 +271,7 @@ class Dispatcher:
         self._scheduled = False
         chosen: dict[str, list[_Waiting]] = {}
         for node in self.nodes.values():
-            if node.channel is not None and self._waiting:
+            if node.channel is not None and self._waiting and node.wants_more():
                 taken = self._choose(node)
                 if taken:
                     chosen[node.worker_id] = taken
@@ -250,32 +283,47 @@ class Dispatcher:
         taken: list[_Waiting] = []
         passed: list[_Waiting] = []
         now = time.monotonic()
-        while self._waiting and len(passed) < LOOKAHEAD:
-            entry = self._waiting.popleft()
-            if node.fits(entry.needs):
+        backlog = node.backlog_limit()
+        while self._queue and len(passed) < LOOKAHEAD:
+            entry = self._queue.popleft()
+            job_id = entry.request.job_id
+            if self._waiting.get(job_id) is not entry:
+                continue  # was forgotten meanwhile
+            if node.fits(entry.needs, backlog):
+                del self._waiting[job_id]
                 node.take(entry.needs)
-                self.flights[entry.request.job_id] = Flight(entry.request, entry.needs, node.worker_id)
+                self.flights[job_id] = Flight(entry.request, entry.needs, node.worker_id)
                 taken.append(entry)
                 continue
             passed.append(entry)
             if now - passed[0].since > OVERTAKING_S:
                 break
-        self._waiting.extendleft(reversed(passed))
+        self._queue.extendleft(reversed(passed))
         return taken
 
     async def _send(self, worker_id: str, entries: list[_Waiting]) -> None:
-        """Claim, then send; when the claim cannot be made, the jobs wait again."""
+        """Claim, then send; when the claim cannot be made, the jobs wait again.
+
+        A worker that is gone by then finds no message, and is told when it comes again, by what it says it has.
+        """
         try:
-            await self._claim(worker_id, [(entry.request.job_id, entry.request.attempt) for entry in entries])
-        except Exception:
+            claimed = await self._claim(worker_id, [(entry.request.job_id, entry.request.attempt) for entry in entries])
+        except Exception as error:
             self._take_back(entries)
-            raise
+            _logger.error("jobs wait on, since it cannot be recorded that they go to a worker: %s", error)
+            await asyncio.sleep(CLAIM_AGAIN_S)
+            self._schedule()
+            return
+        faultpoints.hit("dispatcher.claimed")
         node = self.nodes.get(worker_id)
         messages: list[Message] = []
         for entry in entries:
             request = entry.request
             flight = self.flights.get(request.job_id)
             if flight is None or flight.request is not request:
+                continue
+            if request.job_id not in claimed:
+                self.ended(request.job_id, request.attempt)
                 continue
             flight.claimed = True
             if node is None or node.channel is None:
@@ -286,6 +334,7 @@ class Dispatcher:
             messages.append(run_message(request))
         if messages and node is not None and node.channel is not None:
             node.channel.send(messages)
+            faultpoints.hit("dispatcher.sent")
 
     def _take_back(self, entries: list[_Waiting]) -> None:
         for entry in reversed(entries):
@@ -294,7 +343,8 @@ class Dispatcher:
                 node = self.nodes.get(flight.worker_id)
                 if node is not None:
                     node.take(flight.needs, -1)
-                self._waiting.appendleft(entry)
+                self._waiting[entry.request.job_id] = entry
+                self._queue.appendleft(entry)
 
 
 def needs_of(defn: JobDefn) -> Capacity:

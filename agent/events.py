@@ -23,6 +23,7 @@ Append = tuple[str, dict[str, Any], Optional[str]]
 """A record to append: its kind, its body, and its id where that is given."""
 
 _TERMINAL_WORDS = frozenset(state.value for state in TERMINAL)
+_NOTHING_TO_RUN = "the job it was to run has ended without it"
 
 
 class Rules:
@@ -31,11 +32,22 @@ class Rules:
     def __init__(self) -> None:
         self._reached: dict[str, int] = {}
         self._out_of_reach: dict[str, int] = {}
+        self._watched: Optional[set[str]] = None
 
     def reset(self) -> None:
         """Forget what was learned in a transaction that was undone."""
+        self._watched = None
         self._reached.clear()
         self._out_of_reach.clear()
+
+    def is_watched(self, transaction: Transaction, job: str) -> bool:
+        """Whether a handler waits for what becomes of a job."""
+        if self._watched is None:
+            found = transaction.execute(
+                "select hj.job_id from handler_jobs hj join handlers h on h.id = hj.handler_id where h.state = 'waiting'"
+            )
+            self._watched = {row[0] for row in found}
+        return job in self._watched
 
     def consequences(self, transaction: Transaction, record: Record) -> Iterator[Append]:
         """The records that follow directly from ``record``, which has been appended."""
@@ -44,6 +56,8 @@ class Rules:
         elif record.kind == "metasheet":
             yield from self._after_data(transaction, record)
         elif record.kind == "handler" and record.body["kind"] == "job":
+            if self._watched is not None:
+                self._watched.update(record.body["event"]["jobs"])
             yield from self._judge(transaction, record.uid, None)
         elif record.kind == "firing":
             yield from _after_firing(transaction, record)
@@ -51,13 +65,13 @@ class Rules:
             yield from _after_unset(transaction, record)
 
     def _after_status(self, transaction: Transaction, record: Record) -> Iterator[Append]:
-        job = record.body["job_id"]
-        if record.body["state"] == JobState.INFO.value:
-            return
-        watching = transaction.execute("select handler_id from handler_jobs where job_id = ?", (job,)).fetchall()
-        for (handler,) in watching:
-            yield from self._judge(transaction, handler, record)
-        if record.body["state"] == JobState.CANCELLED.value:
+        job, state = record.body["job_id"], JobState(record.body["state"])
+        if self.is_watched(transaction, job):
+            watching = transaction.execute("select handler_id from handler_jobs where job_id = ?", (job,)).fetchall()
+            for (handler,) in watching:
+                yield from self._judge(transaction, handler, record)
+        row = transaction.job(job)
+        if state.terminal and row is not None and row.handler_id is not None:
             yield from _without_jobs(transaction, job)
 
     def _judge(self, transaction: Transaction, handler: str, trigger: Optional[Record]) -> Iterator[Append]:
@@ -71,12 +85,18 @@ class Rules:
         event = _job_event(row[0])
         satisfied = self._satisfied(transaction, handler, event, trigger)
         if satisfied is not None:
+            self._forget(handler)
             trigger_id, trigger_job = satisfied
             yield _firing(transaction, handler, trigger_id, trigger_job=trigger_job)
         elif not event.keep:
             reason = self._unreachable(transaction, handler, event, trigger)
             if reason:
+                self._forget(handler)
                 yield "unset", {"handler_id": handler, "reason": reason}, None
+
+    def _forget(self, handler: str) -> None:
+        self._reached.pop(handler, None)
+        self._out_of_reach.pop(handler, None)
 
     def _satisfied(
         self, transaction: Transaction, handler: str, event: JobEvent, trigger: Optional[Record]
@@ -96,7 +116,6 @@ class Rules:
         self._reached[handler] = position
         if position < len(jobs):
             return None
-        self._reached.pop(handler)
         if trigger is not None:
             return trigger.uid, trigger.body["job_id"]
         return _reaching_status(transaction, jobs[-1], event) or "", jobs[-1]
@@ -145,21 +164,21 @@ def _firing(
     trigger_data: Optional[str] = None,
 ) -> Append:
     body: dict[str, Any] = {"handler_id": handler, "trigger_id": trigger}
-    job_ids, fire_limit = transaction.execute(
-        "select job_ids, fire_limit from handlers where id = ?", (handler,)
-    ).fetchone()
+    (fire_limit,) = transaction.execute("select fire_limit from handlers where id = ?", (handler,)).fetchone()
     if fire_limit is None:
-        body["job_id"] = derived_id("firing", handler, trigger)
+        body["job_id"] = derived_id(trigger, "firing", handler)
     else:
         waiting = transaction.execute(
             "select id from jobs where handler_id = ? and state = 'READY' order by id limit 1", (handler,)
         ).fetchone()
-        body["job_id"] = waiting[0] if waiting else json.loads(job_ids)[0]
+        if waiting is None:
+            return "unset", {"handler_id": handler, "reason": _NOTHING_TO_RUN}, None
+        body["job_id"] = waiting[0]
     if trigger_job:
         body["trigger_job"] = trigger_job
     if trigger_data:
         body["trigger_data"] = trigger_data
-    return "firing", body, derived_id("firing-record", handler, trigger)
+    return "firing", body, derived_id(trigger, "firing-record", handler)
 
 
 def _after_firing(transaction: Transaction, record: Record) -> Iterator[Append]:
@@ -170,6 +189,7 @@ def _after_firing(transaction: Transaction, record: Record) -> Iterator[Append]:
     if _state(transaction, job) is not None:
         if _state(transaction, job) == JobState.READY.value:
             yield "status", {"job_id": job, "attempt": 1, "state": JobState.PENDING.value, "reason": reason}, None
+            yield from _without_jobs(transaction, job)
         return
     row = transaction.execute(
         "select event, site, workflow_id, parent_id, context_id from handlers where id = ?", (handler,)
@@ -193,19 +213,19 @@ def _after_unset(transaction: Transaction, record: Record) -> Iterator[Append]:
 
 
 def _without_jobs(transaction: Transaction, job: str) -> Iterator[Append]:
-    """A handler whose jobs have all been cancelled before it fired has nothing left to do."""
+    """A handler that waits, while the jobs it was to run have ended without it, has nothing left to do."""
     row = transaction.execute(
         "select h.id from jobs j join handlers h on h.id = j.handler_id where j.id = ? and h.state = 'waiting'"
         " and h.fire_limit is not null and not exists (select 1 from jobs r where r.handler_id = h.id and r.state = 'READY')",
         (job,),
     ).fetchone()
     if row:
-        yield "unset", {"handler_id": row[0], "reason": "the job it was to run was cancelled"}, None
+        yield "unset", {"handler_id": row[0], "reason": _NOTHING_TO_RUN}, None
 
 
 def _state(transaction: Transaction, job: str) -> Optional[str]:
-    row = transaction.execute("select state from jobs where id = ?", (job,)).fetchone()
-    return row[0] if row else None
+    row = transaction.job(job)
+    return row.state if row else None
 
 
 def _reaching_status(transaction: Transaction, job: str, event: JobEvent) -> Optional[str]:
@@ -220,9 +240,16 @@ def _reaching_status(transaction: Transaction, job: str, event: JobEvent) -> Opt
 
 @lru_cache(maxsize=256)
 def _job_event(text: str) -> JobEvent:
-    return JobEvent.from_json(json.loads(text))
+    return JobEvent.from_json(_to_run(text))
 
 
 @lru_cache(maxsize=256)
 def _data_event(text: str) -> MetadataEvent:
-    return MetadataEvent.from_json(json.loads(text))
+    return MetadataEvent.from_json(_to_run(text))
+
+
+def _to_run(text: str) -> dict[str, Any]:
+    """An event as it was recorded, without what it says beside its job: a notification is that job's work."""
+    event: dict[str, Any] = json.loads(text)
+    event.pop("notify", None)
+    return event

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from . import faultpoints
 from .clock import utc_now
 from .models import Metasheet
 from .outputs import OutputStore
@@ -21,11 +22,15 @@ _CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost")
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 
 
-def record_started(recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str) -> None:
-    """A worker has started the process of a job."""
+def record_started(
+    recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str, *, followed: bool = False
+) -> None:
+    """A worker has started the process of a job; ``followed``: its end is recorded next."""
     job = recorder.job_now(job_id)
-    if job is None or job.attempt != attempt or job.state is JobState.RUNNING:
+    if job is None or job.attempt != attempt:
         return
+    if job.state in (JobState.RUNNING, JobState.FINISHING) and job.started:
+        return  # told again after a reconnection
     facts: JSON = {"host": host, "native_id": str(message.get("pid")), "started_at": message.get("time")}
     for name in ("cores", "gpus"):
         if message.get(name):
@@ -35,7 +40,7 @@ def record_started(recorder: Recorder, job_id: str, attempt: int, message: Mappi
             job, JobState.FINISHING, native_status="cancel requested", reason="cancel requested", **facts
         )
         return
-    recorder.record_status(job, JobState.RUNNING, **facts)
+    recorder.record_status(job, JobState.RUNNING, followed=followed, **facts)
 
 
 def record_ended(
@@ -81,6 +86,7 @@ def record_lost(recorder: Recorder, job_id: str, attempt: int, reason: str, host
 
 def _record_retry(recorder: Recorder, job: JobNow, reason: Optional[str], facts: JSON) -> None:
     """The attempt's end and the next one's beginning are one record: at no moment has the job ended."""
+    faultpoints.hit("execution.retry")
     recorder.record_status(
         job,
         JobState.PENDING,

@@ -33,14 +33,25 @@ def new_id() -> str:
     return _format(stamp, count, int.from_bytes(os.urandom(8), "big"))
 
 
-def derived_id(*parts: str) -> str:
-    """The id that belongs to ``parts``: the same everywhere and always, in the layout of a UUIDv8 (RFC 9562)."""
-    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).digest()
-    value = bytearray(digest[:16])
+def derived_id(after: str, *parts: str) -> str:
+    """The id that belongs to ``after`` and ``parts``: the same everywhere and always, in the layout of a UUIDv8 (RFC 9562).
+
+    It takes its time from ``after``, the id of what it follows from, so that it is found among the ids of its time.
+    """
+    digest = hashlib.sha256("\0".join((after, *parts)).encode("utf-8", "surrogateescape")).digest()
+    value = bytearray(_stamp_of(after) + digest[6:16])
     value[6] = (value[6] & 0x0F) | 0x80
     value[8] = (value[8] & 0x3F) | 0x80
     text = value.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _stamp_of(identifier: str) -> bytes:
+    """The milliseconds that an id begins with; zeros for what is not an id."""
+    try:
+        return bytes.fromhex(identifier[:8] + identifier[9:13]).rjust(6, b"\0")[:6]
+    except ValueError:
+        return bytes(6)
 
 
 def new_origin() -> str:

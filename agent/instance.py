@@ -10,13 +10,12 @@ import asyncio
 import getpass
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Optional
 
-from . import __version__, recovery
+from . import __version__, faultpoints, recovery
 from .attached import AttachedJobs
 from .attached import release as release_attached
 from .clock import utc_text
@@ -44,6 +43,7 @@ from .wire import PROTOCOL
 from .workers import WorkerServer
 from .writer import Writer
 
+CROWD = 32
 _logger = logging.getLogger(__name__)
 
 
@@ -78,7 +78,7 @@ class Instance:
             rules.reset()
             self.service.reset()
 
-        self.writer = Writer(self.store, rules, self._on_commit, self._complete, forget)
+        self.writer = Writer(self.store, rules, self._on_commit, self._complete, self._is_crowded, forget)
         self.watch = Watch()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
@@ -94,18 +94,21 @@ class Instance:
 
     async def start(self) -> None:
         """Take up what was going on, and start the worker."""
-        await self.workers.start()
-        await self.attached.restore()
         local = [name for name in self.registry.names() if self._reports_itself(name)]
         waiting = await self.writer.write(recovery.unplaced, local)
+        faultpoints.hit("instance.placing")
         self._submit_all(await self.writer.read(self.builder.build, dict.fromkeys(waiting)))
         await self.writer.write(self._tidy_vault)
+        await self.attached.restore()
+        await self.workers.start()
         self.worker.start()
+        faultpoints.hit("instance.started")
         self.spawn(self._look_after())
 
     async def close(self, *, stop_worker: bool, kill: bool = False) -> None:
         """Leave: the store last, after all that is still to be written."""
-        await self.workers.close(stop=stop_worker, kill=kill)
+        stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
+        await self.workers.close(stop=stop, kill=kill)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -139,11 +142,8 @@ class Instance:
 
     def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:
         """Tell a site that a job shall end."""
-        pid = self.attached.pid_of(job_id)
-        if pid:
-            os.kill(pid, signal.SIGINT)
-            return
-        called(site, self.registry.pillar(site, "run").cancel, job_id, attempt, reason)
+        if not self.attached.interrupt(job_id):
+            called(site, self.registry.pillar(site, "run").cancel, job_id, attempt, reason)
 
     def is_local(self, recorder: Recorder, job_id: str) -> bool:
         """Whether a job is for a site that the agent itself has workers for, so that it knows all about it."""
@@ -162,6 +162,8 @@ class Instance:
                     self.dispatcher.cancel(change.job_id, change.attempt, "cancelled")
         if effects.requests:
             self._submit_all(effects.requests)
+        for call in effects.also:
+            call()
 
     def _complete(self, recorder: Recorder) -> None:
         """At the end of a unit of work: what its pending jobs ask of their sites."""
@@ -191,8 +193,8 @@ class Instance:
 
         await self.writer.write(record)
 
-    async def _claim(self, worker_id: str, jobs: list[tuple[str, int]]) -> None:
-        await self.writer.write(recovery.claim, worker_id, jobs)
+    async def _claim(self, worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
+        return await self.writer.write(recovery.claim, worker_id, jobs)
 
     def _reports_itself(self, name: str) -> bool:
         try:
@@ -223,6 +225,10 @@ class Instance:
                 await asyncio.wait_for(self.stopping.wait(), pause)
             except asyncio.TimeoutError:
                 continue
+
+    def _is_crowded(self) -> bool:
+        """Whether so many jobs are under way that none is waited for by itself."""
+        return len(self.dispatcher.flights) + self.dispatcher.waiting > CROWD
 
     def _is_idle(self) -> bool:
         if (

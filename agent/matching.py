@@ -121,11 +121,12 @@ def _condition(key: Any, value: Any) -> Condition:
         raise InvalidRecord(f"the condition on {key} is longer than {MAX_EXPRESSION_LENGTH} characters")
     found = next(((name, value[len(prefix) :]) for prefix, name in _PREFIXES if value.startswith(prefix)), None)
     op, text = found or ("glob" if any(mark in value for mark in "*?[") else "eq", value)
-    if op == "regex":
+    if op in ("regex", "glob"):
         try:
-            re.compile(text)
-        except re.error as error:
-            raise InvalidRecord(f"the condition on {key} is not a regular expression: {error}") from None
+            re.compile(text if op == "regex" else fnmatch.translate(text))
+        except (re.error, RecursionError, OverflowError) as error:
+            what = "regular expression" if op == "regex" else "glob"
+            raise InvalidRecord(f"the condition on {key} is not a {what}: {error}") from None
     return Condition(key, op, text, as_number(text) if op not in ("glob", "regex") else None)
 
 

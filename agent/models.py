@@ -10,6 +10,7 @@ import dataclasses
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Optional, TypeVar, Union, cast
 
 from .errors import InvalidRecord
@@ -21,6 +22,11 @@ T = TypeVar("T", bound="Record")
 
 DEFAULT_GRACE_S = 5.0
 """Seconds between TERM and KILL when a job is stopped."""
+MAX_DEPTH = 32
+"""Levels of lists and objects in properties."""
+MAX_INTEGER = 2**63 - 1
+MAX_REPEAT = 10_000
+"""Jobs that a data handler with a known number of them may have; without limit they are made as they are needed."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,13 @@ class Record:
     def to_json(self) -> JSON:
         """The record as a JSON object; fields that hold nothing are left out."""
         body: JSON = {}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if item.name == "extra" or value is None or value in ((), {}) or (self._terse and value == item.default):
+        for name, default in _fields(type(self)):
+            value = getattr(self, name)
+            if value is None or (self._terse and value == default) or value == () or value == {}:
                 continue
-            plain = _plain(value)
+            plain = value if isinstance(value, (str, int, float)) and not isinstance(value, JobState) else _plain(value)
             if plain != {}:
-                body[item.name] = plain
+                body[name] = plain
         body.update(getattr(self, "extra", {}))
         return body
 
@@ -54,10 +60,9 @@ class Record:
             return body
         if not isinstance(body, Mapping):
             raise InvalidRecord(f"{cls.__name__}: a JSON object is needed, not {type(body).__name__}")
-        known = {item.name for item in dataclasses.fields(cls)}
-        values = {key: value for key, value in body.items() if key in known and key != "extra"}
-        if "extra" in known:
-            values["extra"] = {key: value for key, value in body.items() if key not in known}
+        known = dict(_fields(cls))
+        values = {key: value for key, value in body.items() if key in known}
+        values["extra"] = {key: value for key, value in body.items() if key not in known}
         try:
             return cls(**values)
         except TypeError as error:
@@ -143,11 +148,15 @@ class JobDefn(Record):
             _text(self, "cwd")
             if not self.cwd.startswith("/"):
                 raise InvalidRecord(f"cwd must be an absolute path, not {self.cwd!r}")
-        env = check_properties(self.env, "env")
+        env: Any = self.env
+        if not isinstance(env, Mapping):
+            raise InvalidRecord(f"env must be an object of names and values, not {type(env).__name__}")
         for key, value in env.items():
-            if not isinstance(value, str) or "\0" in value or "=" in key:
-                raise InvalidRecord(f"env: {key!r} must be a name with text as its value")
-        _set(self, "env", env)
+            if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+                raise InvalidRecord(f"env: {key!r} is not the name of a variable")
+            if not isinstance(value, str) or "\0" in value:
+                raise InvalidRecord(f"env: {key} must have text as its value, not {value!r}")
+        _set(self, "env", dict(env))
         _set(self, "resources", Resources.from_json(self.resources))
         _words(self, "inputs")
         _words(self, "outputs")
@@ -409,13 +418,17 @@ class MetadataEvent(Record):
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not check_properties(self.match, "match"):
+        match = check_properties(self.match, "match")
+        if not match:
             raise InvalidRecord("a metadata event needs at least one property to match")
-        parse_match(self.match)
-        _set(self, "match", dict(self.match))
+        parse_match(match)
+        _set(self, "match", match)
         repeat: Any = self.repeat
-        if repeat is False or (repeat is not True and (not isinstance(repeat, int) or repeat < 1)):
-            raise InvalidRecord("repeat must be true or a number from 1")
+        if repeat is False or (repeat is not True and (not isinstance(repeat, int) or not 1 <= repeat <= MAX_REPEAT)):
+            raise InvalidRecord(
+                f"repeat must be true or a number from 1 to {MAX_REPEAT}, not {repeat!r}",
+                hint="true: as often as there is data",
+            )
         _check_action(self)
 
     def matcher(self) -> Match:
@@ -456,7 +469,35 @@ class Handler(Record):
         return self.job_ids[0] if self.job_ids else None
 
 
-def check_properties(value: Any, what: str) -> JSON:
+@cache
+def _fields(kind: type[Record]) -> tuple[tuple[str, Any], ...]:
+    """The names and defaults of a record's fields, without ``extra``."""
+    return tuple((item.name, item.default) for item in dataclasses.fields(kind) if item.name != "extra")
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Make sure that what is told of a status is of the type its field in :class:`JobStatus` has.
+
+    Raises:
+        InvalidRecord: it is not; the message names it.
+    """
+    for name, value in facts.items():
+        if value is None:
+            continue
+        if name in _WHOLE_FACTS:
+            if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
+                raise InvalidRecord(f"{name} must be a whole number, not {value!r}"[:200])
+        elif name == "cpu_seconds":
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_INTEGER:
+                raise InvalidRecord(f"{name} must be a number of seconds, not {value!r}"[:200])
+        elif not isinstance(value, str) or "\0" in value:
+            raise InvalidRecord(f"{name} must be text, not {value!r}"[:200])
+
+
+_WHOLE_FACTS = frozenset({"exit_code", "peak_rss_bytes", "read_bytes", "write_bytes", "stdout_bytes", "stderr_bytes"})
+
+
+def check_properties(value: Any, what: str, depth: int = 1) -> JSON:
     """``value`` as a JSON object with text keys.
 
     Raises:
@@ -468,35 +509,35 @@ def check_properties(value: Any, what: str) -> JSON:
     for key, item in value.items():
         if not isinstance(key, str) or not key or "\0" in key:
             raise InvalidRecord(f"{what}: {key!r} is not a name")
-        checked[key] = _json_value(item, f"{what}: {key}")
+        checked[_unicode(key)] = _json_value(item, f"{what}: {key}"[:200], depth)
     return checked
 
 
-def _json_value(value: Any, what: str) -> Any:
+def _json_value(value: Any, what: str, depth: int) -> Any:
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8") if not _is_utf8(value) else value
+        return _unicode(value)
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise InvalidRecord(f"{what}: {value} is not a JSON number", hint="put it as text, or leave it out")
         return value
+    if depth >= MAX_DEPTH:
+        raise InvalidRecord(f"{what}: more than {MAX_DEPTH} levels of lists and objects", hint="put it into a file")
     if isinstance(value, Mapping):
-        return check_properties(value, what)
+        return check_properties(value, what, depth + 1)
     if isinstance(value, (list, tuple)):
-        return [_json_value(item, what) for item in value]
+        return [_json_value(item, what, depth + 1) for item in value]
     raise InvalidRecord(
         f"{what}: a {type(value).__name__} is not a JSON value",
         hint="use text, numbers, true, false, null, lists or objects",
     )
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _unicode(text: str) -> str:
+    """``text`` with what Unicode cannot say shown with backslashes, so that it can be searched for; without NUL likewise."""
+    text = text.replace("\0", "\\x00") if "\0" in text else text
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _check_action(event: Union[JobEvent, MetadataEvent]) -> None:
@@ -544,19 +585,23 @@ def _integer(record: Record, name: str, *, minimum: int, optional: bool = False)
         raise InvalidRecord(f"{name} must be a whole number, not {value!r}")
     if value < minimum:
         raise InvalidRecord(f"{name} must be at least {minimum}, not {value}")
+    if value > MAX_INTEGER:
+        raise InvalidRecord(f"{name} must be at most {MAX_INTEGER}")
 
 
 def _number(record: Record, name: str) -> float:
     value = getattr(record, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        raise InvalidRecord(f"{name} must be a number, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_INTEGER:
+        raise InvalidRecord(f"{name} must be a number, not {value!r}"[:200])
     return float(value)
 
 
 def _words(record: Record, name: str) -> tuple[str, ...]:
     value = getattr(record, name)
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(word, str) for word in value):
-        raise InvalidRecord(f"{name} must be a list of text, not {value!r}")
+        raise InvalidRecord(f"{name} must be a list of text, not {value!r}"[:200])
+    if any("\0" in word for word in value):
+        raise InvalidRecord(f"{name} holds a NUL character, which no program and no file name can have")
     _set(record, name, tuple(value))
     return tuple(value)
 

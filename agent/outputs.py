@@ -46,8 +46,11 @@ class OutputStore:
             private_directory(target.parent)
             try:
                 os.replace(source, target)
+            except FileNotFoundError:
+                if not target.exists():  # else it was moved at this moment: the worker told of it twice
+                    raise
             except OSError:
-                part = target.with_suffix(".part")
+                part = target.with_name(target.name + ".part")
                 shutil.copyfile(source, part)
                 os.replace(part, target)
         with target.open("rb") as file:

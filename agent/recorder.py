@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -39,12 +40,15 @@ class Effects:
         pending: jobs to hand to their site: id, and the definition where it is at hand.
         handlers_changed: whether a handler was set, fired or unset.
         requests: the requests to the sites of the pending jobs, filled in when the unit of work is complete.
+        also: called in the event loop, before the effects of any later unit: for who must miss nothing that comes after
+            what this unit has seen.
     """
 
     changes: list[StatusChange] = field(default_factory=list)
     pending: dict[str, Optional[JobDefn]] = field(default_factory=dict)
     handlers_changed: bool = False
     requests: list[SiteRequest] = field(default_factory=list)
+    also: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class JobNow:
     site: str
     retries: int
     origin: str
+    started: bool
 
 
 class Recorder:
@@ -68,9 +73,18 @@ class Recorder:
         self.effects = Effects()
         self._rules = rules
 
-    def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
-        """Append a record and everything that follows from it; returns the record itself."""
-        first = self._append(kind, body, uid)
+    def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None, *, followed: bool = False) -> Record:
+        """Append a record and everything that follows from it; returns the record itself.
+
+        Args:
+            kind, body, uid: the record.
+            followed: the next thing recorded is another status of the same job.
+        """
+        if followed and self._rules.is_watched(self.transaction, body["job_id"]):
+            followed = False
+        first = self._append(kind, body, uid, followed=followed)
+        if followed:
+            return first
         following = [first]
         while following:
             cause = following.pop(0)
@@ -86,27 +100,29 @@ class Recorder:
         return record
 
     def record_status(
-        self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, **facts: Any
+        self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, followed: bool = False, **facts: Any
     ) -> Optional[Record]:
         """Append a status of ``job``, unless the job has ended; then nothing is recorded and None returned.
 
         Args:
             job: as read in this transaction.
-            state: the new state. ``attempt``: another than the current one.
+            state: the new state. ``attempt``: another than the current one. ``followed``: as for :meth:`record`.
             facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
         """
         if job.state.terminal and (attempt or job.attempt) <= job.attempt:
             return None
         body = {"job_id": job.job_id, "attempt": attempt or job.attempt, "state": state.value}
         body.update({key: value for key, value in facts.items() if value is not None})
-        return self.record("status", body)
+        return self.record("status", body, followed=followed)
 
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""
-        row = self.transaction.execute(
-            "select id, state, attempt, workflow_id, site, retries, origin from jobs where id = ?", (job_id,)
-        ).fetchone()
-        return JobNow(row[0], JobState(row[1]), *row[2:]) if row else None
+        row = self.transaction.job(job_id)
+        if row is None:
+            return None
+        return JobNow(
+            job_id, JobState(row.state), row.attempt, row.workflow_id, row.site, row.retries, row.origin, row.started
+        )
 
     def active_job(self, job_id: str) -> JobNow:
         """Like :meth:`job_now`, for a job that must not have ended.
@@ -120,9 +136,9 @@ class Recorder:
             raise Conflict(f"job {job_id} has ended: {state}", hint="an ended job keeps its state; submit a new one")
         return job
 
-    def _append(self, kind: str, body: dict[str, Any], uid: Optional[str]) -> Record:
+    def _append(self, kind: str, body: dict[str, Any], uid: Optional[str], *, followed: bool = False) -> Record:
         before = self.job_now(body["job_id"]) if kind == "status" else None
-        record = self.transaction.append(kind, body, uid)
+        record = self.transaction.append(kind, body, uid, followed=followed)
         if kind == "status":
             self._note_status(record, before)
         elif kind == "job":

@@ -44,22 +44,24 @@ def reconcile(
     for job_id, attempt, claimed_by in claims:
         job = recorder.job_now(job_id)
         if job is None or job.state.terminal or job.attempt != attempt:
-            release(recorder, job_id)
+            release(recorder, job_id, attempt)
             if (job_id, attempt) in known and known[job_id, attempt] != "ended":
                 result.stop.append((job_id, attempt, "the job has ended for the agent"))
-        elif claimed_by != worker_id:
-            release(recorder, job_id)
-            reason = "the worker that had it is gone, and its spool with it (was the node restarted?)"
-            record_lost(recorder, job_id, attempt, reason, host, outputs)
         elif (job_id, attempt) in known:
+            if claimed_by != worker_id:  # the same spool under a new name: the node was restarted
+                _hand_over(recorder, job_id, worker_id)
             result.held[job_id] = known[job_id, attempt] != "queued"
             if job.state is JobState.FINISHING:
                 result.stop.append((job_id, attempt, "cancel requested"))
+        elif claimed_by != worker_id:
+            release(recorder, job_id, attempt)
+            reason = "the worker that had it is gone, and its spool with it (was the node restarted?)"
+            record_lost(recorder, job_id, attempt, reason, host, outputs)
         else:
-            release(recorder, job_id)
+            release(recorder, job_id, attempt)
             if job.state is JobState.PENDING:
                 result.again.append(job_id)
-            elif job.state is JobState.FINISHING and not _was_started(recorder, job_id):
+            elif job.state is JobState.FINISHING and not job.started:
                 recorder.record_status(job, JobState.CANCELLED, reason="cancelled before it was started")
             else:
                 record_lost(recorder, job_id, attempt, "the worker's spool no longer knows the job", host, outputs)
@@ -70,12 +72,23 @@ def reconcile(
     return result
 
 
-def claim(recorder: Recorder, worker_id: str, jobs: list[tuple[str, int]]) -> None:
-    """Make durable that these attempts go to that worker; those that have been cancelled meanwhile do not."""
-    recorder.transaction.connection.executemany(
-        "insert or replace into local_claims select id, attempt, ? from jobs where id = ? and attempt = ? and state = 'PENDING'",
-        [(worker_id, job_id, attempt) for job_id, attempt in jobs],
-    )
+def claim(recorder: Recorder, worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
+    """Make durable that these attempts go to that worker. Those that do not wait for room any more do not go.
+
+    Returns:
+        The jobs that go.
+    """
+    execute = recorder.transaction.execute
+    return {
+        job_id
+        for job_id, attempt in jobs
+        if execute(
+            "insert or replace into local_claims"
+            " select id, attempt, ? from jobs where id = ? and attempt = ? and state = 'PENDING'",
+            (worker_id, job_id, attempt),
+        ).rowcount
+        > 0
+    }
 
 
 def is_claimed(recorder: Recorder, job_id: str) -> bool:
@@ -83,9 +96,9 @@ def is_claimed(recorder: Recorder, job_id: str) -> bool:
     return recorder.transaction.execute("select 1 from local_claims where job_id = ?", (job_id,)).fetchone() is not None
 
 
-def release(recorder: Recorder, job_id: str) -> None:
-    """No worker has the job any more."""
-    recorder.transaction.execute("delete from local_claims where job_id = ?", (job_id,))
+def release(recorder: Recorder, job_id: str, attempt: int) -> None:
+    """No worker has this attempt of the job any more."""
+    recorder.transaction.execute("delete from local_claims where job_id = ? and attempt = ?", (job_id, attempt))
 
 
 def unplaced(recorder: Recorder, sites: list[str]) -> list[str]:
@@ -99,8 +112,5 @@ def unplaced(recorder: Recorder, sites: list[str]) -> list[str]:
     return [str(row[0]) for row in found]
 
 
-def _was_started(recorder: Recorder, job_id: str) -> bool:
-    found = recorder.transaction.execute(
-        "select 1 from statuses where job_id = ? and state = 'RUNNING' limit 1", (job_id,)
-    ).fetchone()
-    return found is not None
+def _hand_over(recorder: Recorder, job_id: str, worker_id: str) -> None:
+    recorder.transaction.execute("update local_claims set worker_id = ? where job_id = ?", (worker_id, job_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 REDACTED = "[redacted]"
 
@@ -28,9 +28,18 @@ _SECRET_VALUE = re.compile(
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"
 )
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]+):([^\s@/]+)@")
-_SECRET_ARGUMENT = re.compile(
-    r"(?i)(--?(?:password|passwd|passphrase|token|secret|api[-_]?key|access[-_]?key)(?:=|\s+))('[^']*'|\"[^\"]*\"|\S+)"
+_SECRET_OPTION = (
+    r"--?(?:[\w-]+[-_])?(?:password|passwd|passphrase|token|secret|api[-_]?key|access[-_]?key|secret[-_]?key)"  # noqa: S105
 )
+_SECRET_WORD = (
+    r"[A-Za-z_]*(?:pass(?:word|wd|phrase)|secret|token|credentials?|api_?key|access_?key|private_?key)(?:_\w*)?"  # noqa: S105
+)
+_SECRET_ARGUMENT = re.compile(
+    rf"(?i)((?<![\w-]){_SECRET_OPTION}(?:=|\s+)|(?<![\w-]){_SECRET_WORD}=|authorization:\s*(?:(?:bearer|basic|token)\s+)?)"
+    r"('[^']*'|\"[^\"]*\"|[^\s'\"]+)"
+)
+_SECRET_OPTION_ALONE = re.compile(rf"(?i){_SECRET_OPTION}")
+_SECRET_ASSIGNMENT = re.compile(rf"(?is)((?:{_SECRET_OPTION}|{_SECRET_WORD})=)(.+)")
 
 
 def taken_over(environment: Mapping[str, str]) -> dict[str, str]:
@@ -51,6 +60,22 @@ def redact_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], 
     """``environment`` with its secrets blotted out, and the secrets by themselves."""
     secrets = {name: value for name, value in environment.items() if is_secret(name, value)}
     return {name: REDACTED if name in secrets else value for name, value in environment.items()}, secrets
+
+
+def redact_words(words: Sequence[str]) -> list[str]:
+    """A command's words with secrets blotted out, also those that follow their option as a word of their own."""
+    redacted: list[str] = []
+    secret_follows = False
+    for word in words:
+        assigned = _SECRET_ASSIGNMENT.fullmatch(word)
+        if secret_follows:
+            redacted.append(REDACTED)
+        elif assigned:
+            redacted.append(assigned.group(1) + REDACTED)
+        else:
+            redacted.append(redact_text(word))
+        secret_follows = not secret_follows and bool(_SECRET_OPTION_ALONE.fullmatch(word))
+    return redacted
 
 
 def redact_text(text: str) -> str:

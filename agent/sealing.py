@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StoreError
-from .redaction import redact_environment, redact_text
+from .redaction import redact_environment, redact_text, redact_words
 
 JSON = dict[str, Any]
 
@@ -30,11 +30,22 @@ class Vault:
         self._directory = directory
         self._held = {path.stem for path in directory.glob("*.json")} if directory.is_dir() else set()
 
+    @staticmethod
+    def redacted(notification: JSON) -> JSON:
+        """A notification as it may be recorded beside the job that delivers it."""
+        command, url = notification.get("command"), notification.get("url")
+        shown = dict(notification)
+        if command is not None:
+            shown["command"] = redact_text(command) if isinstance(command, str) else redact_words(command)
+        if url is not None:
+            shown["url"] = redact_text(url)
+        return shown
+
     def seal(self, owner: str, definition: JSON) -> JSON:
         """``definition`` as it may be recorded; what was blotted out is kept for ``owner``."""
         environment, secrets = redact_environment(definition.get("env") or {})
         command = definition["command"]
-        redacted = redact_text(command) if isinstance(command, str) else _redact_words(command)
+        redacted = redact_text(command) if isinstance(command, str) else redact_words(command)
         kept: JSON = {"env": secrets} if secrets else {}
         if redacted != command:
             kept["command"] = command
@@ -77,15 +88,3 @@ class Vault:
         except OSError as error:
             raise StoreError(f"cannot keep a secret in {path}: {error.strerror}") from error
         self._held.add(owner)
-
-
-def _redact_words(words: Any) -> list[str]:
-    """A list of words with secrets blotted out, also those that follow an option as a word of their own."""
-    redacted: list[str] = []
-    for word in words:
-        joined = redact_text(f"{redacted[-1]} {word}") if redacted and redacted[-1].startswith("-") else None
-        if joined is not None and joined != f"{redacted[-1]} {word}" and joined.startswith(redacted[-1] + " "):
-            redacted.append(joined[len(redacted[-1]) + 1 :])
-        else:
-            redacted.append(redact_text(word))
-    return redacted

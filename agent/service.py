@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from .clock import utc_now
 from .errors import InvalidRecord
 from .ids import new_id
-from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow
+from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow, check_facts
 from .recorder import JobNow, Recorder
 from .redaction import redact_text, taken_over
 from .sealing import Vault
@@ -24,6 +25,7 @@ from .store.projections import FACTS, command_line
 
 JSON = dict[str, Any]
 MAX_LOG_CHARACTERS = 64 * 1024
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Service:
@@ -86,8 +88,12 @@ class Service:
         defn = JobDefn.from_json(body.get("definition"))
         context_id = self._context(recorder, context)
         site = str(body.get("site") or "local")
-        record = self._job_body(defn, site, workflow, parent, context_id, context.get("cwd"), JobState.READY)
-        job_id = recorder.record_job(record, defn.extra.get("job_id"), defn).uid
+        given = defn.extra.get("job_id")
+        if given is not None and recorder.job_now(_checked_id(given)) is not None:
+            return queries.job(recorder.transaction.connection, given)
+        job_id = given or new_id()
+        record = self._job_body(defn, site, workflow, parent, context_id, context.get("cwd"), JobState.READY, job_id)
+        recorder.record_job(record, job_id, defn)
         facts: JSON = {"host": context.get("host"), "native_id": str(body.get("pid")), "native_status": "attached"}
         job = recorder.active_job(job_id)
         recorder.record_status(job, JobState.RUNNING, started_at=utc_now(), **facts)
@@ -98,7 +104,12 @@ class Service:
         connection = recorder.transaction.connection
         job = recorder.active_job(queries.resolve(connection, "job", job_id))
         state = parse_state(body.get("state"))
+        if state in (JobState.READY, JobState.PENDING):
+            raise InvalidRecord(
+                f"{state} cannot be emitted: it would have the job run again", hint="submit a new job instead"
+            )
         facts = {key: value for key, value in body.items() if key in FACTS or key in ("reason", "native_status")}
+        check_facts(facts)
         recorder.record_status(job, state, **facts)
         return queries.job(connection, job.job_id)
 
@@ -154,6 +165,8 @@ class Service:
             defn, job_ids[0] if len(job_ids) == 1 else handler_id, (body.get("context") or {}).get("cwd")
         )
         event["defn"] = redacted
+        if action.notify is not None:
+            event["notify"] = self._vault.redacted(action.notify.to_json())
         record = {"kind": kind, "event": event, "job_ids": job_ids, "workflow_id": workflow, "parent_id": parent}
         record.update({"context_id": context_id, "fire_limit": limit})
         for job_id in job_ids:
@@ -271,7 +284,8 @@ class Service:
 def active_count(recorder: Recorder, workflow_id: str) -> int:
     """How many jobs of a workflow run, wait for resources, or can still be triggered by jobs outside it."""
     (active,) = recorder.transaction.execute(
-        "select count(*) from jobs where workflow_id = ? and state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')",
+        "select coalesce(sum(jobs), 0) from job_counts"
+        " where workflow_id = ? and state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')",
         (workflow_id,),
     ).fetchone()
     if active:
@@ -316,8 +330,20 @@ def definitions_of(body: Mapping[str, Any]) -> list[JobDefn]:
     return definitions
 
 
+def text_of(body: Mapping[str, Any], key: str) -> str:
+    """The text under ``key``.
+
+    Raises:
+        InvalidRecord: it is not text.
+    """
+    value = body.get(key)
+    if not isinstance(value, str):
+        raise InvalidRecord(f"{key} must be text, not {type(value).__name__}")
+    return value
+
+
 def _checked_id(job_id: Any) -> str:
-    if not isinstance(job_id, str) or len(job_id) != 36:
+    if not isinstance(job_id, str) or not _UUID.fullmatch(job_id):
         raise InvalidRecord(f"{job_id!r} is not a job id", hint="leave it out, or give a UUID")
     return job_id
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -48,7 +49,7 @@ class Watch:
     """Those who wait, by what they wait for."""
 
     def __init__(self) -> None:
-        self._ends: dict[str, set[asyncio.Event]] = {}
+        self._ends: dict[str, set[Ends]] = {}
         self._workflows: dict[str, Progress] = {}
         self._groups: OrderedDict[str, tuple[Progress, list[str]]] = OrderedDict()
         self._groups_of: dict[str, list[Progress]] = {}
@@ -61,8 +62,8 @@ class Watch:
             for progress in self._groups_of.get(change.job_id, ()):
                 progress.note(change.before, change.after)
             if change.after.terminal:
-                for event in self._ends.pop(change.job_id, ()):
-                    event.set()
+                for ends in self._ends.pop(change.job_id, ()):
+                    ends.note(change.job_id)
 
     def touch_all(self) -> None:
         """Handlers have changed: who follows a workflow shall look again."""
@@ -84,9 +85,13 @@ class Watch:
 
     def follow_group(self, key: str, job_ids: Sequence[str], counts: dict[str, int]) -> Progress:
         """Follow a set of jobs from now on; ``counts`` as the store had them at this moment. The oldest set is forgotten."""
+        known = self.group(key)
+        if known is not None:
+            return known
         progress = Progress(Counter(counts))
-        self._groups[key] = (progress, list(job_ids))
-        for job_id in job_ids:
+        members = list(dict.fromkeys(job_ids))
+        self._groups[key] = (progress, members)
+        for job_id in members:
             self._groups_of.setdefault(job_id, []).append(progress)
         if len(self._groups) > MAX_GROUPS:
             _, (oldest, members) = self._groups.popitem(last=False)
@@ -97,31 +102,47 @@ class Watch:
                     del self._groups_of[job_id]
         return progress
 
-    async def ended(self, job_ids: Sequence[str], *, any_of_them: bool, timeout_s: float) -> None:
-        """Wait until all of these jobs, none of which had ended when this was called, have ended; or any; or the time is up."""
-        event = asyncio.Event()
-        waiting = set(job_ids)
-        for job_id in waiting:
-            self._ends.setdefault(job_id, set()).add(event)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+    @contextmanager
+    def ends(self, *, any_of_them: bool = False) -> Iterator[Ends]:
+        """Wait for the ends of jobs within this block: tell which with :meth:`expect`, then ``wait``."""
+        ends = Ends(any_of_them)
         try:
-            while waiting and loop.time() < deadline:
-                try:
-                    await asyncio.wait_for(event.wait(), deadline - loop.time())
-                except asyncio.TimeoutError:
-                    return
-                event.clear()
-                waiting = {job_id for job_id in waiting if event in self._ends.get(job_id, ())}
-                if any_of_them:
-                    return
+            yield ends
         finally:
-            for job_id in job_ids:
-                events = self._ends.get(job_id)
-                if events is not None:
-                    events.discard(event)
-                    if not events:
+            for job_id in ends.awaited:
+                interested = self._ends.get(job_id)
+                if interested is not None:
+                    interested.discard(ends)
+                    if not interested:
                         del self._ends[job_id]
+
+    def expect(self, ends: Ends, job_ids: Iterable[str]) -> None:
+        """From now on ``ends`` notices the end of these jobs, none of which has ended as far as has been noted here."""
+        for job_id in job_ids:
+            ends.awaited.add(job_id)
+            self._ends.setdefault(job_id, set()).add(ends)
+
+
+class Ends:
+    """Somebody who waits for all of some jobs to end, or for any of them."""
+
+    def __init__(self, any_of_them: bool):
+        self.awaited: set[str] = set()
+        self._any_of_them = any_of_them
+        self._enough = asyncio.Event()
+
+    def note(self, job_id: str) -> None:
+        """One of them has ended."""
+        self.awaited.discard(job_id)
+        if self._any_of_them or not self.awaited:
+            self._enough.set()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait until they have ended, or the time is up."""
+        try:
+            await asyncio.wait_for(self._enough.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            return
 
 
 async def changed_since(progress: Progress, revision: int, timeout_s: float) -> None:

@@ -13,15 +13,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from . import recovery
+from . import faultpoints, recovery
 from .dispatcher import Capacity, Dispatcher, Flight, Node
-from .errors import LwfmError, NotFound
+from .errors import InvalidRecord, LwfmError, NotFound
 from .execution import record_ended, record_started
 from .files import FileRecorder
 from .models import JobDefn, Metasheet
 from .outputs import OutputStore
 from .recorder import Recorder
 from .requests import RequestBuilder
+from .sites.base import JobRequest
 from .wire import PROTOCOL, Decoder, Message, agree, encode
 from .writer import Writer
 
@@ -56,9 +57,17 @@ class Connection:
         self.send([{"t": "ack", "n": acked}, *more])
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Send, without waiting."""
-        if not self._writer.is_closing():
+        """Send, without waiting; in several frames where one would be too large."""
+        if self._writer.is_closing():
+            return
+        try:
             self._writer.write(encode(messages))
+        except InvalidRecord:
+            if len(messages) == 1:
+                raise
+            middle = len(messages) // 2
+            self.send(messages[:middle])
+            self.send(messages[middle:])
 
     async def read_output(
         self, job_id: str, attempt: int, stream: str, offset: int, limit: int, wait_s: float
@@ -171,15 +180,27 @@ class WorkerServer:
             self._dispatcher.left(worker_id)
             earlier.close()
         known = {(str(job), int(attempt)): str(state) for job, attempt, state in hello["jobs"]}
-        settled = await self._durably(recovery.reconcile, worker_id, host, known, self._outputs)
-        requests = await self._writer.read(self._builder.build, dict.fromkeys([*settled.held, *settled.again]))
-        by_id = {item.request.job_id: item.request for item in requests}
+
+        def settle(recorder: Recorder) -> tuple[recovery.Reconciliation, dict[str, JobRequest]]:
+            settled = recovery.reconcile(recorder, worker_id, host, known, self._outputs)
+            concerned = dict.fromkeys([*settled.held, *settled.again])
+            requests = self._builder.build(recorder.transaction.connection, concerned)
+            faultpoints.hit("workers.settling")
+            return settled, {item.request.job_id: item.request for item in requests}
+
+        # Nothing may be awaited between this and joined(): a claim or a cancel that becomes durable after it finds the
+        # worker here, one before it was seen by it.
+        settled, by_id = await self._durably(settle)
+        faultpoints.hit("workers.settled")
         connection.worker_id, connection.host = worker_id, host
         self.connections[worker_id] = connection
         connection.send([{"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}])
         described = hello["node"]
         capacity = Capacity(len(described["cores"]), int(described["memory_bytes"]), len(described["gpus"]))
         node = Node(worker_id, host, int(hello["pid"]), capacity, connection)
+        for other in list(self._dispatcher.nodes.values()):
+            if other.worker_id != worker_id and other.host == host and other.channel is None:
+                self._dispatcher.dismissed(other.worker_id)  # its spool is gone; reconcile settled its claims
         held = [(by_id[job_id], started) for job_id, started in settled.held.items() if job_id in by_id]
         self._dispatcher.joined(node, held)
         self._dispatcher.place([by_id[job_id] for job_id in settled.again if job_id in by_id])
@@ -212,12 +233,22 @@ class WorkerServer:
         for stream in ("stdout", "stderr"):
             output = message.get(stream) or {}
             if "path" in output:
-                message[stream] = await asyncio.to_thread(
-                    self._outputs.take_over, Path(output["path"]), message["job"], message["attempt"], stream
-                )
+                message[stream] = await self._taken_over(output, message["job"], message["attempt"], stream)
         sheets = await asyncio.to_thread(self._files.declared, defn, str(message["job"])) if defn else []
         await self._record(connection, [(message, sheets)])
         connection.send([{"t": "forget", "job": message["job"], "attempt": message["attempt"]}])
+
+    async def _taken_over(self, output: Message, job_id: str, attempt: int, stream: str) -> Message:
+        """Take a large output over, when there is room for it; one that is gone is recorded without its content."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._outputs.take_over, Path(output["path"]), job_id, attempt, stream)
+            except FileNotFoundError:
+                _logger.error("%s of job %s is gone: %s", stream, job_id, output["path"])
+                return {"size": output.get("size", 0)}
+            except OSError as error:
+                _logger.error("cannot take over %s of job %s, trying again: %s", stream, job_id, error)
+                await asyncio.sleep(RETRY_S)
 
     async def _record(self, connection: Connection, events: list[_Event]) -> None:
         await self._durably(_record_events, events, connection.host, self._outputs)
@@ -257,11 +288,16 @@ def _takes_long(message: Message, flight: Optional[Flight]) -> bool:
     return large or (flight is not None and bool(flight.request.defn.inputs or flight.request.defn.outputs))
 
 
+_NO_MESSAGE: Message = {}
+_NO_SHEETS: list[Metasheet] = []
+
+
 def _record_events(recorder: Recorder, events: list[_Event], host: str, outputs: OutputStore) -> None:
-    for message, sheets in events:
+    for (message, sheets), (follower, follower_sheets) in zip(events, [*events[1:], (_NO_MESSAGE, _NO_SHEETS)]):
         job_id, attempt = str(message["job"]), int(message["attempt"])
         if message["t"] == "started":
-            record_started(recorder, job_id, attempt, message, host)
+            ends_next = follower.get("t") == "ended" and follower.get("job") == job_id and not follower_sheets
+            record_started(recorder, job_id, attempt, message, host, followed=ends_next)
         else:
-            recovery.release(recorder, job_id)
+            recovery.release(recorder, job_id, attempt)
             record_ended(recorder, job_id, attempt, message, host, outputs, sheets)

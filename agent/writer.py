@@ -10,11 +10,13 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar, cast
 
+from . import faultpoints
 from .errors import AgentBusy, LwfmError, StoreError
 from .events import Rules
 from .recorder import Effects, Recorder
@@ -23,6 +25,10 @@ from .store.database import mapped_errors
 
 T = TypeVar("T")
 MAX_BATCH = 500
+BUSY_RECORDS_PER_S = 200
+GATHER_S = 0.02
+"""While many jobs are under way, work is left to gather so long before a transaction begins: each record then costs less."""
+RATE_WINDOW_S = 0.1
 _logger = logging.getLogger(__name__)
 
 
@@ -36,6 +42,28 @@ class _Item:
     alone: bool = False
 
 
+class _Rate:
+    """How many records come at the moment."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._count = 0
+        self._last = 0.0
+
+    def count(self, records: int) -> None:
+        """So many were just written."""
+        now = time.monotonic()
+        elapsed = now - self._began
+        if elapsed > RATE_WINDOW_S:
+            self._last = self._count / elapsed
+            self._began, self._count = now, 0
+        self._count += records
+
+    def busy(self) -> bool:
+        """Whether they come faster than ``BUSY_RECORDS_PER_S``."""
+        return self._last > BUSY_RECORDS_PER_S and time.monotonic() - self._began < 2 * RATE_WINDOW_S
+
+
 _Answer = tuple["asyncio.Future[Any]", Any, Optional[Effects]]
 
 
@@ -47,6 +75,7 @@ class Writer:
         rules: evaluated in every transaction.
         on_commit: called in the loop with the effects of every unit, in order, before its caller is answered.
         complete: called in the store's thread at the end of every unit, in its transaction.
+        crowded: whether so many jobs are under way that nobody waits for a particular one.
         on_undone: called in the store's thread when a unit was undone, to forget what was learned from it.
     """
 
@@ -56,16 +85,19 @@ class Writer:
         rules: Rules,
         on_commit: Callable[[Effects], None],
         complete: Callable[[Recorder], None] = lambda _: None,
+        crowded: Callable[[], bool] = lambda: False,
         on_undone: Callable[[], None] = lambda: None,
     ):
         self._store = store
         self._rules = rules
         self._on_commit = on_commit
         self._complete = complete
+        self._crowded = crowded
         self._on_undone = on_undone
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._closing = False
+        self._rate = _Rate()
         self._reader = store.reader()
         self._read_pool = ThreadPoolExecutor(1, "lwfm-read") if self._reader else None
         self._thread = threading.Thread(target=self._work, name="lwfm-write", daemon=True)
@@ -124,6 +156,8 @@ class Writer:
         """Wait for work, then take all there is: what goes into one transaction, and what must come after it."""
         batch: list[_Item] = []
         item = self._queue.get()
+        if self._crowded() and self._rate.busy():
+            time.sleep(GATHER_S)
         while True:
             if item.alone:
                 return batch, item
@@ -157,6 +191,9 @@ class Writer:
                     except Exception as error:
                         self._undone()
                         answers.append((item.future, _reported(error), None))
+                faultpoints.hit("writer.before_commit")
+            faultpoints.hit("writer.after_commit")
+                self._rate.count(transaction.appended)
         except Exception as error:
             self._undone()
             reported = _reported(error)
@@ -174,9 +211,13 @@ class Writer:
             _logger.warning("the loop was gone before %d answers could be given", len(answers))
 
     def _deliver(self, answers: list[_Answer]) -> None:
+        faultpoints.hit("writer.before_effects")
         for future, result, effects in answers:
             if effects is not None:
-                self._on_commit(effects)
+                try:
+                    self._on_commit(effects)
+                except Exception:  # the record is durable, and who waits for others of the batch must not suffer
+                    _logger.exception("the effects of a unit of work failed")
             if future.done():
                 continue
             if isinstance(result, Exception):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 
-from lwfm import JobDefn, JobEvent, LwfmManager
+from lwfm import JobDefn, JobEvent, LwfManager
 
-manager = LwfmManager()
+manager = LwfManager()
 run = manager.get_site("local").run
 
 family = JobDefn("sleep 100 & echo $!; echo started; wait", name="family", grace_s=1)

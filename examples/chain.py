@@ -3,15 +3,15 @@
 The id of the job that an event will start is known as soon as the event is set: whole chains can be set up at once.
 A job that waits for what can no longer happen is cancelled, and the reason says why.
 
-Run it:   ./lwfm.sh run examples/chain.py
+Run it:   ./lwfm.sh python examples/chain.py
 Expect:   A, B, C one after the other; "rescue" runs because "broken" failed, "after broken" is CANCELLED.
 """
 
 from __future__ import annotations
 
-from lwfm import JobDefn, JobEvent, LwfmManager
+from lwfm import JobDefn, JobEvent, LwfManager
 
-manager = LwfmManager()
+manager = LwfManager()
 run = manager.get_site("local").run
 
 a = run.submit(JobDefn("sleep 0.5; echo A", name="A"))

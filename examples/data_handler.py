@@ -9,11 +9,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lwfm import JobDefn, LwfmManager, MetadataEvent
+from lwfm import JobDefn, LwfManager, MetadataEvent
 
 ANALYSIS = 'echo "$LWFM_TRIGGER_PATH has $(wc -l < "$LWFM_TRIGGER_PATH") lines; it is $LWFM_TRIGGER_PROPERTIES"'
 
-manager = LwfmManager()
+manager = LwfManager()
 site = manager.get_site("local")
 
 # With a number in `repeat` the ids of all jobs it will start are known beforehand; repeat=True would be without limit.

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sys
 
-from lwfm import JobDefn, LwfmManager, MetadataEvent
+from lwfm import JobDefn, LwfManager, MetadataEvent
 
 WORK = """
-from lwfm import LwfmManager
-manager = LwfmManager()
+from lwfm import LwfManager
+manager = LwfManager()
 for percent in (50, 100):
     manager.emit_status("INFO", f"{percent} % done")
 """
 
-manager = LwfmManager()
+manager = LwfManager()
 run = manager.get_site("local").run
 
 worker = manager.wait(run.submit(JobDefn([sys.executable, "-c", WORK], name="worker")))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import tempfile
 
-from lwfm import JobDefn, JobEvent, LwfmManager
+from lwfm import JobDefn, JobEvent, LwfManager
 
 PARTS = 4
 
-manager = LwfmManager()
+manager = LwfManager()
 run = manager.get_site("local").run
 with tempfile.TemporaryDirectory() as directory:
     parts = run.submit_many(

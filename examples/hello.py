@@ -6,9 +6,9 @@ Expect:   "hello from job 0…", and COMPLETE in the table at the end.
 
 from __future__ import annotations
 
-from lwfm import LwfmManager
+from lwfm import LwfManager
 
-manager = LwfmManager()
+manager = LwfManager()
 job = manager.get_site("local").run.submit("echo hello from job $LWFM_JOB_ID")
 status = manager.wait(job)
 

@@ -14,17 +14,18 @@ import lwfm
 
 def in_the_job() -> None:
     """What the job does: nothing here names it; inside a job everything is tagged by itself."""
-    logging.basicConfig(level=logging.INFO, handlers=[lwfm.logging_handler(), logging.StreamHandler(sys.stdout)])
+    handlers = [lwfm.logging_handler(), logging.StreamHandler(sys.stdout)]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
     log = logging.getLogger("solver")
     for step in range(3):
         log.info("step %d: residual %.1e", step, 10.0**-step)
     log.warning("the matrix is badly conditioned")
-    lwfm.LwfmManager().emit_status("INFO", "converged")  # a message among the statuses; the state stays RUNNING
+    lwfm.LwfManager().emit_status("INFO", "converged")  # a message among the statuses; the state stays RUNNING
 
 
 def main() -> None:
     """Run this file as a job, and read what it has logged."""
-    manager = lwfm.LwfmManager()
+    manager = lwfm.LwfManager()
     job = manager.get_site("local").run.submit([sys.executable, __file__, "in-the-job"])
     status = manager.wait(job)
     lines = manager.logs(job=job)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 
-from lwfm import JobDefn, LwfmManager
+from lwfm import JobDefn, LwfManager
 
 COUNT, GROUPS = 200, 4
 
-manager = LwfmManager()
+manager = LwfManager()
 began = time.perf_counter()
 jobs = manager.get_site("local").run.submit_many(
     JobDefn(["/bin/echo", str(number)], name=f"job {number}", meta={"number": number, "group": number % GROUPS})

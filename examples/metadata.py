@@ -11,9 +11,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lwfm import JobDefn, LwfmManager
+from lwfm import JobDefn, LwfManager
 
-manager = LwfmManager()
+manager = LwfManager()
 repo = manager.get_site("local").repo
 workflow = manager.context().workflow_id  # the questions below are about the data of this run only
 

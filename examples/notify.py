@@ -2,7 +2,7 @@
 
 The URL here is a small server in this script; in real life it is that of a chat room or of a monitoring system.
 
-Run it:   ./lwfm.sh run examples/notify.py
+Run it:   ./lwfm.sh python examples/notify.py
 Expect:   the message that was posted when the job ended, and the line that the command wrote when data was put.
 """
 
@@ -16,7 +16,7 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from lwfm import JobDefn, JobEvent, LwfmManager, MetadataEvent, Notification
+from lwfm import JobDefn, JobEvent, LwfManager, MetadataEvent, Notification
 
 posted: queue.Queue[dict[str, object]] = queue.Queue()
 
@@ -37,7 +37,7 @@ class Receiver(BaseHTTPRequestHandler):
 server = HTTPServer(("127.0.0.1", 0), Receiver)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 
-manager = LwfmManager()
+manager = LwfManager()
 site = manager.get_site("local")
 with tempfile.TemporaryDirectory() as directory:
     note = Path(directory, "note.txt")

@@ -2,7 +2,7 @@
 
 A job that has not written what it declared has FAILED, whatever its exit code.
 
-Run it:   ./lwfm.sh run examples/outputs.py
+Run it:   ./lwfm.sh python examples/outputs.py
 Expect:   what the jobs printed, and the way from totals.txt back to numbers.txt.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lwfm import JobDefn, JobEvent, LwfmManager
+from lwfm import JobDefn, JobEvent, LwfManager
 
-manager = LwfmManager()
+manager = LwfManager()
 run = manager.get_site("local").run
 with tempfile.TemporaryDirectory() as directory:
     Path(directory, "numbers.txt").write_text("3\n1\n2\n", encoding="utf-8")

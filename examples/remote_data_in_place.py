@@ -13,22 +13,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lwfm import JobDefn, JobEvent, LwfmManager
+from lwfm import JobDefn, JobEvent, LwfManager
 
 WRITE = """
-from lwfm import LwfmManager
+from lwfm import LwfManager
 open("field.raw", "wb").write(bytes(1000))
-LwfmManager().notate_put("field.raw", {"kind": "field", "shape": [10, 10, 10], "dtype": "uint8"})
+LwfManager().notate_put("field.raw", {"kind": "field", "shape": [10, 10, 10], "dtype": "uint8"})
 """
 READ = """
-from lwfm import LwfmManager
-manager = LwfmManager()
+from lwfm import LwfManager
+manager = LwfManager()
 sheet = manager.find(kind="field")[0]
 manager.notate_get(sheet.path, {"purpose": "check"})
 print(len(open(sheet.path, "rb").read()), "bytes of shape", sheet.properties["shape"])
 """
 
-manager = LwfmManager()
+manager = LwfManager()
 with tempfile.TemporaryDirectory() as directory:
     writer = manager.get_site("local").run.submit(JobDefn([sys.executable, "-c", WRITE], name="writer", cwd=directory))
     read = JobDefn([sys.executable, "-c", READ], name="reader", cwd=directory)

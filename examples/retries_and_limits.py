@@ -1,6 +1,6 @@
 """What becomes of jobs that fail: retries where asked for, limits of time and memory, requests that can never be met.
 
-Run it:   ./lwfm.sh run examples/retries_and_limits.py
+Run it:   ./lwfm.sh python examples/retries_and_limits.py
 Expect:   "flaky" COMPLETE in its second attempt, the others FAILED with the reason, and one refused at once.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 import tempfile
 
-from lwfm import JobDefn, LwfmError, LwfmManager, Resources
+from lwfm import JobDefn, LwfManager, LwfmError, Resources
 
 MEGABYTE = 1024 * 1024
 GREEDY = f"import time; block = bytearray(300 * {MEGABYTE}); time.sleep(30)"
 
-manager = LwfmManager()
+manager = LwfManager()
 run = manager.get_site("local").run
 with tempfile.TemporaryDirectory() as directory:
     flaky = JobDefn("echo attempt $LWFM_ATTEMPT; test $LWFM_ATTEMPT -ge 2", name="flaky", retries=3, cwd=directory)
@@ -38,7 +38,7 @@ done, failed, late, big = ended
 assert (done.state, done.attempt) == ("COMPLETE", 2)
 assert (failed.state, failed.attempt, failed.exit_code) == ("FAILED", 2, 7)
 assert late.state == "FAILED"
-assert "time" in (late.reason or "")
+assert "limit of 0.5 s" in (late.reason or "")
 assert big.state == "FAILED"
 assert "memory" in (big.reason or "")
 assert refused is not None

@@ -10,9 +10,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from lwfm import JobDefn, JobEvent, LwfmManager
+from lwfm import JobDefn, JobEvent, LwfManager
 
-manager = LwfmManager()
+manager = LwfManager()
 site = manager.get_site("local")
 workflow = manager.put_workflow("calibration", description="of the beam line", meta={"beamline": 7, "run": "2024-A"})
 

@@ -63,8 +63,9 @@ async def handler_set(instance: Instance, call: Call) -> JSON:
     """Set a handler."""
     body = call.body()
     event = body.get("event")
-    if isinstance(event, dict) and event.get("defn") is not None:
-        instance.check(str(event.get("site") or "local"), [JobDefn.from_json(event["defn"])])
+    if isinstance(event, dict):
+        delivery = JobDefn("true")  # any notification asks for as little
+        instance.check(str(event.get("site") or "local"), [JobDefn.from_json(event.get("defn") or delivery)])
     return await instance.writer.write(instance.service.set_handler, body)
 
 
@@ -262,6 +263,7 @@ def routes() -> list[Route]:
         route("POST", "/v1/jobs", jobs.submit),
         route("GET", "/v1/jobs", jobs.listing),
         route("POST", "/v1/jobs/wait", jobs.wait),
+        route("POST", "/v1/jobs/cancel", jobs.cancel_many),
         route("POST", "/v1/jobs/attach", jobs.attach),
         route("GET", "/v1/jobs/*", jobs.get),
         route("GET", "/v1/jobs/*/statuses", jobs.statuses),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from .. import attached, processes
@@ -11,9 +13,9 @@ from ..errors import InvalidRecord
 from ..execution import record_ended
 from ..instance import Instance
 from ..matching import parse_terms
-from ..recorder import Recorder
+from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
-from ..service import active_count, definitions_of, job_ids_of
+from ..service import active_count, definitions_of, job_ids_of, text_of
 from ..states import JobState, parse_state
 from ..store import queries
 from ..watch import Progress, changed_since
@@ -22,8 +24,14 @@ from .server import JSON, Call, Raw
 MAX_WAIT_S = 60.0
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 MAX_TREE_JOBS = 2000
+CANCELLED_BY_USER = "cancelled by the user"
+NOT_THERE_YET_S = 0.5
+"""How long a request for output waits for a job that no worker has at the moment."""
 PROGRESS_PAUSE_S = 0.05
 """How long changes are gathered before who follows is told, unless all has ended."""
+_OPEN_OF_WORKFLOW = (
+    "select id from jobs where workflow_id = ? and state not in ('COMPLETE', 'FAILED', 'CANCELLED') order by id"
+)
 
 
 async def submit(instance: Instance, call: Call) -> JSON:
@@ -141,7 +149,9 @@ async def output(instance: Instance, call: Call) -> Raw:
         )
     if attempt == job["attempt"] and not JobState(job["state"]).terminal:
         if wait_s:
-            await instance.watch.ended([job["job_id"]], any_of_them=True, timeout_s=min(wait_s, 0.5))
+            with instance.watch.ends() as ends:
+                instance.watch.expect(ends, [job["job_id"]])
+                await ends.wait(min(wait_s, NOT_THERE_YET_S))
         return _piece(b"", offset, 0, ended=False)
     return await _kept(instance, call, attempt, stream, offset, limit)
 
@@ -173,21 +183,56 @@ def _piece(data: bytes, offset: int, size: int, *, ended: bool) -> Raw:
 
 async def cancel(instance: Instance, call: Call) -> JSON:
     """Ask for the end of a job."""
-    reason = str(call.body().get("reason") or "cancelled by the user")
+    reason = str(call.body().get("reason") or CANCELLED_BY_USER)
 
-    def work(recorder: Recorder) -> tuple[str, Any]:
+    def work(recorder: Recorder) -> tuple[str, list[JobNow]]:
         job_id = queries.resolve(recorder.transaction.connection, "job", call.arguments[0])
-        placed = (
-            is_claimed(recorder, job_id)
-            or bool(instance.attached.pid_of(job_id))
-            or not instance.is_local(recorder, job_id)
-        )
-        return job_id, instance.service.cancel(recorder, job_id, reason, placed=placed)
+        return job_id, _cancel(instance, recorder, [job_id], reason)
 
     job_id, to_tell = await instance.writer.write(work)
-    if to_tell is not None:
-        instance.tell_cancel(job_id, to_tell.site, to_tell.attempt, reason)
+    _tell(instance, to_tell, reason)
     return await instance.writer.read(queries.job, job_id)
+
+
+async def cancel_many(instance: Instance, call: Call) -> JSON:
+    """Ask for the end of several jobs, or of all of a workflow that have not ended."""
+    body = call.body()
+    reason = str(body.get("reason") or CANCELLED_BY_USER)
+    given = job_ids_of({"jobs": body.get("jobs") or []})
+
+    def work(recorder: Recorder) -> tuple[int, list[JobNow]]:
+        connection = recorder.transaction.connection
+        ids = [queries.resolve(connection, "job", job_id) for job_id in given]
+        if body.get("workflow"):
+            workflow = queries.resolve(connection, "workflow", text_of(body, "workflow"))
+            ids += [row[0] for row in connection.execute(_OPEN_OF_WORKFLOW, (workflow,))]
+        open_jobs = [job for job in map(recorder.job_now, dict.fromkeys(ids)) if job and not job.state.terminal]
+        open_jobs.sort(key=lambda job: job.state is not JobState.READY)  # so that no end starts what is to be cancelled
+        return len(open_jobs), _cancel(instance, recorder, [job.job_id for job in open_jobs], reason)
+
+    count, to_tell = await instance.writer.write(work)
+    _tell(instance, to_tell, reason)
+    return {"cancelled": count}
+
+
+def _cancel(instance: Instance, recorder: Recorder, job_ids: Sequence[str], reason: str) -> list[JobNow]:
+    """Record that jobs shall end; those whose sites are to be told."""
+    to_tell = []
+    for job_id in job_ids:
+        placed = (
+            is_claimed(recorder, job_id)
+            or attached.is_attached(recorder, job_id)
+            or not instance.is_local(recorder, job_id)
+        )
+        job = instance.service.cancel(recorder, job_id, reason, placed=placed)
+        if job is not None:
+            to_tell.append(job)
+    return to_tell
+
+
+def _tell(instance: Instance, jobs: Sequence[JobNow], reason: str) -> None:
+    for job in jobs:
+        instance.tell_cancel(job.job_id, job.site, job.attempt, reason)
 
 
 async def emit(instance: Instance, call: Call) -> JSON:
@@ -202,18 +247,24 @@ async def wait(instance: Instance, call: Call) -> JSON:
     any_of_them = body.get("mode") == "any"
     timeout_s = min(float(body.get("timeout_s") or 0), MAX_WAIT_S)
 
-    def look(recorder: Recorder) -> tuple[list[str], list[str]]:
-        connection = recorder.transaction.connection
-        ids = [job_id if len(job_id) == 36 else queries.resolve(connection, "job", job_id) for job_id in given]
-        states = _states_of(connection, ids)
-        for job_id in ids:
-            if job_id not in states:
-                queries.resolve(connection, "job", job_id)
-        return ids, [job_id for job_id in ids if not JobState(states[job_id]).terminal]
+    with instance.watch.ends(any_of_them=any_of_them) as ends:
 
-    ids, open_ids = await instance.writer.write(look)
-    if open_ids and not (any_of_them and len(open_ids) < len(ids)):
-        await instance.watch.ended(open_ids, any_of_them=any_of_them, timeout_s=timeout_s)
+        def look(recorder: Recorder) -> tuple[list[str], bool]:
+            connection = recorder.transaction.connection
+            ids = [job_id if len(job_id) == 36 else queries.resolve(connection, "job", job_id) for job_id in given]
+            states = _states_of(connection, ids)
+            for job_id in ids:
+                if job_id not in states:
+                    queries.resolve(connection, "job", job_id)
+            going_on = [job_id for job_id in ids if not JobState(states[job_id]).terminal]
+            wanted = bool(going_on) and not (any_of_them and len(going_on) < len(ids))
+            if wanted:
+                recorder.effects.also.append(lambda: instance.watch.expect(ends, going_on))
+            return ids, wanted
+
+        ids, wanted = await instance.writer.write(look)
+        if wanted:
+            await ends.wait(timeout_s)
     found = await instance.writer.read(queries.jobs_by_id, ids)
     ended = [JobState(job["state"]).terminal for job in found]
     return {"jobs": found, "done": any(ended) if any_of_them else all(ended)}
@@ -235,12 +286,14 @@ async def attach(instance: Instance, call: Call) -> JSON:
 
     def work(recorder: Recorder) -> JSON:
         job = instance.service.attach(recorder, body)
-        attached.remember(recorder, job["job_id"], pid, start_s)
+        job_id = job["job_id"]
+        if job.get("native_status") != "attached":
+            return job  # told again after its end, or the id of another job
+        attached.remember(recorder, job_id, pid, start_s)
+        recorder.effects.also.append(lambda: instance.attached.watch(job_id, pid, start_s, processes.boot_id()))
         return job
 
-    job = await instance.writer.write(work)
-    instance.attached.watch(job["job_id"], pid, start_s, processes.boot_id())
-    return job
+    return await instance.writer.write(work)
 
 
 async def finish(instance: Instance, call: Call) -> JSON:
@@ -293,8 +346,13 @@ def _active(followed: Progress) -> int:
 
 
 async def _follow_workflow(instance: Instance, workflow: str) -> Progress:
-    counts = await instance.writer.write(lambda recorder: queries.job_counts(recorder.transaction.connection, workflow))
-    return instance.watch.follow(workflow, counts)
+    def look(recorder: Recorder) -> None:
+        counts = queries.job_counts(recorder.transaction.connection, workflow)
+        recorder.effects.also.append(lambda: followed.append(instance.watch.follow(workflow, counts)))
+
+    followed: list[Progress] = []
+    await instance.writer.write(look)
+    return followed[0]
 
 
 async def _follow_jobs(instance: Instance, given: Any) -> Progress:
@@ -306,14 +364,12 @@ async def _follow_jobs(instance: Instance, given: Any) -> Progress:
     if followed is not None:
         return followed
 
-    def look(recorder: Recorder) -> tuple[list[str], dict[str, int]]:
+    def look(recorder: Recorder) -> None:
         connection = recorder.transaction.connection
         whole = [job_id if len(job_id) == 36 else queries.resolve(connection, "job", job_id) for job_id in ids]
-        states = _states_of(connection, whole)
-        counts: dict[str, int] = {}
-        for state in states.values():
-            counts[state] = counts.get(state, 0) + 1
-        return whole, counts
+        counts = Counter(_states_of(connection, whole).values())
+        recorder.effects.also.append(lambda: groups.append(instance.watch.follow_group(key, whole, counts)))
 
-    whole, counts = await instance.writer.write(look)
-    return instance.watch.follow_group(key, whole, counts)
+    groups: list[Progress] = []
+    await instance.writer.write(look)
+    return groups[0]

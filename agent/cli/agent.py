@@ -7,18 +7,21 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..client import Client, start_agent
+from ..client import Client
+from ..client.startup import start_agent
 from ..errors import AgentUnreachable, LwfmError, NotFound
-from ..models import JSON
 from . import render
 from .groups import Group, example
 from .options import Duration, json_option
 from .session import Session
 from .text import duration, elapsed_s, harmless, plural, size
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
@@ -44,7 +47,7 @@ def start(session: Session, idle_exit: float | None, as_json: bool) -> None:
     before = _ask(session)
     if before is None:
         client = Client(replace(session.endpoint, may_start=False))
-        start_agent(session.endpoint.home, idle_exit, client.ensure_running_or_absent)
+        start_agent(session.endpoint.home, idle_exit, client.knock)
         client.close()
     now = before or _ask(session)
     if now is None:

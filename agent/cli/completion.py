@@ -69,4 +69,4 @@ def _source(shell: str) -> str:
     kind = get_completion_class(shell)
     assert kind is not None
     instance = kind(cli, {}, program_name(), COMPLETION_VARIABLE)
-    return kind.source_template % instance.source_vars() + "\n"
+    return str(kind.source_template % instance.source_vars()) + "\n"

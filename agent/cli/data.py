@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..client.connection import NO_TIMEOUT, path_of
 from ..errors import Conflict, InvalidRecord
 from ..ids import short
-from ..library.values import absolute, without_none
+from ..library.bodies import absolute, without_none
 from ..matching import parse_terms
-from ..models import JSON
 from . import render
 from .groups import example
 from .options import json_option, limit_option, parse_properties, workflow_option
 from .session import Session
 from .text import harmless, moment, properties, size
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 LABELS = {"job": "job", "data": "data"}
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,12 +19,14 @@ from ..client import Client
 from ..client.startup import package_parent
 from ..clock import parse_utc
 from ..errors import AgentUnreachable, LwfmError
-from ..models import JSON
 from . import render
 from .groups import example
 from .options import json_option
 from .session import Session
 from .text import harmless, size
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 LITTLE_SPACE_BYTES = 1024**3

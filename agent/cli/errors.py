@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 import click
 
@@ -27,6 +26,8 @@ def report(error: BaseException, *, debug: bool) -> int:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     if debug and not isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
+        import traceback
+
         traceback.print_exception(type(error), error, error.__traceback__)
     message, hint, code = _describe(error)
     try:

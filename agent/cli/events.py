@@ -10,8 +10,8 @@ import click
 from ..client.connection import path_of
 from ..errors import InvalidRecord
 from ..ids import short
+from ..library.bodies import without_none
 from ..library.submission import capture_context
-from ..library.values import without_none
 from ..matching import parse_terms
 from ..models import JSON, JobDefn, JobEvent, MetadataEvent, Notification
 from ..states import parse_state

@@ -14,18 +14,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from ..errors import ConfigError
-from ..models import JSON
 from .progress import Screen
 from .text import harmless_live
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 KEPT_BYTES = 64 * 1024
 """How much of each stream is kept for the record."""
 PIECE_BYTES = 64 * 1024
 DRAIN_S = 1.0
 """How long to read on after the script's end, when something it started holds its output open."""
+REPEAT_INTERRUPT_S = 3.0
 INTERRUPT_GRACE_S = 10.0
 TERM_GRACE_S = 5.0
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -73,15 +76,17 @@ class Foreground:
             pump.join(DRAIN_S)
         return True
 
-    def stop(self, first: int | None = None) -> None:
-        """Make it end: wait for it, which has got the terminal's signal or now gets ``first``; then TERM, then KILL."""
-        if first is not None:
-            self._signal(first)
-        if not self.wait(INTERRUPT_GRACE_S):
-            self._signal(signal.SIGTERM)
-            if not self.wait(TERM_GRACE_S):
-                self._signal(signal.SIGKILL)
-                self.wait()
+    def stop(self, number: int) -> None:
+        """Make it end as signal ``number``, which we have got, wants it: then TERM, then KILL.
+
+        The terminal sends its INT to the script as well, which may be tidying up and is not disturbed at once.
+        """
+        if number == signal.SIGINT and _in_terminals_foreground() and self.wait(REPEAT_INTERRUPT_S):
+            return
+        for sent, grace_s in ((number, INTERRUPT_GRACE_S), (signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, None)):
+            self._signal(sent)
+            if self.wait(grace_s):
+                return
 
     @property
     def exit_code(self) -> int:
@@ -163,6 +168,20 @@ class _Pump(threading.Thread):
 
 def _ignore(piece: bytes) -> None:
     """Drop it."""
+
+
+def _in_terminals_foreground() -> bool:
+    """Whether what is typed at the terminal reaches this process's group."""
+    try:
+        descriptor = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _peak(who: int) -> int:

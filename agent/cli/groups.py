@@ -41,7 +41,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the first word names; an unknown one is answered with those that are near."""
         check_name(ctx, args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
+        found: tuple[str | None, click.Command | None, list[str]] = super().resolve_command(ctx, args)
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         """Without a command, show the help."""
@@ -65,7 +66,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As :meth:`LazyGroup.resolve_command`."""
         check_name(ctx, args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
+        found: tuple[str | None, click.Command | None, list[str]] = super().resolve_command(ctx, args)
+        return found
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """The names, as they were defined."""
@@ -78,7 +80,8 @@ class Group(click.Group):
 
 def invoke_or_help(group: click.Group, ctx: click.Context) -> Any:
     """Run the command that was named, or show the group's help where none was."""
-    words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
+    held = getattr(ctx, "_protected_args", None)  # click 8.1 has it under its plain name, which 8.2 warns of
+    words = [*(ctx.protected_args if held is None else held), *ctx.args]
     if not words:
         click.echo(ctx.get_help())
         return 0

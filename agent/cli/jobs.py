@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..client.connection import path_of
 from ..errors import InvalidRecord
 from ..ids import short
-from ..matching import parse_terms
-from ..models import JSON
+from ..library.bodies import without_none
 from . import render
 from .errors import EXIT_FAILED_JOBS
 from .groups import Group, example
@@ -20,7 +19,9 @@ from .options import Duration, json_option, limit_option, workflow_option
 from .session import Session
 from .summary import why
 from .text import duration, elapsed_s, harmless, harmless_lines, moment, plural, properties, size
-from .waiting import wait_for
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 OUTPUT_PIECE_BYTES = 1024 * 1024
 FOLLOW_CALL_S = 30.0
@@ -64,7 +65,10 @@ def list_jobs(
     as_json: bool,
 ) -> None:
     """List jobs, newest first."""
-    parse_terms(match)
+    if match:
+        from ..matching import parse_terms
+
+        parse_terms(match)
     query = {
         "state": [word.upper() for word in state],
         "workflow": session.workflow_id(workflow) if workflow else None,
@@ -268,6 +272,8 @@ def log(session: Session, job_id: str, level: str | None, limit: int, as_json: b
 def wait(session: Session, jobs: tuple[str, ...], timeout_s: float | None, any_of: bool, as_json: bool) -> int:
     """Wait until jobs have ended. The exit code is 11 unless all are COMPLETE."""
     if not any_of:
+        from .waiting import wait_for
+
         return wait_for(session.client, jobs, as_json=as_json, timeout_s=timeout_s)
     from ..library.waiting import wait_until
 
@@ -291,16 +297,13 @@ def cancel(session: Session, jobs: tuple[str, ...], workflow: str | None, reason
     """End jobs, in whatever state they are. Harmless for those that have ended."""
     if not jobs and workflow is None:
         raise InvalidRecord("which jobs?", hint="name them, or a workflow with --workflow")
-    body: JSON = {"jobs": list(jobs)} if jobs else {}
-    if workflow is not None:
-        body["workflow"] = session.workflow_id(workflow)
-    if reason:
-        body["reason"] = reason
+    chosen = session.workflow_id(workflow) if workflow is not None else None
+    body = without_none(jobs=list(jobs) or None, workflow=chosen, reason=reason or None)
     answer = session.client.post("/v1/jobs/cancel", body, repeatable=True)
     if as_json:
         render.print_json(answer)
     else:
-        render.say(f"{plural(int(answer.get('cancelled', 0)), 'job')} cancelled")
+        render.say(f"{plural(int(answer['cancelled']), 'job')} cancelled")
 
 
 @job.command(epilog=example("lwfm job tree last"))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from ..clock import utc_now
 from ..errors import InvalidRecord
 from ..ids import short
-from ..library.values import without_none
-from ..models import JSON
+from ..library.bodies import without_none
 from . import render
 from .groups import example
 from .options import json_option, limit_option, workflow_option
 from .session import Session
 from .text import harmless, moment
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

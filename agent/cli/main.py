@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
         code = _invoke(list(argv))
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
-        return leave.exit_code
+        return int(leave.exit_code)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 1
     except BaseException as error:  # the last seam: whatever it is, a person is told

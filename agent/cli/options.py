@@ -6,12 +6,14 @@ import json
 import math
 import os
 import re
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import click
 
 from ..errors import InvalidRecord
-from ..models import JSON
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,12 +33,14 @@ class Memory(click.ParamType):
             return value
         found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)(i?b?)\s*", str(value).lower())
         if not found:
-            self.fail(f"{value!r} is not a size: write 4G, 512M or 1.5GiB", param, ctx)
+            raise click.BadParameter(f"{value!r} is not a size: write 4G, 512M or 1.5GiB", ctx, param)
         number, unit, suffix = found.groups()
         factor = _DECIMAL[unit] if suffix == "b" and unit else _BINARY[unit]
         count = int(float(number) * factor)
         if count < SMALLEST_MEMORY_BYTES:
-            self.fail(f"{value!r} is {count} bytes, too little for any program: write 4G or 512M", param, ctx)
+            raise click.BadParameter(
+                f"{value!r} is {count} bytes, too little for any program: write 4G or 512M", ctx, param
+            )
         return count
 
 
@@ -52,7 +56,7 @@ class Duration(click.ParamType):
         text = str(value).strip().lower()
         seconds = _clock_seconds(text) if ":" in text else _unit_seconds(text)
         if seconds is None or seconds <= 0:
-            self.fail(f"{value!r} is not a time: write 90, 10m, 1h30m, 2d or 1:30:00", param, ctx)
+            raise click.BadParameter(f"{value!r} is not a time: write 90, 10m, 1h30m, 2d or 1:30:00", ctx, param)
         return seconds
 
 
@@ -136,32 +140,37 @@ class WordsAfterDashes(click.Command):
         if "--" in args:
             at = args.index("--")
             args, words = args[:at], args[at + 1 :]
-        rest = super().parse_args(ctx, args)
+        rest: list[str] = super().parse_args(ctx, args)
         ctx.params["words"] = tuple(words)
         return rest
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """Show the words in the usage line."""
-        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+        pieces: list[str] = super().collect_usage_pieces(ctx)
+        return [*pieces, "[-- COMMAND...]"]
 
 
 def json_option(function: F) -> F:
     """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    decorated: F = option(function)
+    return decorated
 
 
 def workflow_option(function: F) -> F:
     """``--workflow``."""
-    return click.option("--workflow", metavar="ID|NAME", help="The workflow, by id, prefix of it, name, or 'last'.")(
-        function
-    )
+    text = "The workflow, by id, prefix of it, name, or 'last'."
+    decorated: F = click.option("--workflow", metavar="ID|NAME", help=text)(function)
+    return decorated
 
 
 def limit_option(default: int) -> Callable[[F], F]:
     """``--limit``."""
-    return click.option(
-        "--limit", type=click.IntRange(min=0), default=default, show_default=True, help="At most so many; 0: all."
+    number = click.IntRange(min=0)
+    option: Callable[[F], F] = click.option(
+        "--limit", type=number, default=default, show_default=True, help="At most so many; 0: all."
     )
+    return option
 
 
 def definition_options(function: F) -> F:

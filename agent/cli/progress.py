@@ -6,23 +6,24 @@ The agent is asked what changed and answers when something did; this module only
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from ..client import Client
-from ..models import JSON
 from .text import duration
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 LINE_INTERVAL_S = 2.0
 """The least time between two plain lines."""
 BAR_CALL_S = 1.0
 """How long a call waits while a bar is shown, whose rate and time left change by themselves."""
-LINE_CALL_S = 30.0
+LINE_CALL_S = 5.0
 FASTEST_POLL_S = 0.02
 SLOWEST_POLL_S = 0.5
 BAR_WIDTH = 30
@@ -118,7 +119,7 @@ class Lines:
         now = time.monotonic()
         text = sentence(progress)
         self._rate.see(progress)
-        if text == self._last_text or now - self._last_s < LINE_INTERVAL_S:
+        if not progress.total or text == self._last_text or now - self._last_s < LINE_INTERVAL_S:
             return
         self._last_s, self._last_text = now, text
         print(f"lwfm: {text}{self._rate.text(progress)}", file=sys.stderr, flush=True)
@@ -177,6 +178,8 @@ class Rate:
 
 def sentence(progress: Progress) -> str:
     """``312/1000 done, 8 running, 2 failed``."""
+    if not progress.total:
+        return "no jobs yet"
     parts = [f"{progress.ended}/{progress.total} done"]
     if progress.running:
         parts.append(f"{progress.running} running")
@@ -201,6 +204,8 @@ class Screen:
 
     def set_footer(self, facts: str, bar: str, bar_width: int) -> None:
         """Show ``bar`` and ``facts``, cut to the terminal's width; nothing when both are empty."""
+        import shutil
+
         columns = shutil.get_terminal_size().columns - 1
         room = columns - bar_width - 1
         footer = f"{bar} {facts[:room]}" if bar and room >= len(facts) else facts[:columns]

@@ -1,4 +1,4 @@
-"""Showing things: tables, pairs, trees and JSON; with rich on a terminal, as plain text elsewhere.
+"""Showing things: tables, pairs, trees and JSON; fitted and coloured on a terminal, plain elsewhere.
 
 Everything that comes from records passes through ``text.harmless`` here. Asks nobody anything.
 """
@@ -26,6 +26,10 @@ STATE_STYLES = {
     "warning": "yellow",
     "failure": "bold red",
 }
+
+GAP = "  "
+NARROWEST = 8
+_FLEXIBLE = ("NAME", "COMMAND", "PATH", "DATA", "WHEN", "DESCRIPTION")
 
 Row = Sequence[Optional[str]]
 
@@ -59,7 +63,7 @@ def print_json(value: Any) -> None:
 
 
 def table(titles: Sequence[str], rows: Iterable[Row], *, empty: str = "") -> None:
-    """Rows under titles. The last column gives way when the terminal is narrow; elsewhere nothing is cut.
+    """Rows under titles. Columns with long texts give way when the terminal is narrow; elsewhere nothing is cut.
 
     Args:
         empty: what to say when there is no row.
@@ -73,7 +77,7 @@ def table(titles: Sequence[str], rows: Iterable[Row], *, empty: str = "") -> Non
     titles = [titles[index] for index in used]
     cells = [[row[index] for index in used] for row in cells]
     if on_terminal():
-        _rich_table(titles, cells)
+        _terminal_table(titles, cells)
     else:
         _plain_table(titles, cells)
 
@@ -111,28 +115,43 @@ def _plain_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip())
 
 
-def _rich_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _terminal_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    import shutil
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    for index, title in enumerate(titles):
-        flexible = index == len(titles) - 1 or title in ("NAME", "COMMAND", "PATH")
-        grid.add_column(
-            title, no_wrap=True, overflow="ellipsis", ratio=None, min_width=4 if flexible else _width(cells, index)
-        )
-    for row in cells:
-        grid.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
-    Console(highlight=False, soft_wrap=False).print(grid)
+    from rich.cells import cell_len, set_cell_size  # the rest of rich is not needed, and slow to load
+
+    colour = colours_wanted()
+    lines = [list(titles), *cells]
+    widths = [max(cell_len(line[index]) for line in lines) for index in range(len(titles))]
+    flexible = [index for index, title in enumerate(titles) if title in _FLEXIBLE or index == len(titles) - 1]
+    widths = _squeezed(widths, flexible, shutil.get_terminal_size().columns - len(GAP) * (len(titles) - 1))
+    for number, line in enumerate(lines):
+        shown = []
+        for cell, width in zip(line, widths):
+            fits = cell if cell_len(cell) <= width else set_cell_size(cell, max(0, width - 1)) + "…"
+            padded = set_cell_size(fits, width)
+            shown.append(_bold(padded) if colour and number == 0 else _coloured(padded) if colour else padded)
+        print(GAP.join(shown).rstrip())
 
 
-def _width(cells: Sequence[Sequence[str]], index: int) -> int:
-    return min(40, max(len(row[index]) for row in cells))
+def _squeezed(widths: list[int], flexible: Sequence[int], room: int) -> list[int]:
+    """``widths`` made to fit into ``room``: the widest of the flexible columns gives way first."""
+    widths = list(widths)
+    while sum(widths) > room:
+        index = max(flexible, key=lambda column: widths[column])
+        if widths[index] <= NARROWEST:
+            break
+        others = max((widths[column] for column in flexible if column != index), default=0)
+        widths[index] -= max(1, min(sum(widths) - room, widths[index] - max(others, NARROWEST)))
+    return widths
 
 
 def _dim(text: str) -> str:
     return f"\x1b[2m{text}\x1b[0m"
+
+
+def _bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m"
 
 
 _ANSI = {

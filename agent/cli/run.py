@@ -16,9 +16,9 @@ import click
 
 from ..client.connection import path_of
 from ..errors import LwfmError
-from ..ids import new_id
+from ..ids import new_id, short
+from ..library.bodies import without_none
 from ..library.submission import capture_context
-from ..library.values import without_none
 from ..models import JSON
 from . import render
 from .errors import EXIT_FAILED_JOBS, EXIT_INTERRUPTED
@@ -29,6 +29,7 @@ from .progress import Progress, Screen, ask, choose_meter, follow
 from .scripts import check_script, choose_python, script_environment
 from .session import Session
 from .summary import collect, show
+from .text import plural
 
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _TRIGGER = "LWFM_TRIGGER_"
@@ -160,12 +161,15 @@ class _Run:
         self._stopped_by = signal.Signals(number).name
         render.note("lwfm: stopping the script and its jobs (Ctrl-C again to leave at once)")
         if self._script is not None:
-            self._script.stop(None if number == signal.SIGINT else number)
+            self._script.stop(number)
         self._wait_finished()
-        body = {"workflow": self._workflow_id, "reason": f"lwfm run was stopped by {self._stopped_by}"}
-        cancelled = self._client.post("/v1/jobs/cancel", body, repeatable=True).get("cancelled", 0)
-        self._client.post(path_of("workflows", self._workflow_id, "close"), {"reason": body["reason"]}, repeatable=True)
-        render.note(f"lwfm: stopped; {cancelled} of its jobs cancelled. lwfm job list --workflow {self._workflow_id}")
+        reason = f"lwfm run was stopped by {self._stopped_by}"
+        body = {"workflow": self._workflow_id, "reason": reason}
+        cancelled = int(self._client.post("/v1/jobs/cancel", body, repeatable=True)["cancelled"])
+        path = path_of("workflows", self._workflow_id, "close")
+        self._client.post(path, {"reason": reason}, repeatable=True)
+        render.note(f"lwfm: stopped; {plural(cancelled, 'job')} cancelled")
+        render.note(f"  → lwfm job list --workflow {short(self._workflow_id)}")
 
     def _follow_jobs(self, meter: Any) -> Progress:
         return follow(

@@ -86,8 +86,8 @@ def library_directory(home: paths.Home, python: str) -> str | None:
     directory = home.root / "library" / hashlib.sha256(os.fsencode(package)).hexdigest()[:12]
     link = directory / "lwfm"
     try:
-        paths.private_directory(directory.parent)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        home.create()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not link.exists():
             temporary = directory / f".lwfm.{os.getpid()}"
             temporary.symlink_to(package)

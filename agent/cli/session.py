@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..client import Client, Endpoint, find_endpoint
 from ..client.connection import path_of
 from ..errors import NotFound
-from ..library.instance import read_context
-from ..models import JobContext
 from ..paths import Home
 
-_LOOKS_LIKE_ID = re.compile(r"[0-9a-f][0-9a-f-]*|last")
+if TYPE_CHECKING:
+    from ..models import JobContext
+
+_LOOKS_LIKE_ID = r"[0-9a-f][0-9a-f-]*|last"
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Session:
     @property
     def context(self) -> JobContext:
         """The job this command is run in, if it is."""
+        from ..library.instance import read_context
+
         return read_context(os.environ)
 
     def workflow_id(self, given: str | None) -> str | None:
@@ -66,7 +69,7 @@ class Session:
 
     def workflow(self, given: str) -> Any:
         """The record of the workflow that ``given`` names; see :meth:`workflow_id`."""
-        if _LOOKS_LIKE_ID.fullmatch(given):
+        if re.fullmatch(_LOOKS_LIKE_ID, given):
             try:
                 return self.client.get(path_of("workflows", given))
             except NotFound:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ..client.connection import NO_TIMEOUT, path_of
 from ..library.manager import LwfManager
-from ..models import JSON
 from . import render
 from .groups import Group, example
 from .options import json_option, parse_properties
 from .session import Session
 from .text import properties, shown, size
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 
 @click.group(cls=Group, short_help="Sites.")

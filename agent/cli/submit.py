@@ -19,8 +19,8 @@ import click
 
 from ..errors import InvalidRecord, NotFound
 from ..ids import new_id
+from ..library.bodies import without_none
 from ..library.submission import capture_context
-from ..library.values import without_none
 from ..models import JSON, JobDefn
 from . import render
 from .groups import example

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..client import Client
 from ..client.connection import path_of
 from ..ids import short
-from ..models import JSON
 from . import render
 from .text import duration, elapsed_s, harmless, plural, properties, size
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 LISTED_JOBS = 30
 """With more jobs than this, those of one name and state share a line."""
@@ -66,7 +68,8 @@ def show(summary: JSON) -> None:
             render.say("... and more")
     if summary["unset_handlers"]:
         render.say()
-        render.say(f"{plural(summary['unset_handlers'], 'handler')} waited for data that did not come, and were unset.")
+        unset = plural(summary["unset_handlers"], "handler")
+        render.say(f"{unset} still waited for data when all else had ended: unset (--keep-handlers leaves them).")
     _show_next(workflow["workflow_id"], summary)
 
 

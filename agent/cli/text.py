@@ -9,26 +9,26 @@ from typing import Any
 from ..clock import parse_utc
 
 _UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"
-_HARMFUL = re.compile(f"[{_UNPRINTABLE}]")
-_HARMFUL_IN_LINES = re.compile(rf"(?![\n\t])[{_UNPRINTABLE}]")
-_HARMFUL_BUT_COLOURS = re.compile(rf"(?![\n\t\r])(?!\x1b\[[0-9;]*m)[{_UNPRINTABLE}]")
+_HARMFUL = f"[{_UNPRINTABLE}]"
+_HARMFUL_IN_LINES = rf"(?![\n\t])[{_UNPRINTABLE}]"
+_HARMFUL_BUT_COLOURS = rf"(?![\n\t\r])(?!\x1b\[[0-9;]*m)[{_UNPRINTABLE}]"
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def harmless(text: str) -> str:
     """``text`` in one line that does nothing to a terminal: control and direction characters are shown, not obeyed."""
-    return _HARMFUL.sub(_visible, text)
+    return text if text.isprintable() else re.sub(_HARMFUL, _visible, text)
 
 
 def harmless_lines(text: str) -> str:
     """The same for several lines."""
-    return _HARMFUL_IN_LINES.sub(_visible, text.replace("\r\n", "\n"))
+    return re.sub(_HARMFUL_IN_LINES, _visible, text.replace("\r\n", "\n"))
 
 
 def harmless_live(text: str) -> str:
     """The same for a program that runs in the foreground: colours and returns to the line's start are let through."""
-    return _HARMFUL_BUT_COLOURS.sub(_visible, text)
+    return re.sub(_HARMFUL_BUT_COLOURS, _visible, text)
 
 
 def _visible(found: re.Match[str]) -> str:

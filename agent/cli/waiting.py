@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..client import Client
 from ..errors import WaitTimeout
 from ..ids import short
-from ..models import JSON
 from . import render
 from .errors import EXIT_FAILED_JOBS
 from .progress import Progress, choose_meter, follow
 from .summary import why
 from .text import duration, elapsed_s, plural
+
+if TYPE_CHECKING:
+    from ..models import JSON
 
 LISTED = 20
 ASK_CHUNK = 1000

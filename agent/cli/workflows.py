@@ -11,7 +11,7 @@ import click
 from ..client.connection import path_of
 from ..errors import ConfigError
 from ..ids import short
-from ..library.values import without_none
+from ..library.bodies import without_none
 from ..matching import parse_terms
 from . import render
 from .groups import Group, example

@@ -1,4 +1,4 @@
-"""Speaking with the agent: the connection, and starting the agent when it is not there.
+"""Speaking with the agent (``connection``), and starting it when it is not there (``startup``).
 
 Everybody but the agent itself comes through here. Owns no state on disk and never opens the store.
 """
@@ -6,6 +6,5 @@ Everybody but the agent itself comes through here. Owns no state on disk and nev
 from __future__ import annotations
 
 from .connection import Client, Endpoint, find_endpoint
-from .startup import start_agent
 
-__all__ = ["Client", "Endpoint", "find_endpoint", "start_agent"]
+__all__ = ["Client", "Endpoint", "find_endpoint"]

@@ -21,13 +21,14 @@ from urllib.parse import quote, urlencode
 
 from .. import errors, paths
 from ..errors import AgentUnreachable, LwfmError
-from .startup import DEFAULT_IDLE_EXIT_S, start_agent
 
 API_PROTOCOL = 1
 """The version of the API spoken here."""
 CALL_TIMEOUT_S = 300.0
 """How long an ordinary call may take before the agent counts as hung."""
 CONNECT_TIMEOUT_S = 20.0
+DEFAULT_IDLE_EXIT_S = 600.0
+"""After how long without work an agent that was started by itself leaves again."""
 NO_TIMEOUT = float("inf")
 
 Query = Union[Mapping[str, Any], Sequence["tuple[str, Any]"]]
@@ -127,6 +128,14 @@ class Client:
         """Make sure that the agent is there; raises like :meth:`get`."""
         self._connect(CONNECT_TIMEOUT_S)
 
+    def knock(self) -> None:
+        """Find out whether somebody answers, and start nothing.
+
+        Raises:
+            FileNotFoundError, ConnectionRefusedError: nobody is there. InsecureState, AgentUnreachable: as elsewhere.
+        """
+        self._open(CONNECT_TIMEOUT_S).close()
+
     def close(self) -> None:
         """Close the connections; the next call opens a new one."""
         for connection in list(self._connections):
@@ -195,6 +204,8 @@ class Client:
                 raise AgentUnreachable(
                     f"no agent answers at {self.endpoint.socket}", hint="start it with: lwfm agent start"
                 ) from None
+            from .startup import start_agent  # loads much that is rarely needed
+
             connection = start_agent(self.endpoint.home, self._idle_exit_s, lambda: self._open(timeout))
         self._local.connection = connection
         self._connections.add(connection)
@@ -246,6 +257,9 @@ class _Connection(http.client.HTTPConnection):
         except BaseException:
             self.close()
             raise
+
+    def __del__(self) -> None:
+        self.close()  # that of a thread that has ended
 
     def is_usable(self) -> bool:
         """Whether it is open and silent; one that the agent has closed while it lay idle is readable."""

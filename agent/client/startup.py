@@ -20,8 +20,6 @@ from typing import Any, Callable, TypeVar
 from .. import errors, paths
 from ..errors import AgentUnreachable, ConfigError
 
-DEFAULT_IDLE_EXIT_S = 600.0
-"""After how long without work an agent that was started by itself leaves again."""
 START_TIMEOUT_S = 60.0
 """How long a start may take; a store that was not closed properly is looked through first."""
 SETTLE_TIMEOUT_S = 10.0

@@ -9,19 +9,9 @@ from typing import Any
 from ..client.connection import NO_TIMEOUT, path_of
 from ..errors import InvalidRecord
 from ..models import JSON, Metasheet
+from .bodies import absolute, without_none
 from .instance import Instance
-from .values import (
-    DataLike,
-    JobLike,
-    PathLike,
-    WorkflowLike,
-    absolute,
-    id_of,
-    match_terms,
-    optional_id,
-    properties_of,
-    without_none,
-)
+from .values import DataLike, JobLike, PathLike, WorkflowLike, id_of, match_terms, optional_id, properties_of
 
 
 class DataVerbs(Instance):

@@ -14,8 +14,9 @@ from collections import deque
 
 from ..clock import utc_text
 from ..models import JSON
+from .bodies import without_none
 from .manager import LwfManager
-from .values import JobLike, WorkflowLike, optional_id, without_none
+from .values import JobLike, WorkflowLike, optional_id
 
 BATCH_LINES = 50
 BATCH_DELAY_S = 0.5

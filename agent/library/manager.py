@@ -13,19 +13,11 @@ from .. import clock
 from ..client.connection import path_of
 from ..models import JSON, Handler, JobEvent, JobStatus, MetadataEvent, Workflow
 from ..states import JobState, parse_state
+from .bodies import without_none
 from .data import DataVerbs
 from .site import Site
 from .submission import capture_context
-from .values import (
-    HandlerLike,
-    JobLike,
-    WorkflowLike,
-    id_of,
-    match_terms,
-    optional_id,
-    properties_of,
-    without_none,
-)
+from .values import HandlerLike, JobLike, WorkflowLike, id_of, match_terms, optional_id, properties_of
 from .waiting import wait_until
 
 OUTPUT_PIECE_BYTES = 1024 * 1024

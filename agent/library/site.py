@@ -13,6 +13,7 @@ from ..client.connection import NO_TIMEOUT, path_of
 from ..errors import InvalidRecord, LoginRequired
 from ..ids import new_id
 from ..models import JSON, JobStatus, Metasheet
+from .bodies import absolute, without_none
 from .submission import capture_context
 from .values import (
     CommandLike,
@@ -20,12 +21,10 @@ from .values import (
     JobLike,
     PathLike,
     WorkflowLike,
-    absolute,
     definition_of,
     id_of,
     optional_id,
     properties_of,
-    without_none,
 )
 
 if TYPE_CHECKING:

@@ -82,13 +82,3 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     to_list = getattr(value, "tolist", None)  # numpy and what imitates it: scalars give a number, arrays lists
     return to_list() if callable(to_list) else value
-
-
-def absolute(path: PathLike) -> str:
-    """``path`` as the agent, which is in another directory, can use it."""
-    return os.path.abspath(os.path.expanduser(os.fspath(path)))
-
-
-def without_none(**values: Any) -> JSON:
-    """A JSON object of the values that are there."""
-    return {key: value for key, value in values.items() if value is not None}

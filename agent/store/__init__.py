@@ -5,7 +5,8 @@ Only this package knows SQL. It is synchronous and used from one thread at a tim
 
 from __future__ import annotations
 
-from .database import Connection, Store, Transaction
+from .connection import Connection
+from .database import Store, Transaction
 from .log import Record
 
 __all__ = ["Connection", "Record", "Store", "Transaction"]

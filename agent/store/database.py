@@ -7,37 +7,38 @@ exclusive lock, because the write-ahead log needs memory that hosts do not share
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
-import sqlite_utils
-
 from ..clock import HybridClock, utc_now
 from ..errors import LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 from ..filesystems import is_shared
 from ..ids import new_id, new_origin
 from . import log, projections, schema
+from .connection import Connection, connect
+from .engine import sqlite_utils
+from .jobrow import JobRow, JobRows
 from .log import Record
-
-Connection = sqlite3.Connection
 
 PAGE_CACHE_KIB = 8 * 1024
 WAL_CHECKPOINT_PAGES = 4000
+ANALYSIS_LIMIT = 400
+"""Rows per index that are looked at for statistics, so that leaving takes no longer with a large store."""
 
 
 class Store:
     """An open thread store. Construct with :meth:`open`; use from one thread at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, journal_mode: str):
+    def __init__(self, connection: Connection, path: Path, journal_mode: str):
         self.connection = connection
         self.path = path
         self.journal_mode = journal_mode
         self.origin = ""
         self._clock = HybridClock()
+        self._rows = JobRows()
 
     @classmethod
     def open(cls, path: Path, *, host: str, user: str, home: str) -> Store:
@@ -50,7 +51,7 @@ class Store:
         shared = is_shared(path.parent)
         with mapped_errors(path):
             existed = path.exists()
-            connection = sqlite3.connect(str(path), isolation_level=None, check_same_thread=False, timeout=5.0)
+            connection = connect(str(path), check_same_thread=False, timeout=5.0)
             if not existed:
                 os.chmod(path, 0o600)
             if shared:
@@ -61,21 +62,19 @@ class Store:
             connection.execute(f"pragma cache_size = -{PAGE_CACHE_KIB}")
             connection.execute("pragma temp_store = memory")
             connection.execute(f"pragma wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
-            _add_functions(connection)
             schema.migrate(sqlite_utils.Database(connection))
             store = cls(connection, path, mode)
             store._identify(host, user, home)
         return store
 
-    def reader(self) -> Optional[sqlite3.Connection]:
+    def reader(self) -> Optional[Connection]:
         """A second connection that only reads and does not wait for writers; None where the store does not allow one."""
         if self.journal_mode != "wal":
             return None
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+        connection = connect(uri, uri=True, check_same_thread=False, timeout=5.0)
         connection.execute("pragma query_only = on")
         connection.execute(f"pragma cache_size = -{PAGE_CACHE_KIB}")
-        _add_functions(connection)
         return connection
 
     @contextmanager
@@ -83,11 +82,14 @@ class Store:
         """A transaction: durable when the block has ended, as if never begun when it raises."""
         with mapped_errors(self.path):
             self.connection.execute("begin immediate")
-            transaction = Transaction(self.connection, self.path, self.origin, self._clock)
+            transaction = Transaction(self.connection, self.path, self.origin, self._clock, self._rows)
             try:
                 yield transaction
+                self.connection.write_counts()
                 self.connection.execute("commit")
             except BaseException:
+                self.connection.forget_counts()
+                self._rows.forget()
                 if self.connection.in_transaction:
                     self.connection.execute("rollback")
                 raise
@@ -101,14 +103,17 @@ class Store:
         """Close the file, its journal folded in."""
         with mapped_errors(self.path):
             if self.journal_mode == "wal":
+                self.connection.execute(f"pragma analysis_limit = {ANALYSIS_LIMIT}")
                 self.connection.execute("pragma optimize")
                 self.connection.execute("pragma wal_checkpoint(truncate)")
             self.connection.close()
 
     def _identify(self, host: str, user: str, home: str) -> None:
         found = self.setting("origin")
-        last = self.connection.execute("select max(hlc) from log where origin = ?", (found or "",)).fetchone()[0]
-        self._clock = HybridClock(last or "")
+        last = self.connection.execute(
+            "select hlc from log where origin = ? order by seq desc limit 1", (found or "",)
+        ).fetchone()
+        self._clock = HybridClock(last[0] if last else "")
         self.origin = found or new_origin()
         if found is None:
             with self.transaction() as transaction:
@@ -127,20 +132,27 @@ class Transaction:
     ``append`` writes a record and folds it into the tables; the query helpers see all that was written before.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, origin: str, clock: HybridClock):
+    def __init__(self, connection: Connection, path: Path, origin: str, clock: HybridClock, rows: JobRows):
         self.connection = connection
         self._path = path
         self.origin = origin
         self._clock = clock
+        self._rows = rows
         self._head = log.read_head(connection, origin)
+        self._first = self._head.seq
 
-    def append(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
+    def job(self, job_id: str) -> Optional[JobRow]:
+        """Where a job stands; None for an unknown one."""
+        return self._rows.get(self.connection, job_id)
+
+    def append(self, kind: str, body: dict[str, Any], uid: Optional[str] = None, *, followed: bool = False) -> Record:
         """Append one record of this instance and fold it into the tables.
 
         Args:
             kind: what the record is about.
             body: the fact, a JSON object.
             uid: the record's id; a new one when None.
+            followed: another status of the same job is appended next, before anything is read.
         """
         record = Record(self.origin, self._head.seq + 1, uid or new_id(), kind, self._clock.tick(), utc_now(), body)
         encoded = log.encode_body(body)
@@ -162,18 +174,27 @@ class Transaction:
             ),
         )
         self._head = log.Head(record.seq, digest)
-        projections.project(self.connection, record, fresh=True)
+        projections.project(self.connection, record, rows=self._rows, followed=followed)
         return record
+
+    @property
+    def appended(self) -> int:
+        """How many records this transaction has appended."""
+        return self._head.seq - self._first
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """A part of the transaction that, when it raises, is undone by itself."""
         head = self._head
+        self.connection.write_counts()
         self.connection.execute("savepoint step")
         try:
             with mapped_errors(self._path):
                 yield
+                self.connection.write_counts()
         except BaseException:
+            self.connection.forget_counts()
+            self._rows.forget()
             if self.connection.in_transaction:
                 self.connection.execute("rollback to step")
                 self.connection.execute("release step")
@@ -184,13 +205,6 @@ class Transaction:
     def execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         """Run one statement, for the local tables."""
         return self.connection.execute(statement, parameters)
-
-
-def _add_functions(connection: sqlite3.Connection) -> None:
-    """``text regexp pattern``, which SQLite leaves to its host."""
-    connection.create_function(
-        "regexp", 2, lambda pattern, text: re.search(pattern, text) is not None, deterministic=True
-    )
 
 
 @contextmanager

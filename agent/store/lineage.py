@@ -1,43 +1,48 @@
 """What made this, from what; what used it: the graph of jobs and data around one of them.
 
 Nodes are jobs and data; an edge points from cause to effect. Data is one node per content: metasheets that name the same
-checksum, or the same place where there is no checksum, are one piece of data seen several times.
+checksum, or the same place where there is no checksum, are one piece of data seen several times. Empty files are all
+alike without having anything to do with each other, so they are known by their place.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from ..errors import NotFound
 from . import queries
 
-MAX_NODES = 5000
+MAX_NODES = 2000
+"""Beyond so many the graph ends, and says so."""
+_CHUNK = 500
+_CONTENT = "select id, sha256, url, size_bytes from metasheets"
+
+Node = tuple[str, str]
+"""``job`` or ``data``, and the job's id or what identifies the content."""
 
 
 @dataclass
-class Graph:
+class _Graph:
     """What has been found so far."""
 
-    root: list[str] = field(default_factory=list)
-    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    edges: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    nodes: dict[Node, None] = field(default_factory=dict)
+    edges: dict[tuple[Node, Node, str], None] = field(default_factory=dict)
+    truncated: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """As ``docs/api.md`` has it."""
-        edges = [{"from": cause, "to": effect, "relation": relation} for cause, effect, relation in self.edges]
-        return {
-            "root": self.root,
-            "nodes": list(self.nodes.values()),
-            "edges": edges,
-            "truncated": len(self.nodes) >= MAX_NODES,
-        }
+    def add(self, node: Node) -> bool:
+        """Take a node in, if there is room for it."""
+        if node not in self.nodes and len(self.nodes) >= MAX_NODES:
+            self.truncated = True
+            return False
+        self.nodes[node] = None
+        return True
 
 
 def trace(connection: sqlite3.Connection, of: str, direction: str = "both", depth: int = 0) -> dict[str, Any]:
-    """The graph around ``of``.
+    """The graph around ``of``, as ``docs/api.md`` has it.
 
     Args:
         connection: on the store.
@@ -48,126 +53,160 @@ def trace(connection: sqlite3.Connection, of: str, direction: str = "both", dept
     Raises:
         NotFound: nothing is known of it.
     """
-    graph = Graph()
-    starts = _starts(connection, of)
-    graph.root = [_add(connection, graph, kind, key) for kind, key in starts]
+    start = _start(connection, of)
+    graph = _Graph()
+    graph.add(start)
     for way in ("up", "down"):
         if direction not in (way, "both"):
             continue
-        frontier, seen, steps = starts, set(starts), 0
-        while frontier and len(graph.nodes) < MAX_NODES and (depth == 0 or steps < depth):
+        frontier, seen, steps = [start], {start}, 0
+        while frontier and not graph.truncated and (depth == 0 or steps < depth):
             steps += 1
-            following: list[tuple[str, str]] = []
-            for node in frontier:
-                for neighbour, relation in _neighbours(connection, node, way):
-                    here, there = _add(connection, graph, *node), _add(connection, graph, *neighbour)
-                    graph.edges[(there, here, relation) if way == "up" else (here, there, relation)] = None
-                    if neighbour not in seen:
-                        seen.add(neighbour)
-                        following.append(neighbour)
+            following: list[Node] = []
+            for node, neighbour, relation in _steps(connection, frontier, way):
+                if not graph.add(neighbour):
+                    break
+                graph.edges[(neighbour, node, relation) if way == "up" else (node, neighbour, relation)] = None
+                if neighbour not in seen:
+                    seen.add(neighbour)
+                    following.append(neighbour)
             frontier = following
-    return graph.to_json()
+    return _described(connection, graph, start)
 
 
-def _starts(connection: sqlite3.Connection, of: str) -> list[tuple[str, str]]:
+def _steps(connection: sqlite3.Connection, frontier: Sequence[Node], way: str) -> Iterator[tuple[Node, Node, str]]:
+    for node in frontier:
+        kind, key = node
+        found = _around_data(connection, key, way) if kind == "data" else _around_job(connection, key, way)
+        for neighbour, relation in found:
+            yield node, neighbour, relation
+
+
+def _start(connection: sqlite3.Connection, of: str) -> Node:
     for column in ("path", "url", "sha256"):
-        query = f"select id from metasheets where {column} = ? order by id desc limit 1"
-        found = connection.execute(query, (of,)).fetchone()
+        found = connection.execute(f"{_CONTENT} where {column} = ? order by id desc limit 1", (of,)).fetchone()
         if found:
-            return [("data", _content_key(connection, found[0]))]
+            return ("data", _content_key(found))
     for kind in ("data", "job"):
         try:
             identifier = queries.resolve(connection, kind, of)
         except NotFound:
             continue
-        return [(kind, _content_key(connection, identifier) if kind == "data" else identifier)]
+        if kind == "job":
+            return ("job", identifier)
+        return ("data", _content_key(connection.execute(f"{_CONTENT} where id = ?", (identifier,)).fetchone()))
     raise NotFound(f"nothing is known of {of!r}", hint="give a path, a url, a checksum, or the id of a job or of data")
 
 
-def _content_key(connection: sqlite3.Connection, data_id: str) -> str:
+def _content_key(row: Sequence[Any]) -> str:
     """What identifies the content a metasheet is about: its checksum, else its place, else itself."""
-    sha256, url = connection.execute("select sha256, url from metasheets where id = ?", (data_id,)).fetchone()
-    return f"sha256:{sha256}" if sha256 else f"url:{url}" if url else f"id:{data_id}"
+    identifier, sha256, url, size_bytes = row
+    return f"sha256:{sha256}" if sha256 and size_bytes != 0 else f"url:{url}" if url else f"id:{identifier}"
 
 
-def _sheets(connection: sqlite3.Connection, key: str, op: Optional[str] = None) -> list[tuple[str, Optional[str], str]]:
-    """The metasheets about a content: id, job and op."""
+def _sheets(key: str) -> tuple[str, str]:
+    """The clause on metasheets that are about a content, and its parameter."""
     scheme, _, value = key.partition(":")
-    column = {"sha256": "sha256", "url": "url", "id": "id"}[scheme]
-    query = f"select id, job_id, op from metasheets where {column} = ?"
-    found = connection.execute(query + " order by id", (value,)).fetchall()
-    return [row for row in found if op is None or row[2] == op]
+    if scheme == "url":
+        return "m.url = ? and (m.sha256 is null or m.size_bytes = 0)", value
+    return f"m.{scheme} = ?", value
 
 
-def _neighbours(
-    connection: sqlite3.Connection, node: tuple[str, str], way: str
-) -> Iterator[tuple[tuple[str, str], str]]:
-    kind, key = node
-    if kind == "data":
-        wanted, relation = ("put", "wrote") if way == "up" else ("get", "read")
-        for _, job_id, _ in _sheets(connection, key, wanted):
-            if job_id:
-                yield ("job", job_id), relation
-        if way == "down":
-            for data_id, _, _ in _sheets(connection, key):
-                query = "select job_id from firings where trigger_data = ? and job_id is not null"
-                for (job_id,) in connection.execute(query, (data_id,)).fetchall():
-                    yield ("job", job_id), "triggered"
-        return
+def _around_data(connection: sqlite3.Connection, key: str, way: str) -> Iterator[tuple[Node, str]]:
+    where, value = _sheets(key)
+    op, relation = ("put", "wrote") if way == "up" else ("get", "read")
+    query = f"select m.job_id from metasheets m where {where} and m.op = ? and m.job_id is not null order by m.id desc"
+    for (job_id,) in connection.execute(query, (value, op)):
+        yield ("job", job_id), relation
+    if way == "down":
+        query = (
+            f"select f.job_id from metasheets m join firings f on f.trigger_data = m.id where {where}"
+            " and f.job_id is not null order by m.id desc"
+        )
+        for (job_id,) in connection.execute(query, (value,)):
+            yield ("job", job_id), "triggered"
+
+
+def _around_job(connection: sqlite3.Connection, job_id: str, way: str) -> Iterator[tuple[Node, str]]:
     op, relation = ("get", "read") if way == "up" else ("put", "wrote")
-    sheets = connection.execute(
-        "select id from metasheets where job_id = ? and op = ? order by id", (key, op)
-    ).fetchall()
-    for (data_id,) in sheets:
-        yield ("data", _content_key(connection, data_id)), relation
-    yield from _job_neighbours(connection, key, way)
-
-
-def _job_neighbours(connection: sqlite3.Connection, job_id: str, way: str) -> Iterator[tuple[tuple[str, str], str]]:
+    for row in connection.execute(f"{_CONTENT} where job_id = ? and op = ? order by id desc", (job_id, op)):
+        yield ("data", _content_key(row)), relation
     if way == "up":
-        found = connection.execute(
-            "select parent_id, trigger_job, trigger_data from jobs where id = ?", (job_id,)
-        ).fetchone()
-        parent, trigger_job, trigger_data = found or (None, None, None)
-        if parent:
-            yield ("job", parent), "started"
-        if trigger_job:
-            yield ("job", trigger_job), "triggered"
-        if trigger_data and connection.execute("select 1 from metasheets where id = ?", (trigger_data,)).fetchone():
-            yield ("data", _content_key(connection, trigger_data)), "triggered"
+        yield from _causes(connection, job_id)
         return
-    for (child,) in connection.execute("select id from jobs where parent_id = ? order by id", (job_id,)).fetchall():
+    for (child,) in connection.execute("select id from jobs where parent_id = ? order by id desc", (job_id,)):
         yield ("job", child), "started"
     query = "select job_id from firings where trigger_job = ? and trigger_data is null and job_id is not null"
-    for (child,) in connection.execute(query, (job_id,)).fetchall():
+    for (child,) in connection.execute(query, (job_id,)):
         yield ("job", child), "triggered"
 
 
-def _add(connection: sqlite3.Connection, graph: Graph, kind: str, key: str) -> str:
-    """Describe a node, once; returns its id in the graph."""
-    if kind == "job":
-        if key not in graph.nodes:
-            graph.nodes[key] = _job_node(connection, key)
-        return key
-    sheets = _sheets(connection, key)
-    puts = [sheet for sheet in sheets if sheet[2] == "put"]
-    identifier = (puts or sheets)[-1][0]
-    if identifier not in graph.nodes:
-        sheet = queries.data(connection, identifier)
-        label = sheet.get("path") or sheet.get("url") or "event"
-        graph.nodes[identifier] = {**sheet, "id": identifier, "kind": "data", "label": label}
-    return identifier
-
-
-def _job_node(connection: sqlite3.Connection, job_id: str) -> dict[str, Any]:
-    try:
-        found = queries.job(connection, job_id)
-    except NotFound:
-        return {"id": job_id, "kind": "job", "label": "a job this store does not know", "missing": True}
-    commit = connection.execute(
-        "select c.git_commit, c.git_dirty from jobs j join contexts c on c.id = j.context_id where j.id = ?", (job_id,)
+def _causes(connection: sqlite3.Connection, job_id: str) -> Iterator[tuple[Node, str]]:
+    found = connection.execute(
+        "select parent_id, trigger_job, trigger_data from jobs where id = ?", (job_id,)
     ).fetchone()
-    node = {**found, "id": job_id, "kind": "job", "label": found["name"]}
-    if commit and commit[0]:
-        node["git"] = {"commit": commit[0], "dirty": bool(commit[1])}
-    return node
+    parent, trigger_job, trigger_data = found or (None, None, None)
+    if parent:
+        yield ("job", parent), "started"
+    if trigger_data:
+        row = connection.execute(f"{_CONTENT} where id = ?", (trigger_data,)).fetchone()
+        if row:
+            yield ("data", _content_key(row)), "triggered"
+    elif trigger_job:
+        yield ("job", trigger_job), "triggered"
+
+
+def _described(connection: sqlite3.Connection, graph: _Graph, start: Node) -> dict[str, Any]:
+    """The graph with everything that is known of its nodes, each read once."""
+    names: dict[Node, str] = {}
+    for node in graph.nodes:
+        names[node] = node[1] if node[0] == "job" else _sheet_of(connection, node[1])
+    jobs = {
+        job["job_id"]: job
+        for job in queries.jobs_by_id(connection, [key for kind, key in graph.nodes if kind == "job"])
+    }
+    sheets = {sheet["data_id"]: sheet for sheet in queries.data_by_id(connection, list(names.values()))}
+    commits = _commits(connection, list(jobs))
+    nodes = []
+    for (kind, _), identifier in names.items():
+        if kind == "data":
+            sheet = sheets[identifier]
+            label = sheet.get("path") or sheet.get("url") or "event"
+            nodes.append({**sheet, "id": identifier, "kind": "data", "label": label})
+        elif identifier in jobs:
+            job = jobs[identifier]
+            nodes.append({**job, "id": identifier, "kind": "job", "label": job["name"], **commits.get(identifier, {})})
+        else:
+            label = "a job this store does not know"
+            nodes.append({"id": identifier, "kind": "job", "label": label, "missing": True})
+    return {
+        "root": [names[start]],
+        "nodes": nodes,
+        "edges": [{"from": names[one], "to": names[other], "relation": how} for one, other, how in graph.edges],
+        "truncated": graph.truncated,
+    }
+
+
+def _sheet_of(connection: sqlite3.Connection, key: str) -> str:
+    """The metasheet that stands for a content: where it was put last, else where it was seen last."""
+    where, value = _sheets(key)
+    for op in (" and m.op = 'put'", ""):
+        query = f"select m.id from metasheets m where {where}{op} order by m.id desc limit 1"
+        found = connection.execute(query, (value,)).fetchone()
+        if found:
+            return str(found[0])
+    raise NotFound(f"no data {key}")
+
+
+def _commits(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Under which commit jobs were submitted, where that is known."""
+    commits: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(job_ids), _CHUNK):
+        part = job_ids[start : start + _CHUNK]
+        query = (
+            "select j.id, c.git_commit, c.git_dirty from jobs j join contexts c on c.id = j.context_id"
+            f" where c.git_commit is not null and j.id in ({','.join('?' * len(part))})"
+        )
+        for job_id, commit, dirty in connection.execute(query, part):
+            commits[job_id] = {"git": {"commit": commit, "dirty": bool(dirty)}}
+    return commits

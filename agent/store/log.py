@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InvalidRecord
+
 GENESIS = "0" * 64
 """What the first row of an origin has as the hash before it."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_encode_escaped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,16 @@ class Head:
 
 
 def encode_body(body: dict[str, Any]) -> str:
-    """A body as it is stored: compact JSON, readable where it is valid Unicode, escaped where it is not."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    if text.isascii() or _encodable(text):
-        return text
-    return json.dumps(body, separators=(",", ":"))
+    """A body as it is stored: compact JSON, readable where it is valid Unicode, escaped where it is not.
+
+    Raises:
+        InvalidRecord: it holds what JSON has no word for, such as NaN.
+    """
+    try:
+        text = _encode(body)
+        return text if text.isascii() or _encodable(text) else _encode_escaped(body)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
 
 
 def row_hash(origin: str, seq: int, prev: str, uid: str, kind: str, hlc: str, wall_utc: str, body: str) -> str:
@@ -62,11 +75,15 @@ def read_head(connection: sqlite3.Connection, origin: str) -> Head:
     return Head(*row) if row else Head()
 
 
-def read_all(connection: sqlite3.Connection) -> Iterator[Record]:
-    """Every record, origin by origin, in order."""
-    query = "select origin, seq, uid, kind, hlc, wall_utc, body from log order by origin, seq"
-    for origin, seq, uid, kind, hlc, wall_utc, body in connection.execute(query):
-        yield Record(origin, seq, uid, kind, hlc, wall_utc, json.loads(body))
+def read_rows(connection: sqlite3.Connection) -> sqlite3.Cursor:
+    """Every row, origin by origin, in order: what :func:`parsed` takes."""
+    return connection.execute("select origin, seq, uid, kind, hlc, wall_utc, body from log order by origin, seq")
+
+
+def parsed(row: Sequence[Any]) -> Record:
+    """A row as a record. Raises ValueError when its body is not JSON."""
+    origin, seq, uid, kind, hlc, wall_utc, body = row
+    return Record(origin, seq, uid, kind, hlc, wall_utc, json.loads(body))
 
 
 def chain_problems(connection: sqlite3.Connection) -> Iterator[str]:

@@ -6,13 +6,15 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlite_utils
-
+from ..errors import StoreCorrupt, StoreFull
 from . import log, projections, schema
-from .database import Store, mapped_errors
+from .connection import Connection, connect
+from .database import Store
+from .engine import sqlite_utils
 
 _COMPARED = tuple(table for table in schema.PROJECTIONS if table != "search")
 _MAX_PROBLEMS = 50
@@ -26,16 +28,24 @@ def verify(connection: sqlite3.Connection) -> dict[str, Any]:
 
     Returns:
         ``ok``, ``origins``, ``records`` and ``problems``, one sentence each (the first 50).
+
+    Raises:
+        StoreFull: there is no room for the scratch database.
     """
     problems: list[str] = []
-    (integrity,) = connection.execute("pragma quick_check(1)").fetchone()
-    if integrity != "ok":
-        problems.append(f"the file is damaged: {integrity}")
-    for problem in _bounded(log.chain_problems(connection), problems):
-        problems.append(problem)
-    for problem in _bounded(_drift(connection), problems):
-        problems.append(problem)
-    origins, records = connection.execute("select count(distinct origin), count(*) from log").fetchone()
+    origins = records = 0
+    with _snapshot(connection):
+        try:
+            for problem in _bounded(_all_problems(connection), problems):
+                problems.append(problem)
+            origins, records = connection.execute("select count(distinct origin), count(*) from log").fetchone()
+        except sqlite3.DatabaseError as error:
+            if "full" in str(error):
+                place = tempfile.gettempdir()
+                raise StoreFull(
+                    f"no space left in {place} to verify", hint="set TMPDIR to where there is more"
+                ) from error
+            problems.append(f"the file is damaged: {error}")
     return {"ok": not problems, "origins": origins, "records": records, "problems": problems}
 
 
@@ -44,15 +54,40 @@ def rebuild(store: Store) -> dict[str, Any]:
 
     Returns:
         ``records`` folded and the ``seconds`` it took.
+
+    Raises:
+        StoreCorrupt: a record cannot be folded; nothing has changed then.
     """
     began = time.monotonic()
     count = 0
     with store.transaction() as transaction:
         projections.clear(transaction.connection, schema.PROJECTIONS)
-        for record in log.read_all(transaction.connection):
-            projections.project(transaction.connection, record)
+        for problem in _fold(transaction.connection, transaction.connection):
+            if problem:
+                raise StoreCorrupt(problem, hint="lwfm store verify says more; nothing was changed")
             count += 1
     return {"records": count, "seconds": round(time.monotonic() - began, 3)}
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """One state of the database for many statements, whatever is written meanwhile."""
+    began = not connection.in_transaction
+    if began:
+        connection.execute("begin")
+    try:
+        yield
+    finally:
+        if began and connection.in_transaction:
+            connection.execute("rollback")
+
+
+def _all_problems(connection: sqlite3.Connection) -> Iterator[str]:
+    (integrity,) = connection.execute("pragma quick_check(1)").fetchone()
+    if integrity != "ok":
+        yield f"the file is damaged: {integrity}"
+    yield from log.chain_problems(connection)
+    yield from _drift(connection)
 
 
 def _bounded(found: Iterator[str], problems: list[str]) -> Iterator[str]:
@@ -66,23 +101,36 @@ def _drift(connection: sqlite3.Connection) -> Iterator[str]:
     """Fold the log into a scratch database and compare the tables with it."""
     with tempfile.TemporaryDirectory(prefix="lwfm-verify-") as directory:
         path = Path(directory) / "fold.db"
-        scratch = sqlite3.connect(str(path), isolation_level=None)
-        with mapped_errors(path):
+        scratch = connect(str(path))
+        try:
             scratch.execute("pragma journal_mode = off")
             scratch.execute("pragma synchronous = off")
             schema.migrate(sqlite_utils.Database(scratch))
             scratch.execute("begin")
-            for record in log.read_all(connection):
-                projections.project(scratch, record)
+            yield from filter(None, _fold(connection, scratch))
             scratch.execute("commit")
             for table in _COMPARED:
                 yield from _compare(connection, scratch, table)
-        scratch.close()
+        finally:
+            scratch.close()
+
+
+def _fold(source: sqlite3.Connection, target: Connection) -> Iterator[str]:
+    """Fold every record of one database's log into the tables of another; for each what was wrong, or an empty text."""
+    for row in log.read_rows(source):
+        try:
+            projections.project(target, log.parsed(row))
+            yield ""
+        except (ValueError, TypeError, LookupError, AttributeError, sqlite3.IntegrityError) as error:
+            kind = type(error).__name__
+            yield f"origin {row[0]}: record {row[1]} ({row[3]}) cannot be folded into the tables: {kind}: {error}"
+    target.write_counts()
 
 
 def _compare(connection: sqlite3.Connection, scratch: sqlite3.Connection, table: str) -> Iterator[str]:
     keys = [row[1] for row in scratch.execute(f"pragma table_info({table})") if row[5]] or ["id"]
-    query = f"select * from {table} order by {', '.join(keys)}"
+    where = " where jobs <> 0" if table == "job_counts" else ""
+    query = f"select * from {table}{where} order by {', '.join(keys)}"
     ours, theirs = connection.execute(query), scratch.execute(query)
     while True:
         mine, folded = ours.fetchone(), theirs.fetchone()

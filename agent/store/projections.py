@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from ..matching import flatten
 from ..states import JobState
+from .connection import Connection
+from .jobrow import JobRow, JobRows
 from .log import Record
 
 FACTS = (
@@ -23,15 +24,14 @@ FACTS = (
 """What a status may tell of the attempt, beside its state; each is a column of ``jobs``."""
 
 _FACT_COLUMNS = (*FACTS, "stdout", "stderr")
-_UPDATE = "update jobs set state = ?, attempt = ?, reason = ?, native_status = ?, status_at = ?, state_key = ?, {} where id = ?"
-_OVERLAY = _UPDATE.format(", ".join(f"{name} = coalesce(?, {name})" for name in _FACT_COLUMNS))
-_RENEW = _UPDATE.format(", ".join(f"{name} = ?" for name in _FACT_COLUMNS))
-"""The same for a new attempt: what the attempt before it left is forgotten."""
+_NO_FACTS: dict[str, Any] = dict.fromkeys(_FACT_COLUMNS)
 _INSERT_JOB = (
     "insert or ignore into jobs (id, origin, name, command, site, workflow_id, parent_id, context_id, handler_id, trigger_job,"
     " trigger_data, state, attempt, reason, submitted_at, status_at, cores, memory_bytes, gpus, time_limit_s, cwd, retries,"
     " meta, definition, state_key) values (?,?,?,?,?,?,?,?,?,?,?,?,1,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INSERT_STATUS = "insert or ignore into statuses values (?,?,?,?,?,?,?,?,?,?,?)"
 
 
@@ -40,51 +40,64 @@ def state_key(attempt: int, state: str, hlc: str) -> str:
     return f"{attempt:06d}.{1 if JobState(state).terminal else 0}.{hlc}"
 
 
-def project(connection: sqlite3.Connection, record: Record, *, fresh: bool = False) -> None:
+def project(connection: Connection, record: Record, *, rows: Optional[JobRows] = None, followed: bool = False) -> None:
     """Fold one record into the tables.
 
     Args:
         connection: in a transaction.
         record: the record.
-        fresh: it was made here just now, so that nothing can have arrived before it that refers to it.
+        rows: given when the record was made here just now, so that nothing can have arrived before it that refers to it:
+            the rows of jobs at hand, which are kept true.
+        followed: another status of the same job comes next, so that the job's row need not be written for this one.
     """
+    if record.kind == "status" and rows is not None:
+        _fresh_status(connection, record, rows, followed)
+        return
     projection = _PROJECTIONS.get(record.kind)
     if projection is not None:
-        projection(connection, record, fresh)
+        projection(connection, record, rows is not None)
+    if record.kind == "job" and rows is not None:
+        rows.put(record.uid, _new_row(record))
 
 
-def clear(connection: sqlite3.Connection, tables: tuple[str, ...]) -> None:
+def clear(connection: Connection, tables: tuple[str, ...]) -> None:
     """Empty the projected tables, before they are folded anew."""
     for table in tables:
         connection.execute(f"delete from {table}")
 
 
-def _instance(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _instance(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     connection.execute(
         "insert or replace into origins values (?,?,?,?,?,?)",
-        (record.origin, body.get("store_id"), body.get("host"), body.get("user"), body.get("home"), record.wall_utc),
-    )
+        (
+            record.origin, body.get("store_id"), text(body.get("host")), text(body.get("user")), text(body.get("home")),
+            record.wall_utc,
+        ),
+    )  # fmt: skip
 
 
-def _context(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _context(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     git = body.get("git") or {}
     connection.execute(
         "insert or ignore into contexts values (?,?,?,?,?,?,?,?,?,?,?)",
         (
-            record.uid, record.origin, body.get("host"), body.get("user"), text(body.get("cwd")), git.get("commit"),
-            git.get("dirty"), body.get("python"), body.get("version"), dump(body.get("env") or {}), dump(body),
+            record.uid, record.origin, text(body.get("host")), text(body.get("user")), text(body.get("cwd")),
+            text(git.get("commit")), text(git.get("dirty")), text(body.get("python")), text(body.get("version")),
+            dump(body.get("env") or {}), dump(body),
         ),
     )  # fmt: skip
 
 
-def _workflow(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     identifier = body["workflow_id"]
-    found = connection.execute("select hlc, created_at from workflows where id = ?", (identifier,)).fetchone()
-    created = min(record.wall_utc, found[1]) if found else record.wall_utc
-    if found and found[0] > record.hlc:
+    found = connection.execute(
+        "select hlc, record_id, created_at from workflows where id = ?", (identifier,)
+    ).fetchone()
+    created = min(record.wall_utc, found[2]) if found else record.wall_utc
+    if found and (found[0], found[1]) >= (record.hlc, record.uid):
         connection.execute("update workflows set created_at = ? where id = ?", (created, identifier))
         return
     extra = {
@@ -94,10 +107,10 @@ def _workflow(connection: sqlite3.Connection, record: Record, fresh: bool) -> No
     }
     connection.execute("delete from workflows where id = ?", (identifier,))
     connection.execute(
-        "insert into workflows values (?,?,?,?,?,?,?,?,?)",
+        "insert into workflows values (?,?,?,?,?,?,?,?,?,?)",
         (
             identifier, record.origin, text(body["name"]), text(body.get("description") or ""), body.get("parent_job"), created,
-            dump(body.get("meta") or {}), record.hlc, dump(extra) if extra else None,
+            dump(body.get("meta") or {}), record.hlc, dump(extra) if extra else None, record.uid,
         ),
     )  # fmt: skip
     _index(connection, "workflow", identifier, f"{body['name']} {body.get('description') or ''}")
@@ -106,7 +119,7 @@ def _workflow(connection: sqlite3.Connection, record: Record, fresh: bool) -> No
     _properties(connection, "workflow", identifier, body.get("meta") or {})
 
 
-def _job(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _job(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     definition = body["definition"]
     resources = definition.get("resources") or {}
@@ -117,7 +130,7 @@ def _job(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
     cursor = connection.execute(
         _INSERT_JOB,
         (
-            record.uid, record.origin, name, command, body["site"], body.get("workflow_id"), body.get("parent_id"),
+            record.uid, record.origin, name, command, text(body["site"]), body.get("workflow_id"), body.get("parent_id"),
             body.get("context_id"), body.get("handler_id"), body.get("trigger_job"), body.get("trigger_data"), state,
             text(body.get("reason")), record.wall_utc, record.wall_utc, resources.get("cores"), resources.get("memory_bytes"),
             resources.get("gpus"), resources.get("time_limit_s"), text(definition.get("cwd")), definition.get("retries", 0),
@@ -142,6 +155,7 @@ def _job(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
             key,
         ),
     )
+    connection.count_job(body.get("workflow_id"), None, state)
     _index(connection, "job", record.uid, f"{name} {command}")
     if meta:
         _properties(connection, "job", record.uid, meta)
@@ -150,78 +164,127 @@ def _job(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
         _refold_trigger(connection, record.uid)
 
 
-def _status(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _status(connection: Connection, record: Record, fresh: bool) -> None:
+    inserted = _insert_status(connection, record)
+    if inserted is None or record.body["state"] == JobState.INFO.value:
+        return
+    job, attempt = record.body["job_id"], record.body.get("attempt", 1)
+    query = "select state_key, attempt, workflow_id, state from jobs where id = ?"
+    found = connection.execute(query, (job,)).fetchone()
+    if found is None:
+        return
+    key, columns = inserted
+    if key > found[0]:
+        _overlay(connection, job, columns, renew=attempt > found[1])
+        connection.count_job(found[2], found[3], columns["state"])
+    else:
+        _refold_job(connection, job)
+
+
+def _fresh_status(connection: Connection, record: Record, rows: JobRows, followed: bool) -> None:
+    """The same for a status made here just now."""
+    inserted = _insert_status(connection, record)
+    job, attempt, state = record.body["job_id"], record.body.get("attempt", 1), record.body["state"]
+    if inserted is None or state == JobState.INFO.value:
+        return
+    row = rows.get(connection, job)
+    if row is None:
+        return
+    key, columns = inserted
+    if key <= row.state_key:
+        _refold_job(connection, job)
+        rows.forget()
+        return
+    renew = attempt > row.attempt
+    if row.unwritten and not renew:
+        columns = {**row.unwritten, **columns}
+    row.unwritten = columns if followed and not renew else None
+    if row.unwritten is None:
+        _overlay(connection, job, columns, renew=renew)
+    connection.count_job(row.workflow_id, row.state, state)
+    row.state, row.attempt, row.state_key = state, attempt, key
+    row.started = "started_at" in columns or (row.started and not renew)
+
+
+def _new_row(record: Record) -> JobRow:
+    body = record.body
+    state, retries = body["state"], body["definition"].get("retries", 0)
+    key = state_key(0, state, record.hlc)
+    workflow, handler = body.get("workflow_id"), body.get("handler_id")
+    return JobRow(state, 1, workflow, body["site"], retries, record.origin, handler, key, None)
+
+
+def _insert_status(connection: Connection, record: Record) -> Optional[tuple[str, dict[str, Any]]]:
+    """The row of a status; returns its key and what it changes in the job's row, or None when it was there already."""
     body = record.body
     job, attempt, state = body["job_id"], body.get("attempt", 1), body["state"]
     key = state_key(attempt, state, record.hlc)
     facts = {name: value for name, value in body.items() if name not in _STATUS_COLUMNS}
-    time, reason = body.get("time") or record.wall_utc, text(body.get("reason"))
+    time, reason, native = (
+        text(body.get("time") or record.wall_utc),
+        text(body.get("reason")),
+        text(body.get("native_status")),
+    )
     row = (
         job,
         record.uid,
         record.origin,
         attempt,
         state,
-        body.get("native_status"),
+        native,
         reason,
         time,
         record.hlc,
-        dump(facts),
+        dump(facts) if facts else "{}",
         key,
     )
-    if connection.execute(_INSERT_STATUS, row).rowcount == 0 or state == JobState.INFO.value:
-        return
-    found = connection.execute("select state_key, attempt from jobs where id = ?", (job,)).fetchone()
-    if found is None:
-        return
-    if key > found[0]:
-        _overlay(
-            connection,
-            job,
-            attempt,
-            state,
-            reason,
-            body.get("native_status"),
-            time,
-            key,
-            facts,
-            renew=attempt > found[1],
-        )
-    else:
-        _refold_job(connection, job)
+    if connection.execute(_INSERT_STATUS, row).rowcount == 0:
+        return None
+    columns = {"state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time}
+    columns["state_key"] = key
+    columns.update(_fact_columns(facts))
+    return key, columns
 
 
 _STATUS_COLUMNS = frozenset({"job_id", "attempt", "state", "native_status", "reason", "time"})
 
 
-def _overlay(
-    connection: sqlite3.Connection, job: str, attempt: int, state: str, reason: Optional[str], native: Optional[str],
-    time: str, key: str, facts: Mapping[str, Any], *, renew: bool,
-) -> None:  # fmt: skip
-    values: list[Any] = [state, attempt, reason, native, time, key]
-    values.extend(text(facts.get(name)) for name in FACTS)
-    for stream in ("stdout", "stderr"):
-        output = facts.get(stream)
-        values.append(dump(output) if output else None)
-    connection.execute(_RENEW if renew else _OVERLAY, (*values, job))
+def _fact_columns(facts: Mapping[str, Any]) -> dict[str, Any]:
+    told = {}
+    for name in _FACT_COLUMNS:
+        value = facts.get(name)
+        if value is not None:
+            told[name] = dump(value) if isinstance(value, dict) else text(value)
+    return told
 
 
-def _refold_job(connection: sqlite3.Connection, job: str) -> None:
+def _overlay(connection: Connection, job: str, columns: Mapping[str, Any], *, renew: bool) -> None:
+    """Write what a status tells into the job's row; for a new attempt, what the one before it left is forgotten."""
+    if renew:
+        columns = {**_NO_FACTS, **columns}
+    assignments = ", ".join([f"{name} = ?" for name in columns])
+    connection.execute(f"update jobs set {assignments} where id = ?", (*columns.values(), job))
+
+
+def _refold_job(connection: Connection, job: str) -> None:
     """Fold the statuses of one job again, in their order: for records that came out of order."""
+    workflow, before = connection.execute("select workflow_id, state from jobs where id = ?", (job,)).fetchone()
     query = (
-        "select attempt, state, reason, native_status, time, status_key, facts from statuses where job_id = ? and state <> 'INFO'"
-        " order by status_key, id"
+        "select attempt, state, reason, native_status, time, status_key, facts from statuses"
+        " where job_id = ? and state <> 'INFO' order by status_key, id"
     )
     rows = connection.execute(query, (job,)).fetchall()
     last_attempt = 0
     for attempt, state, reason, native, time, key, facts in rows:
-        _overlay(
-            connection, job, attempt, state, reason, native, time, key, json.loads(facts), renew=attempt > last_attempt
-        )
+        columns = {"state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time}
+        columns.update({"state_key": key, **_fact_columns(json.loads(facts))})
+        _overlay(connection, job, columns, renew=attempt > last_attempt)
         last_attempt = attempt
+    if rows:
+        connection.count_job(workflow, before, rows[-1][1])
 
 
-def _metasheet(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _metasheet(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     known = (
         "op",
@@ -242,23 +305,24 @@ def _metasheet(connection: sqlite3.Connection, record: Record, fresh: bool) -> N
         "insert or ignore into metasheets values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             record.uid, record.origin, body.get("op", "put"), body.get("site", "local"), text(body.get("url")),
-            text(body.get("path")), body.get("host"), body.get("size_bytes"), body.get("sha256"), text(body.get("source_url")),
-            body.get("job_id"), body.get("workflow_id"), record.wall_utc, dump(properties), dump(extra) if extra else None,
+            text(body.get("path")), text(body.get("host")), body.get("size_bytes"), body.get("sha256"),
+            text(body.get("source_url")), body.get("job_id"), body.get("workflow_id"), record.wall_utc,
+            dump(properties), dump(extra) if extra else None,
         ),
     )  # fmt: skip
     if cursor.rowcount:
         _properties(connection, "data", record.uid, properties)
 
 
-def _handler(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _handler(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     event = body["event"]
     cursor = connection.execute(
         "insert or ignore into handlers values (?,?,?,?,?,?,?,?,?,?,?,0,'waiting',null,?)",
         (
-            record.uid, record.origin, body["kind"], event.get("name") or "", event.get("site") or "local", body.get("workflow_id"),
-            body.get("parent_id"), body.get("context_id"), dump(event), dump(body.get("job_ids") or []), body.get("fire_limit"),
-            record.wall_utc,
+            record.uid, record.origin, body["kind"], text(event.get("name") or ""), text(event.get("site") or "local"),
+            body.get("workflow_id"), body.get("parent_id"), body.get("context_id"), dump(event),
+            dump(body.get("job_ids") or []), body.get("fire_limit"), record.wall_utc,
         ),
     )  # fmt: skip
     if cursor.rowcount == 0:
@@ -267,21 +331,33 @@ def _handler(connection: sqlite3.Connection, record: Record, fresh: bool) -> Non
         "insert or ignore into handler_jobs values (?,?)", [(job, record.uid) for job in event.get("jobs") or ()]
     )
     if not fresh:
-        query = "select json_extract(body, '$.reason') from log where kind = 'unset' and json_extract(body, '$.handler_id') = ?"
-        for (reason,) in connection.execute(query, (record.uid,)).fetchall():
-            _set_unset(connection, record.uid, reason)
-        _count_firings(connection, record.uid)
+        connection.execute(
+            "update handlers set fired = (select count(*) from firings where handler_id = ?1) where id = ?1",
+            (record.uid,),
+        )
+        connection.execute("update handlers set state = 'done' where id = ? and fired >= fire_limit", (record.uid,))
+        _take_notice_of_unset(connection, record.uid)
 
 
-def _unset(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
-    _set_unset(connection, record.body["handler_id"], record.body.get("reason"))
+def _unset(connection: Connection, record: Record, fresh: bool) -> None:
+    handler = record.body["handler_id"]
+    connection.execute(
+        "insert or ignore into unsets values (?,?,?,?,?,?)",
+        (handler, record.hlc, record.uid, record.origin, text(record.body.get("reason")), record.wall_utc),
+    )
+    _take_notice_of_unset(connection, handler)
 
 
-def _set_unset(connection: sqlite3.Connection, handler: str, reason: Optional[str]) -> None:
-    connection.execute("update handlers set state = 'unset', reason = ? where id = ?", (text(reason), handler))
+def _take_notice_of_unset(connection: Connection, handler: str) -> None:
+    """The handler is unset if anybody has unset it; the first to do so gave the reason."""
+    first = connection.execute(
+        "select reason from unsets where handler_id = ? order by hlc, id limit 1", (handler,)
+    ).fetchone()
+    if first is not None:
+        connection.execute("update handlers set state = 'unset', reason = ? where id = ?", (first[0], handler))
 
 
-def _firing(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _firing(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     cursor = connection.execute(
         "insert or ignore into firings values (?,?,?,?,?,?,?,?)",
@@ -292,12 +368,16 @@ def _firing(connection: sqlite3.Connection, record: Record, fresh: bool) -> None
     )  # fmt: skip
     if cursor.rowcount == 0:
         return
-    _count_firings(connection, body["handler_id"])
+    connection.execute(
+        "update handlers set fired = fired + 1,"
+        " state = case when state = 'waiting' and fired + 1 >= fire_limit then 'done' else state end where id = ?",
+        (body["handler_id"],),
+    )
     if body.get("job_id"):
         _set_trigger(connection, body["job_id"], body.get("trigger_job"), body.get("trigger_data"))
 
 
-def _refold_trigger(connection: sqlite3.Connection, job: str) -> None:
+def _refold_trigger(connection: Connection, job: str) -> None:
     query = (
         "select f.trigger_job, f.trigger_data from firings f join jobs j on j.handler_id = f.handler_id"
         " where f.job_id = ? and j.id = ?"
@@ -306,25 +386,13 @@ def _refold_trigger(connection: sqlite3.Connection, job: str) -> None:
         _set_trigger(connection, job, trigger_job, trigger_data)
 
 
-def _set_trigger(
-    connection: sqlite3.Connection, job: str, trigger_job: Optional[str], trigger_data: Optional[str]
-) -> None:
+def _set_trigger(connection: Connection, job: str, trigger_job: Optional[str], trigger_data: Optional[str]) -> None:
     connection.execute(
         "update jobs set trigger_job = ?, trigger_data = ? where id = ?", (trigger_job, trigger_data, job)
     )
 
 
-def _count_firings(connection: sqlite3.Connection, handler: str) -> None:
-    connection.execute(
-        "update handlers set fired = (select count(*) from firings where handler_id = handlers.id) where id = ?",
-        (handler,),
-    )
-    connection.execute(
-        "update handlers set state = 'done' where id = ? and state = 'waiting' and fired >= fire_limit", (handler,)
-    )
-
-
-def _log(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
+def _log(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     level = str(body.get("level") or "INFO").upper()
     number = logging.getLevelName(level)
@@ -333,7 +401,7 @@ def _log(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
     cursor = connection.execute(
         "insert or ignore into logs values (?,?,?,?,?,?,?,?)",
         (
-            record.uid, record.origin, body.get("time") or record.wall_utc, level, number,
+            record.uid, record.origin, text(body.get("time") or record.wall_utc), text(level), number,
             message, body.get("job_id"), body.get("workflow_id"),
         ),
     )  # fmt: skip
@@ -341,7 +409,7 @@ def _log(connection: sqlite3.Connection, record: Record, fresh: bool) -> None:
         _index(connection, "log", record.uid, message or "")
 
 
-_PROJECTIONS: dict[str, Callable[[sqlite3.Connection, Record, bool], None]] = {
+_PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
     "instance": _instance,
     "context": _context,
     "workflow": _workflow,
@@ -355,14 +423,14 @@ _PROJECTIONS: dict[str, Callable[[sqlite3.Connection, Record, bool], None]] = {
 }
 
 
-def _properties(connection: sqlite3.Connection, kind: str, owner: str, properties: Mapping[str, Any]) -> None:
+def _properties(connection: Connection, kind: str, owner: str, properties: Mapping[str, Any]) -> None:
     connection.executemany(
         "insert or ignore into properties values (?,?,?,?,?)",
         [(kind, owner, text(key), text(value), number) for key, value, number in flatten(properties)],
     )
 
 
-def _index(connection: sqlite3.Connection, kind: str, identifier: str, words: str) -> None:
+def _index(connection: Connection, kind: str, identifier: str, words: str) -> None:
     connection.execute("insert into search (kind, id, text) values (?,?,?)", (kind, identifier, text(words)))
 
 
@@ -372,12 +440,17 @@ def command_line(command: Any) -> str:
 
 
 def text(value: Any) -> Any:
-    """A value for a text column: what Unicode cannot say is shown with backslashes (the log keeps the exact bytes)."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A value for a column: what Unicode cannot say is shown with backslashes (the log keeps the exact bytes).
+
+    What no column can hold (a list, a number beyond 64 bits), in a record that somebody else made, becomes text.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, (dict, list)) or (isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER):
+        return dump(value)
     return value
 
 
 def dump(value: Any) -> str:
     """A value for a JSON column."""
-    return str(text(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+    return str(text(_encode(value)))

@@ -10,11 +10,11 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-import sqlite_utils
-
 from ..errors import AmbiguousId, NotFound
-from ..matching import Condition, parse_match
+from ..matching import parse_match
+from .engine import sqlite_utils
 from .projections import FACTS
+from .selection import Selection, glob_clause
 
 JSON = dict[str, Any]
 
@@ -39,7 +39,6 @@ _HANDLER = (
     " o.host as origin_host from handlers h left join origins o on o.id = h.origin"
 )
 _LOG = "select id as log_id, time, level, message, job_id, workflow_id, origin from logs"
-_CONDITION_SQL = {"eq": "=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 
 def rows(connection: sqlite3.Connection, query: str, parameters: Sequence[Any] = ()) -> list[JSON]:
@@ -85,13 +84,17 @@ def job(connection: sqlite3.Connection, job_id: str) -> JSON:
 
 def jobs_by_id(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[JSON]:
     """These jobs, in this order; unknown ones are left out."""
+    return [_parsed(row, "meta") for row in _by_id(connection, f"select {_JOB_COLUMNS}{_FROM_JOBS}", "j.id", job_ids)]
+
+
+def _by_id(connection: sqlite3.Connection, query: str, column: str, ids: Sequence[str]) -> list[JSON]:
+    """The rows of ``query`` that these ids in ``column``, its first, stand for; in this order."""
     found: dict[str, JSON] = {}
-    for start in range(0, len(job_ids), 500):
-        part = job_ids[start : start + 500]
-        marks = ",".join("?" * len(part))
-        for row in rows(connection, f"select {_JOB_COLUMNS}{_FROM_JOBS} where j.id in ({marks})", part):
-            found[row["job_id"]] = _parsed(row, "meta")
-    return [found[job_id] for job_id in job_ids if job_id in found]
+    for start in range(0, len(ids), 500):
+        part = ids[start : start + 500]
+        for row in rows(connection, f"{query} where {column} in ({','.join('?' * len(part))})", part):
+            found[next(iter(row.values()))] = row
+    return [found[identifier] for identifier in ids if identifier in found]
 
 
 def job_details(connection: sqlite3.Connection, job_id: str) -> JSON:
@@ -124,33 +127,19 @@ def list_jobs(
     limit: int = 50,
 ) -> list[JSON]:
     """The newest jobs that fulfil all that is given."""
-    where, values = _property_clauses("job", "j.id", match)
-    if states:
-        where.append(f"j.state in ({','.join('?' * len(states))})")
-        values.extend(states)
-    for column, value in (("workflow_id", workflow), ("site", site), ("parent_id", parent)):
-        if value is not None:
-            where.append(f"j.{column} = ?")
-            values.append(value)
+    selection = Selection(
+        "jobs", "job", states=states, workflow=workflow, conditions=parse_match(match or {}).conditions
+    )
+    clauses = selection.clauses
+    if site is not None:
+        clauses.append(("t.site = ?" + ("" if site == "local" else " and t.site <> 'local'"), [site]))
+    if parent is not None:
+        clauses.append(("t.parent_id = ?", [parent]))
     if name is not None:
-        where.append("j.name glob ?")
-        values.append(name)
+        clauses.append(glob_clause("t.name", name))
     if words is not None:
-        where.append("j.id in (select id from search where search match ? and kind = 'job')")
-        values.append(fts_query(words))
-    if len(states) > 1 and len(where) == 1 and limit:
-        return _newest_of_states(connection, states, limit)
-    query = f"select {_JOB_COLUMNS}{_FROM_JOBS}{_where(where)} order by j.id desc{_limit(limit)}"
-    return [_parsed(row, "meta") for row in rows(connection, query, values)]
-
-
-def _newest_of_states(connection: sqlite3.Connection, states: Sequence[str], limit: int) -> list[JSON]:
-    """As many of each state as could be needed, each by its index, instead of sorting all of them."""
-    ids: list[str] = []
-    for state in states:
-        found = connection.execute("select id from jobs where state = ? order by id desc limit ?", (state, limit))
-        ids.extend(str(row[0]) for row in found)
-    return jobs_by_id(connection, sorted(ids, reverse=True)[:limit])
+        selection.words = fts_query(words)
+    return jobs_by_id(connection, selection.newest(connection, limit))
 
 
 def statuses(connection: sqlite3.Connection, job_id: str) -> list[JSON]:
@@ -191,21 +180,19 @@ def list_workflows(
     limit: int = 50,
 ) -> list[JSON]:
     """The newest workflows that fulfil all that is given."""
-    where, values = _property_clauses("workflow", "w.id", match)
+    selection = Selection("workflows", "workflow", conditions=parse_match(match or {}).conditions)
     if name is not None:
-        where.append("w.name glob ?")
-        values.append(name)
-    query = f"{_WORKFLOW}{_where(where)} order by w.id desc{_limit(limit)}"
-    found = [_parsed(row, "meta") for row in rows(connection, query, values)]
-    return [{**row, "job_counts": job_counts(connection, row["workflow_id"])} for row in found]
+        selection.clauses.append(glob_clause("t.name", name))
+    found = _by_id(connection, _WORKFLOW, "w.id", selection.newest(connection, limit))
+    return [{**_parsed(row, "meta"), "job_counts": job_counts(connection, row["workflow_id"])} for row in found]
 
 
 def job_counts(connection: sqlite3.Connection, workflow_id: Optional[str] = None) -> dict[str, int]:
     """How many jobs are in each state; of one workflow, or of all."""
     if workflow_id is None:
-        return dict(connection.execute("select state, count(*) from jobs group by state"))
+        return dict(connection.execute("select state, sum(jobs) from job_counts group by state having sum(jobs) > 0"))
     return dict(
-        connection.execute("select state, count(*) from jobs where workflow_id = ? group by state", (workflow_id,))
+        connection.execute("select state, jobs from job_counts where workflow_id = ? and jobs > 0", (workflow_id,))
     )
 
 
@@ -228,13 +215,16 @@ def list_data(
     limit: int = 50,
 ) -> list[JSON]:
     """The newest data whose properties match and that fulfil all else that is given."""
-    where, values = _property_clauses("data", "m.id", match)
+    selection = Selection("metasheets", "data", conditions=parse_match(match or {}).conditions)
     for column, value in (("workflow_id", workflow), ("job_id", job), ("site", site), ("op", op)):
         if value is not None:
-            where.append(f"m.{column} = ?")
-            values.append(value)
-    query = f"{_DATA}{_where(where)} order by m.id desc{_limit(limit)}"
-    return [_parsed(row, "properties") for row in rows(connection, query, values)]
+            selection.clauses.append((f"t.{column} = ?", [value]))
+    return data_by_id(connection, selection.newest(connection, limit))
+
+
+def data_by_id(connection: sqlite3.Connection, data_ids: Sequence[str]) -> list[JSON]:
+    """These pieces of data, in this order; unknown ones are left out."""
+    return [_parsed(row, "properties") for row in _by_id(connection, _DATA, "m.id", data_ids)]
 
 
 def data_at(connection: sqlite3.Connection, place: str) -> Optional[JSON]:
@@ -287,30 +277,30 @@ def list_logs(
     limit: int = 50,
 ) -> list[JSON]:
     """The newest log lines that fulfil all that is given, oldest of them first."""
-    where: list[str] = ["level_number >= ?"] if level_number else []
-    values: list[Any] = [level_number] if level_number else []
+    selection = Selection("logs", "log", words=fts_query(words) if words is not None else None)
+    if level_number:
+        selection.clauses.append(("t.level_number >= ?", [level_number]))
     for column, value in (("job_id", job), ("workflow_id", workflow)):
         if value is not None:
-            where.append(f"{column} = ?")
-            values.append(value)
-    if words is not None:
-        where.append("id in (select id from search where search match ? and kind = 'log')")
-        values.append(fts_query(words))
-    found = rows(connection, f"{_LOG}{_where(where)} order by id desc{_limit(limit)}", values)
-    return found[::-1]
+            selection.clauses.append((f"t.{column} = ?", [value]))
+    return _by_id(connection, _LOG, "id", selection.newest(connection, limit)[::-1])
 
 
 def search(connection: sqlite3.Connection, words: str, limit: int = 50) -> list[JSON]:
-    """Names, commands and log lines in which all of ``words`` occur, the newest first."""
-    query = "select distinct s.kind, s.id, s.text from search s where search match ? order by s.rowid desc" + _limit(
-        limit
+    """Names, commands and log lines in which all of ``words`` occur, the latest recorded first."""
+    query = (
+        "select s.kind, s.id, s.text, coalesce(j.submitted_at, w.created_at, l.time) as time from search s"
+        " left join jobs j on s.kind = 'job' and j.id = s.id left join logs l on s.kind = 'log' and l.id = s.id"
+        " left join workflows w on s.kind = 'workflow' and w.id = s.id"
+        " where s.search match ? and (s.kind <> 'workflow' or s.text = w.name || ' ' || w.description)"
+        " order by s.rowid desc"
     )
-    return rows(connection, query, (fts_query(words),))
+    return rows(connection, query + _limit(limit), (fts_query(words),))
 
 
 def fts_query(words: str) -> str:
     """What a person typed as a full-text query: every word as it stands, the last also as a beginning."""
-    quoted = ['"' + word.replace('"', '""') + '"' for word in words.split()]
+    quoted = ['"' + word.replace('"', '""') + '"' for word in words.replace("\0", " ").split()]
     return " ".join(quoted) + ("*" if quoted else '""')
 
 
@@ -330,36 +320,6 @@ def dump_workflow(connection: sqlite3.Connection, workflow_id: str) -> JSON:
         "firings": rows(connection, firings, (workflow_id,)),
         "logs": list_logs(connection, workflow=workflow_id, limit=0),
     }
-
-
-def _property_clauses(kind: str, owner: str, match: Optional[Mapping[str, Any]]) -> tuple[list[str], list[Any]]:
-    where: list[str] = []
-    values: list[Any] = []
-    for condition in parse_match(match or {}).conditions:
-        clause, parameters = _condition_sql(condition)
-        where.append(f"{owner} in (select owner from properties where owner_kind = '{kind}' and key = ? and {clause})")
-        values.extend([condition.key, *parameters])
-    return where, values
-
-
-def _condition_sql(condition: Condition) -> tuple[str, list[Any]]:
-    if condition.op == "glob":
-        return "text glob ?", [condition.text]
-    if condition.op == "regex":
-        return "text regexp ?", [condition.text]
-    if condition.op == "ne":
-        if condition.number is None:
-            return "text <> ?", [condition.text]
-        return "(case when number is null then text <> ? else number <> ? end)", [condition.text, condition.number]
-    operator = _CONDITION_SQL[condition.op]
-    if condition.number is None:
-        return f"text {operator} ?", [condition.text]
-    if condition.op == "eq":
-        return "number = ?", [condition.number]
-    return f"(case when number is null then text {operator} ? else number {operator} ? end)", [
-        condition.text,
-        condition.number,
-    ]
 
 
 def _where(clauses: Iterable[str]) -> str:

@@ -10,9 +10,8 @@ import sqlite3
 import sys
 from typing import Any
 
-import sqlite_utils
-
 from ..errors import StoreTooNew
+from .engine import sqlite_utils
 
 SCHEMA_VERSION = 1
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
@@ -27,9 +26,11 @@ PROJECTIONS = (
     "properties",
     "handlers",
     "handler_jobs",
+    "unsets",
     "firings",
     "logs",
     "search",
+    "job_counts",
 )
 
 _TABLES = """
@@ -48,7 +49,7 @@ create table contexts (
 
 create table workflows (
     id text primary key, origin text not null, name text not null, description text not null, parent_job text,
-    created_at text not null, meta text not null, hlc text not null, extra text
+    created_at text not null, meta text not null, hlc text not null, extra text, record_id text not null
 );
 
 create table jobs (
@@ -78,32 +79,40 @@ create table metasheets (
     size_bytes integer, sha256 text, source_url text, job_id text, workflow_id text, time text not null,
     properties text not null, extra text
 );
-create index metasheets_by_path on metasheets (path);
-create index metasheets_by_sha256 on metasheets (sha256) where sha256 is not null;
-create index metasheets_by_url on metasheets (url) where url is not null;
-create index metasheets_by_job on metasheets (job_id) where job_id is not null;
+create index metasheets_by_path on metasheets (path, id) where path is not null;
+create index metasheets_by_sha256 on metasheets (sha256, id) where sha256 is not null;
+create index metasheets_by_url on metasheets (url, id) where url is not null;
+create index metasheets_by_job on metasheets (job_id, id) where job_id is not null;
 create index metasheets_by_workflow on metasheets (workflow_id, id);
 
 create table properties (
     owner_kind text not null, owner text not null, key text not null, text text not null, number real,
     primary key (owner_kind, key, text, owner)
 ) without rowid;
-create index properties_by_number on properties (owner_kind, key, number, owner) where number is not null;
-create index properties_by_owner on properties (owner);
+create index properties_by_number on properties (owner_kind, key, number, owner);
+create index properties_by_owner on properties (owner, key);
 
 create table handlers (
     id text primary key, origin text not null, kind text not null, name text not null, site text not null,
     workflow_id text, parent_id text, context_id text, event text not null, job_ids text not null,
     fire_limit integer, fired integer not null, state text not null, reason text, created_at text not null
 ) without rowid;
-create index handlers_waiting on handlers (kind, state);
+create index handlers_by_state on handlers (state, kind, id);
+create index handlers_by_workflow on handlers (workflow_id, id);
 create table handler_jobs (job_id text not null, handler_id text not null, primary key (job_id, handler_id)) without rowid;
+create table unsets (
+    handler_id text not null, hlc text not null, id text not null, origin text not null, reason text, time text not null,
+    primary key (handler_id, hlc, id)
+) without rowid;
 
 create table firings (
     handler_id text not null, trigger_id text not null, id text not null, origin text not null, job_id text,
     trigger_job text, trigger_data text, time text not null,
     primary key (handler_id, trigger_id)
 ) without rowid;
+create index firings_by_job on firings (job_id) where job_id is not null;
+create index firings_by_trigger_job on firings (trigger_job, job_id) where trigger_job is not null;
+create index firings_by_trigger_data on firings (trigger_data, job_id) where trigger_data is not null;
 
 create table logs (
     id text primary key, origin text not null, time text not null, level text not null, level_number integer not null,
@@ -113,6 +122,10 @@ create index logs_by_job on logs (job_id, id) where job_id is not null;
 create index logs_by_workflow on logs (workflow_id, id) where workflow_id is not null;
 
 create virtual table search using fts5 (kind unindexed, id unindexed, text, tokenize = "unicode61 tokenchars '_'");
+
+create table job_counts (
+    workflow_id text not null, state text not null, jobs integer not null, primary key (workflow_id, state)
+) without rowid;
 
 create table local_settings (key text primary key, value text not null) without rowid;
 create table local_claims (job_id text primary key, attempt integer not null, worker_id text not null) without rowid;

@@ -79,7 +79,7 @@ class Job:
         "tries",
     )
 
-    def __init__(self, message: Mapping[str, Any]) -> None:
+    def __init__(self, message: dict[str, Any]) -> None:
         _check(message)
         self.message = message
         self.key: Key = (message["job"], message["attempt"])
@@ -145,33 +145,42 @@ def outcome(status: int) -> tuple[Optional[int], Optional[str]]:
 
 
 def _check(message: Mapping[str, Any]) -> None:
-    job, attempt = message.get("job"), message.get("attempt")
-    if not isinstance(job, str) or not job or not isinstance(attempt, int):
+    get = message.get
+    job, attempt = get("job"), get("attempt")
+    if not isinstance(job, str) or not isinstance(attempt, int):
         raise InvalidRecord("run: a job and its attempt are needed")
     if not _file_name(job):
         raise InvalidRecord(f"run: {job!r} cannot be the id of a job")
-    argv, shell = message.get("argv"), message.get("shell")
+    argv, shell = get("argv"), get("shell")
     if shell is not None:
-        _need(isinstance(shell, str), "shell", "text")
-    else:
-        _need(isinstance(argv, list) and bool(argv) and all(isinstance(word, str) for word in argv), "argv", "words")
-    for name in ("env", "unset", "outputs"):
-        value = message.get(name)
-        _need(value is None or isinstance(value, dict if name == "env" else list), name, "of another type")
-    for name in ("cores", "memory_bytes", "gpus"):
-        value = message.get(name)
-        _need(value is None or (isinstance(value, int) and value >= 0), name, "a whole number from 0")
-    for name in ("time_limit_s", "grace_s"):
-        value = message.get(name)
-        _need(value is None or (isinstance(value, (int, float)) and value >= 0), name, "seconds")
-    cwd = message.get("cwd")
-    _need(cwd is None or (isinstance(cwd, str) and cwd.startswith("/")), "cwd", "an absolute path")
+        if not isinstance(shell, str):
+            raise InvalidRecord("run: shell must be text")
+    elif not isinstance(argv, list) or not argv or not all([isinstance(word, str) for word in argv]):
+        raise InvalidRecord("run: argv must be a list of words")
+    for name, kind, what in _KINDS:
+        value = get(name)
+        if value is not None and not isinstance(value, kind):
+            raise InvalidRecord(f"run: {name} must be {what}")
+    for name in ("cores", "memory_bytes", "gpus", "time_limit_s", "grace_s"):
+        if (get(name) or 0) < 0:
+            raise InvalidRecord(f"run: {name} must not be negative")
+    if not (get("cwd") or "/").startswith("/"):
+        raise InvalidRecord("run: cwd must be an absolute path")
 
 
-def _need(true: bool, name: str, what: str) -> None:
-    if not true:
-        raise InvalidRecord(f"run: {name} must be {what}")
+_KINDS: tuple[tuple[str, Any, str], ...] = (
+    ("env", dict, "an object"),
+    ("unset", list, "a list"),
+    ("outputs", list, "a list"),
+    ("cores", int, "a whole number"),
+    ("memory_bytes", int, "a whole number"),
+    ("gpus", int, "a whole number"),
+    ("time_limit_s", (int, float), "seconds"),
+    ("grace_s", (int, float), "seconds"),
+    ("cwd", str, "a path"),
+)
 
 
 def _file_name(text: str) -> bool:
-    return len(text) <= 128 and not text.startswith(".") and all(c.isalnum() or c in "-_." for c in text)
+    plain = text.replace("-", "").replace("_", "").replace(".", "")
+    return plain.isalnum() and plain.isascii() and len(text) <= 128 and not text.startswith(".")

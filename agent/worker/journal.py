@@ -31,7 +31,8 @@ class Journal:
         self._log = log
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
-        self._pending: list[bytes] = []
+        self._pending: list[str] = []
+        self._rest = b""  # of what a full disk did not take
         self._pending_bytes = 0
         self.blocked = False
 
@@ -66,11 +67,11 @@ class Journal:
         Returns:
             The offset it will have, and its length without the line's end.
         """
-        raw = text.encode("ascii") + b"\n"
-        offset = self.size
-        self._pending.append(raw)
-        self._pending_bytes += len(raw)
-        return offset, len(raw) - 1
+        length = len(text)
+        offset = self._size + self._pending_bytes
+        self._pending.append(text)
+        self._pending_bytes += length + 1
+        return offset, length
 
     def flush(self) -> bool:
         """Write what has been added.
@@ -78,15 +79,19 @@ class Journal:
         Returns:
             Whether all of it has been written; if not (a full disk), it is kept and :attr:`blocked` is set.
         """
-        if not self._pending:
+        if not self._pending and not self._rest:
             return True
-        data = b"".join(self._pending)
+        if self._pending:
+            self._pending.append("")
+            self._rest += "\n".join(self._pending).encode("ascii")
+            self._pending.clear()
+        data = self._rest
         try:
             done = os.write(self._fd, data)
             while done < len(data):
                 self._size += done
-                data = data[done:]
-                self._pending, self._pending_bytes = [data], len(data)
+                self._rest = data = data[done:]
+                self._pending_bytes = len(data)
                 done = os.write(self._fd, data)
         except OSError as error:
             if not self.blocked:
@@ -96,7 +101,7 @@ class Journal:
             self.blocked = True
             return False
         self._size += done
-        self._pending.clear()
+        self._rest = b""
         self._pending_bytes = 0
         if self.blocked:
             self._log(f"{self._path} can be written again")
@@ -135,6 +140,7 @@ class Journal:
         self._fd = self._open()
         self._size = offset
         self._pending.clear()
+        self._rest = b""
         self._pending_bytes = 0
         return places
 

@@ -14,7 +14,7 @@ import time
 
 from ..processes import become_subreaper, inspect
 from .log import Log
-from .reaped import Reaped, file_of, generations
+from .reaped import Reaped, file_of, generations, wait_status
 
 MAX_DEATHS = 5
 DEATHS_WITHIN_S = 10.0
@@ -93,7 +93,7 @@ class Keeper:
             assert found is not None  # only WNOHANG gives None
             if found.si_pid == self._loop:
                 break
-            self._record(found.si_pid)
+            self._record(found)
         _, status = os.waitpid(self._loop, 0)
         self._loop = 0
         os.close(self._bell)
@@ -111,23 +111,29 @@ class Keeper:
                 return 0
             if found is None:
                 return 1
-            self._record(found.si_pid)
+            self._record(found)
 
-    def _record(self, pid: int) -> None:
+    def _record(self, found: os.waitid_result) -> None:
+        """Write how a process ended, then let it go, then write what it used.
+
+        In this order, for a loop that finds neither the process nor a record concludes that there never was one.
+        """
+        pid = found.si_pid
         entry = inspect(pid)
-        _, status, usage = os.wait4(pid, 0)
-        if entry is None:
-            return
-        reaped = Reaped(
-            pid=pid,
-            status=status,
-            start_s=entry.start_s,
-            session=entry.session,
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
-            max_rss_bytes=usage.ru_maxrss * _RSS_UNIT,
-            read_bytes=usage.ru_inblock * _BLOCK_BYTES,
-            write_bytes=usage.ru_oublock * _BLOCK_BYTES,
-        )
+        reaped = Reaped(pid, wait_status(found.si_code, found.si_status))
+        if entry is not None:
+            reaped.start_s, reaped.session = entry.start_s, entry.session
+            self._write(reaped)
+        _, reaped.status, usage = os.wait4(pid, 0)
+        reaped.cpu_seconds = usage.ru_utime + usage.ru_stime
+        reaped.max_rss_bytes = usage.ru_maxrss * _RSS_UNIT
+        reaped.read_bytes = usage.ru_inblock * _BLOCK_BYTES
+        reaped.write_bytes = usage.ru_oublock * _BLOCK_BYTES
+        if entry is not None:
+            self._write(reaped)
+            self._ring()
+
+    def _write(self, reaped: Reaped) -> None:
         try:
             path = file_of(self._directory, self._generation)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -136,7 +142,9 @@ class Keeper:
             finally:
                 os.close(fd)
         except OSError as error:
-            self._log(f"cannot keep that process {pid} ended with status {status}: {error.strerror}")
+            self._log(f"cannot keep that process {reaped.pid} ended with status {reaped.status}: {error.strerror}")
+
+    def _ring(self) -> None:
         if self._bell >= 0:
             try:
                 os.write(self._bell, b".")

@@ -22,9 +22,8 @@ _LAUNCHER_NAMES = ("SLURM_PROCID", "SLURM_LOCALID", "OLDPWD")
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.ETXTBSY, errno.EMFILE, errno.ENFILE)
 _MAX_PROGRAMS = 4096
-_DEFAULT_SIGNALS = [
-    number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)
-]  # a list: what posix_spawn takes without another conversion
+_FIXED = (signal.SIGKILL, signal.SIGSTOP)
+_IGNORED: list[int] = []
 
 Environment = dict[str, str]
 
@@ -103,7 +102,7 @@ class Launcher:
         """
         message = job.message
         shell = message.get("shell")
-        argv: Sequence[str] = ["/bin/sh", "-c", shell] if shell is not None else message["argv"]
+        argv: list[str] = ["/bin/sh", "-c", shell] if shell is not None else message["argv"]
         environment = self.environment(job)
         path = environment.get("PATH", _DEFAULT_PATH)
         self._inside = True
@@ -125,7 +124,7 @@ class Launcher:
             raise NotStarted(_explain(program, error)) from None
 
     def _start_pinned(
-        self, job: Job, program: str, argv: Sequence[str], environment: Environment, stdout: str, stderr: str
+        self, job: Job, program: str, argv: list[str], environment: Environment, stdout: str, stderr: str
     ) -> int:
         if not job.grant or not job.grant.cores or not hasattr(os, "sched_setaffinity"):
             return self._start(program, argv, environment, stdout, stderr)
@@ -141,7 +140,7 @@ class Launcher:
         finally:
             os.sched_setaffinity(0, before)
 
-    def _start(self, program: str, argv: Sequence[str], environment: Environment, stdout: str, stderr: str) -> int:
+    def _start(self, program: str, argv: list[str], environment: Environment, stdout: str, stderr: str) -> int:
         try:
             return self._spawn(program, argv, environment, stdout, stderr)
         except NotImplementedError:  # Python was built against a C library without POSIX_SPAWN_SETSID
@@ -176,13 +175,20 @@ class Launcher:
         raise NotStarted(f"no such program: {name} (searched in PATH {path})")
 
 
+def _ignored() -> list[int]:
+    """The signals this process ignores: exec resets what is handled, not what is ignored."""
+    if not _IGNORED:
+        _IGNORED.extend(n for n in range(1, 32) if n not in _FIXED and signal.getsignal(n) == signal.SIG_IGN)
+    return _IGNORED
+
+
 def _of_a_launcher(name: str) -> bool:
     return (
         name.startswith(_LAUNCHER_PREFIXES) or name in _LAUNCHER_NAMES or (name.startswith("SLURM_") and "STEP" in name)
     )
 
 
-def _posix_spawn(program: str, argv: Sequence[str], environment: Environment, stdout: str, stderr: str) -> int:
+def _posix_spawn(program: str, argv: list[str], environment: Environment, stdout: str, stderr: str) -> int:
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawn(
         program,
@@ -195,11 +201,11 @@ def _posix_spawn(program: str, argv: Sequence[str], environment: Environment, st
         ),
         setsid=True,
         setsigmask=(),
-        setsigdef=_DEFAULT_SIGNALS,
+        setsigdef=_ignored(),
     )
 
 
-def _fork_exec(program: str, argv: Sequence[str], environment: Environment, stdout: str, stderr: str) -> int:
+def _fork_exec(program: str, argv: list[str], environment: Environment, stdout: str, stderr: str) -> int:
     import subprocess
 
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

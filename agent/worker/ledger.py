@@ -15,9 +15,9 @@ class Needs(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a job was given: ``count`` cores are taken, ``cores`` are those it is pinned to."""
+    """What a job was given: ``taken`` cores are taken, ``cores`` are those it is pinned to."""
 
-    count: int = 1
+    taken: int = 1
     cores: tuple[int, ...] = ()
     memory_bytes: int = 0
     gpus: tuple[int, ...] = ()
@@ -63,14 +63,14 @@ class Ledger:
 
     def retake(self, grant: Grant) -> None:
         """Enter what a job that is already running was given by an earlier process."""
-        self._free -= grant.count
+        self._free -= grant.taken
         self._free_memory -= grant.memory_bytes
         self._cores = [core for core in self._cores if core not in grant.cores]
         self._gpus = [gpu for gpu in self._gpus if gpu not in grant.gpus]
 
     def give_back(self, grant: Grant) -> None:
         """Return what a job was given."""
-        self._free += grant.count
+        self._free += grant.taken
         self._free_memory += grant.memory_bytes
         if grant.cores:
             self._cores = sorted({*self._cores, *grant.cores})

@@ -23,7 +23,7 @@ from .timers import Timer, Timers
 
 DIAL_MIN_S, DIAL_MAX_S = 0.05, 1.0
 WELCOME_WITHIN_S = 30.0
-GATHER_S = 0.002
+GATHER_S = 0.005
 FRAME_BYTES = 1024 * 1024
 """A frame of events is closed when it is larger."""
 UNSENT_BYTES = 4 * 1024 * 1024
@@ -132,6 +132,11 @@ class Link:
         """Whether nothing waits to be sent."""
         return not self._unsent and not self._answers and self._sent >= self._spool.durable
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, welcomed or not."""
+        return self._socket is not None
+
     def close(self) -> None:
         """Hang up for good."""
         if self._socket is not None:
@@ -196,7 +201,7 @@ class Link:
         try:
             for message in self._decoder.feed(data):
                 self._receive(message)
-                if self._socket is None:
+                if not self.connected:
                     return
         except InvalidRecord as error:
             self.drop(error.message)

@@ -107,7 +107,7 @@ class Loop:
             "read": self._reader.read,
             "forget": self._on_forget,
             "ack": self._on_ack,
-            "ping": lambda message: self._link.answer({"t": "pong"}),
+            "ping": self._on_ping,
             "stop": self._on_stop,
         }
 
@@ -124,6 +124,7 @@ class Loop:
         self._link.dial()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # most of what is made here dies young and in no cycle
         select, timers = self._selector.select, self._timers
         while not self._done:
             for key, events in select(timers.wait_s()):
@@ -210,7 +211,7 @@ class Loop:
             return
         try:
             handler(message)
-        except (KeyError, TypeError, ValueError, InvalidRecord) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, InvalidRecord) as error:
             self._log(f"a message of type {message['t']} is of no use: {error!r}")
 
     def _on_context(self, message: Message) -> None:
@@ -259,6 +260,10 @@ class Loop:
             job = self._spool.jobs.get(key)
             if job is not None and not job.output_paths:
                 del self._spool.jobs[key]
+
+    def _on_ping(self, message: Message) -> None:
+        del message
+        self._link.answer({"t": "pong"})
 
     def _on_stop(self, message: Message) -> None:
         self._log("told by the agent to leave" + (" and to stop what runs" if message.get("kill") else ""))

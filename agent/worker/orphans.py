@@ -3,7 +3,7 @@
 The worker is a subreaper: what a job's process leaves behind without a parent becomes a child of the worker, also when it
 has left the job's session. Owns the knowledge of which such process belongs to which job. There is no notice when one
 arrives; they are looked for when a job ends, at once when it is quiet, else a moment later, so that looking takes at
-most a hundredth of a core.
+most half a hundredth of a core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .log import Log
 if TYPE_CHECKING:
     from .runner import Runner
 
-COST_SHARE = 0.01
+COST_SHARE = 0.005
 
 
 class Orphans:

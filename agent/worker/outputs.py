@@ -10,16 +10,17 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Optional
 
-from .jobs import Job, Key
+from .jobs import Job
+from .journal import encode
 
 INLINE_BYTES = 64 * 1024
 EXCERPT_BYTES = 4096
 MAX_READ_BYTES = 1024 * 1024
 STREAMS = ("stdout", "stderr")
 _SUFFIX = {"stdout": ".out", "stderr": ".err"}
-_NOTHING = {"size": 0}
+NOTHING = '{"size":0}'
 
 
 class Outputs:
@@ -63,8 +64,8 @@ class Outputs:
             if name not in wanted:
                 _unlink(f"{self.directory}/{name}")
 
-    def collect(self, job: Job, *, shared: bool) -> dict[str, dict[str, Any]]:
-        """What an ended job printed, by stream, as the ``ended`` event tells it.
+    def collect(self, job: Job, *, shared: bool) -> list[str]:
+        """What an ended job printed, standard output first, as JSON for the ``ended`` event.
 
         The slot is free again after the next :meth:`empty_collected`, so that nothing is emptied before the journal has
         it. Large output stays in a file of the job's, whose path is entered in ``job.output_paths``.
@@ -74,30 +75,25 @@ class Outputs:
         """
         assert job.slot is not None
         slot, job.slot = job.slot, None
-        described: dict[str, dict[str, Any]] = {}
+        described: list[str] = []
         filled: list[str] = []
         for stream, path in zip(STREAMS, self.slot_files(slot)):
-            own = self._own_file(job.key, stream)
-            try:
-                size = os.stat(path).st_size
-                if size == 0 and job.adopted and os.path.exists(own):
-                    raise FileNotFoundError
-            except FileNotFoundError:
-                if job.adopted and os.path.exists(own):  # renamed by a loop that did not live to tell
-                    described[stream] = self._describe_large(job, stream, own)
-                else:
-                    described[stream] = _NOTHING
+            own = self._own_file(job, stream)
+            size = self.size(path)
+            if size == 0 and job.adopted and os.path.exists(own):
+                # Renamed by a loop that did not live to tell.
+                described.append(self._describe_large(job, stream, own))
                 continue
             if size > INLINE_BYTES:
                 os.rename(path, own)
-                described[stream] = self._describe_large(job, stream, own)
+                described.append(self._describe_large(job, stream, own))
             elif size:
                 with open(path, "rb", buffering=0) as source:
                     data = source.read(INLINE_BYTES) or b""
-                described[stream] = {"size": len(data), "data": base64.b64encode(data).decode("ascii")}
+                described.append(f'{{"size":{len(data)},"data":"{base64.b64encode(data).decode("ascii")}"}}')
                 filled.append(path)
             else:
-                described[stream] = _NOTHING
+                described.append(NOTHING)
             if shared and size <= INLINE_BYTES:
                 _unlink(path)
         if filled:
@@ -146,20 +142,22 @@ class Outputs:
             return self.slot_files(job.slot)[STREAMS.index(stream)]
         return job.output_paths.get(stream)
 
-    def _own_file(self, key: Key, stream: str) -> str:
-        return f"{self.directory}/{key[0]}.{key[1]}.{stream}"
+    def _own_file(self, job: Job, stream: str) -> str:
+        return f"{self.directory}/{job.key[0]}.{job.key[1]}.{stream}"
 
-    def _describe_large(self, job: Job, stream: str, path: str) -> dict[str, Any]:
+    def _describe_large(self, job: Job, stream: str, path: str) -> str:
         job.output_paths[stream] = path
         size = self.size(path)
         head = self.read(path, 0, EXCERPT_BYTES)
         tail = self.read(path, max(0, size - EXCERPT_BYTES), EXCERPT_BYTES)
-        return {
-            "size": size,
-            "path": path,
-            "head": base64.b64encode(head).decode("ascii"),
-            "tail": base64.b64encode(tail).decode("ascii"),
-        }
+        return encode(
+            {
+                "size": size,
+                "path": path,
+                "head": base64.b64encode(head).decode("ascii"),
+                "tail": base64.b64encode(tail).decode("ascii"),
+            }
+        )
 
 
 def _unlink(path: str) -> None:

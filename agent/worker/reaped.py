@@ -2,6 +2,7 @@
 
 Owns the spool's files ``reaped.<generation>``. A keeper writes to the file of the generation of its present or last loop,
 so a loop finds in the files before its own all that happened until it was started, and in its own what happens since.
+There are two lines for a process: one before the kernel forgets it, with its status, and one after, with what it used.
 Kept free of imports: the keeper shall stay small.
 """
 
@@ -10,27 +11,23 @@ from __future__ import annotations
 import os
 
 PREFIX = "reaped."
+_CLD_EXITED, _CLD_DUMPED = 1, 3
 
 
 class Reaped:
-    """One process that has ended: ``start_s`` tells which one of that pid, ``session`` whether it led one."""
+    """One process that has ended.
+
+    ``start_s`` tells which one of that pid, ``session`` whether it led one. ``cpu_seconds`` None: not known (yet).
+    """
 
     __slots__ = ("cpu_seconds", "max_rss_bytes", "pid", "read_bytes", "session", "start_s", "status", "write_bytes")
 
-    def __init__(
-        self,
-        pid: int,
-        status: int,
-        start_s: float,
-        session: int,
-        cpu_seconds: float,
-        max_rss_bytes: int,
-        read_bytes: int,
-        write_bytes: int,
-    ) -> None:
-        self.pid, self.status, self.start_s, self.session = pid, status, start_s, session
-        self.cpu_seconds, self.max_rss_bytes = cpu_seconds, max_rss_bytes
-        self.read_bytes, self.write_bytes = read_bytes, write_bytes
+    def __init__(self, pid: int, status: int) -> None:
+        self.pid, self.status = pid, status
+        self.start_s = 0.0
+        self.session = 0
+        self.cpu_seconds: float | None = None
+        self.max_rss_bytes = self.read_bytes = self.write_bytes = 0
 
     def line(self) -> str:
         """The record as a line of text."""
@@ -41,18 +38,26 @@ class Reaped:
 
 
 def parse(text: str) -> list[Reaped]:
-    """The records in whole lines of ``text``; what is no record is left out."""
-    found = []
+    """The records in whole lines of ``text``, one for each process; what is no record is left out."""
+    found: dict[tuple[int, float], Reaped] = {}
     for line in text.split("\n")[:-1]:
-        words = line.split()
         try:
-            pid, status, start, session, cpu, rss, read, written = words
-            found.append(
-                Reaped(int(pid), int(status), float(start), int(session), float(cpu), int(rss), int(read), int(written))
-            )
+            pid, status, start, session, cpu, rss, read, written = line.split()
+            reaped = Reaped(int(pid), int(status))
+            reaped.start_s, reaped.session = float(start), int(session)
+            reaped.cpu_seconds = None if cpu == "None" else float(cpu)
+            reaped.max_rss_bytes, reaped.read_bytes, reaped.write_bytes = int(rss), int(read), int(written)
         except ValueError:
             continue
-    return found
+        found[reaped.pid, reaped.start_s] = reaped
+    return list(found.values())
+
+
+def wait_status(code: int, status: int) -> int:
+    """What waitid(2) says, as wait(2) says it."""
+    if code == _CLD_EXITED:
+        return status << 8
+    return status | (0x80 if code == _CLD_DUMPED else 0)
 
 
 def file_of(directory: str, generation: int) -> str:

@@ -62,8 +62,9 @@ class Recovery:
         self._spool = runner.spool
         self._offset = 0
         self._strangers: list[Reaped] = []
+        self._announced: dict[tuple[int, float], Reaped] = {}
         self._gone_since: dict[int, float] = {}
-        self._old_jobs: list[Job] = []
+        self._in_doubt: list[Job] = []
         self._polling = False
         self._doubt_until = self._began_s = 0.0
 
@@ -116,7 +117,7 @@ class Recovery:
             elif job.state == STARTING:
                 doubtful.append(job)
         self._strangers = [record for record in reaped if record.session == record.pid]
-        self._old_jobs = doubtful
+        self._in_doubt = doubtful
         self._runner.doubtful = {job.key for job in doubtful}
         self._doubt_until = time.monotonic() + DOUBT_S
         self._began_s = boot_clock()
@@ -144,22 +145,35 @@ class Recovery:
 
     def follow(self) -> None:
         """Read what the keeper has written since the last time."""
-        for record in self._records(self._generation):
-            job = self._runner.adopted.get(record.pid)
-            if job is not None and _is_of(record, job):
-                del self._runner.adopted[record.pid]
-                self._gone_since.pop(record.pid, None)
-                self._runner.has_ended(job, _exit(record))
-            elif record.session == record.pid:
-                self._strangers.append(record)
-        if self._old_jobs:
+        self._read_on()
+        if self._in_doubt:
             self._resolve_doubts()
+
+    def _read_on(self) -> None:
+        for record in self._records(self._generation):
+            if record.cpu_seconds is None and self._keeper_pid:
+                self._announced[record.pid, record.start_s] = record  # the rest of it is about to be written
+                continue
+            self._announced.pop((record.pid, record.start_s), None)
+            self._take_record(record)
+
+    def _take_record(self, record: Reaped) -> None:
+        job = self._runner.adopted.get(record.pid)
+        if job is not None and _is_of(record, job):
+            del self._runner.adopted[record.pid]
+            self._gone_since.pop(record.pid, None)
+            self._runner.has_ended(job, _exit(record))
+        elif record.session == record.pid:
+            self._strangers.append(record)
 
     def keeper_died(self) -> None:
         """Go on without: of what was its child, the end can be seen but not the status."""
-        self.follow()
         self._keeper_pid = 0
         self._spool.keeper = ""
+        self._read_on()
+        for record in list(self._announced.values()):
+            self._take_record(record)
+        self._announced.clear()
         for job in list(self._runner.adopted.values()):
             self._watch_unkept(job)
         for job in self._runner.children.values():
@@ -214,14 +228,15 @@ class Recovery:
     # --------------------------------------------------------------------------------------------- doubtful
 
     def _resolve_doubts(self) -> None:
-        if not self._old_jobs:
+        if not self._in_doubt:
             return
         census = Census()
+        self._read_on()  # after the census: what it does not show any more is on record
         waiting = []
-        for job in self._old_jobs:
+        for job in self._in_doubt:
             if not self._resolve(job, census):
                 waiting.append(job)
-        self._old_jobs = waiting
+        self._in_doubt = waiting
         self._runner.doubtful = {job.key for job in waiting}
         if waiting:
             self._timers.after(POLL_S, self._resolve_doubts)
@@ -249,7 +264,7 @@ class Recovery:
             and census.entries[pid].start_s >= job.start_s - POLL_S
             and (census.entries[pid].dead or census.mark(pid) is None)
         ]
-        if unmarked and time.monotonic() < self._doubt_until:
+        if (unmarked or self._announced) and time.monotonic() < self._doubt_until:
             return False  # not come to exec yet, or about to be waited for by the keeper
         before = min(latest, self._began_s)
         ended = [record for record in self._strangers if job.start_s - POLL_S <= record.start_s <= before + POLL_S]

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections import deque
 from typing import Any, Callable, Optional
 
-from ..clock import utc_now
+from ..clock import utc_text
 from ..errors import InvalidRecord
 from ..processes import Census, TreeStop, boot_clock, group_alive
 from .jobs import QUEUED, RUNNING, STARTING, Exit, Job, Key, outcome
+from .journal import encode
 from .launcher import Launcher, NotStarted, TryAgain
 from .ledger import Ledger
 from .log import Log
 from .orphans import Orphans
-from .outputs import Outputs
+from .outputs import NOTHING, Outputs
+from .reaped import wait_status
 from .spool import Spool
 from .timers import Timers
 
@@ -27,10 +30,11 @@ SPAWN_TRIES = 6
 SPAWN_BACK_OFF_S = 0.1
 """After the first failure to start for a passing reason; doubled after each further one."""
 BLOCKED_RETRY_S = 1.0
+GATHER_S = 0.005
+"""How long the end of a job may wait to be told while other jobs are started."""
 CENSUS_AGE_S = 0.02
 """One look at the node's processes serves all jobs that are being stopped within this time."""
 _BLOCK_BYTES = 512
-_CLD_EXITED, _CLD_DUMPED = 1, 3
 
 
 class Runner:
@@ -65,6 +69,10 @@ class Runner:
         self.doubtful: set[Key] = set()
         self.draining = False
         self._paused = False
+        self._over: list[Job] = []
+        self._told = 0.0
+        self._telling = False
+        self._second, self._second_text = -1, ""
         self._census: Optional[Census] = None
 
     @property
@@ -105,11 +113,13 @@ class Runner:
     # --------------------------------------------------------------------------------------------- starting
 
     def start_ready(self) -> None:
-        """Start what there is room for: first come first served."""
-        self._start_from(self.unbound)
-        self._start_from(self.queue)
+        """Start what there is room for: first come first served. Tell of those that are over."""
+        started = self._start_from(self.unbound) + self._start_from(self.queue)
+        if self._over:
+            self.finish_over(at_once=not started)
 
-    def _start_from(self, queue: deque[Job]) -> None:
+    def _start_from(self, queue: deque[Job]) -> int:
+        started = 0
         while queue and not self._paused and not self.draining:
             job = queue[0]
             if job.state != QUEUED:
@@ -117,7 +127,7 @@ class Runner:
                 continue
             grant = self.ledger.take(job.needs)
             if grant is None:
-                return
+                break
             queue.popleft()
             job.grant = grant
             job.slot = self.outputs.acquire()
@@ -125,11 +135,13 @@ class Runner:
             if not self.spool.start(job):
                 self._put_back(job)
                 self._pause(BLOCKED_RETRY_S)
-                return
+                break
             self._spawn(job)
+            started += 1
+        return started
 
     def _spawn(self, job: Job) -> None:
-        assert job.slot is not None and job.grant is not None
+        assert job.slot is not None
         stdout, stderr = self.outputs.slot_files(job.slot)
         try:
             pid = self.launcher.start(job, stdout, stderr)
@@ -151,19 +163,8 @@ class Runner:
 
     def has_started(self, job: Job, pid: int) -> None:
         """Enter that a job's process runs."""
-        assert job.grant is not None
-        job.pid, job.state, job.started_at = pid, RUNNING, utc_now()
-        event = {
-            "t": "started",
-            "n": 0,
-            "job": job.key[0],
-            "attempt": job.key[1],
-            "time": job.started_at,
-            "pid": pid,
-            "cores": job.grant.cores,
-            "gpus": job.grant.gpus,
-        }
-        self.spool.started(job, event)
+        job.pid, job.state, job.started_at = pid, RUNNING, self._now()
+        self.spool.started(job)
         self.resume(job)
 
     def resume(self, job: Job) -> None:
@@ -203,7 +204,7 @@ class Runner:
         """Stop a job, or drop it when it has not started. The first cause given counts."""
         grace = job.grace_s if grace_s is None else grace_s
         if job.state == QUEUED:
-            job.cause, job.reason, job.ended_at = cause, reason, utc_now()
+            job.cause, job.reason, job.ended_at = cause, reason, self._now()
             self._finish(job)
         elif job.state == STARTING:
             job.cause, job.reason = cause, reason  # acted upon when it is known whether it runs
@@ -266,14 +267,14 @@ class Runner:
             if not self.spool.flush():  # the kernel keeps it until the journal can
                 self.timers.after(BLOCKED_RETRY_S, self.reap)
                 return
-            self.spool.exited(job, _status(found.si_code, found.si_status))
+            self.spool.exited(job, wait_status(found.si_code, found.si_status))
             del self.children[pid]
             self.has_ended(job, _exit(os.wait4(pid, 0)))
 
     def has_ended(self, job: Job, end: Exit) -> None:
         """Enter that a job's first process has ended; the job is over when nothing of it is left."""
         job.exit = end
-        job.ended_at = utc_now()
+        job.ended_at = self._now()
         if job.deadline is not None:
             job.deadline.cancel()
         if job.stop is not None:
@@ -281,11 +282,32 @@ class Runner:
         elif self._leaves_something(job):
             self.begin_stop(job, job.grace_s)
         else:
-            self._finish(job)
+            self._release(job)
+            self._over.append(job)
+
+    def finish_over(self, *, at_once: bool) -> None:
+        """Tell of the jobs that are over.
+
+        Args:
+            at_once: else only when some time has passed since the last time: while there are jobs to be started, that
+                comes first, and telling of several at a time takes less than of each.
+        """
+        now = time.monotonic()
+        if at_once or now - self._told >= GATHER_S:
+            self._told = now
+            over, self._over = self._over, []
+            for job in over:
+                self._finish(job)
+        elif not self._telling:
+            self._telling = True
+            self.timers.after(GATHER_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
 
     def not_started(self, job: Job, why: str) -> None:
         """Enter that a job cannot be started."""
-        job.cause, job.reason, job.ended_at = "not_started", why, utc_now()
+        job.cause, job.reason, job.ended_at = "not_started", why, self._now()
         self._finish(job)
 
     def is_lost(self, job: Job, why: str) -> None:
@@ -293,7 +315,7 @@ class Runner:
         if job.cause is None:
             job.cause, job.reason = "lost", why
         job.exit = job.exit or Exit()
-        job.ended_at = utc_now()
+        job.ended_at = self._now()
         if job.pid:
             self.begin_stop(job, job.grace_s)
         else:
@@ -321,7 +343,7 @@ class Runner:
             shared = job.cause == "lost" or self.orphans.unknown
             printed = self.outputs.collect(job, shared=shared)
         else:
-            printed = {"stdout": {"size": 0}, "stderr": {"size": 0}}
+            printed = [NOTHING, NOTHING]
         end = job.exit or Exit()
         exit_code, signal_name = (None, None) if end.status is None else outcome(end.status)
         missing = []
@@ -330,26 +352,26 @@ class Runner:
             missing = [path for path in job.message.get("outputs") or () if not os.path.exists(os.path.join(cwd, path))]
         if signal_name == "SIGKILL" and job.cause is None:
             job.reason = self.orphans.out_of_memory()
-        event = {
-            "t": "ended",
-            "n": 0,
-            "job": job.key[0],
-            "attempt": job.key[1],
-            "time": job.ended_at,
-            "started": job.started_at,
-            "cause": job.cause or "exit",
-            "exit_code": exit_code,
-            "signal": signal_name,
-            "reason": job.reason,
-            "cpu_seconds": None if end.cpu_seconds is None else round(end.cpu_seconds, 6),
-            "peak_rss_bytes": _peak(job, end),
-            "read_bytes": end.read_bytes,
-            "write_bytes": end.write_bytes,
-            "stdout": printed["stdout"],
-            "stderr": printed["stderr"],
-            "missing_outputs": missing,
-        }
-        self.spool.ended(job, event)
+        self.spool.ended(
+            job,
+            f'"time":"{job.ended_at}","started":{_quoted(job.started_at)},"cause":"{job.cause or "exit"}",'
+            f'"exit_code":{_null(exit_code)},"signal":{_quoted(signal_name)},'
+            f'"reason":{"null" if job.reason is None else encode(job.reason)},'
+            f'"cpu_seconds":{"null" if end.cpu_seconds is None else round(end.cpu_seconds, 6)},'
+            f'"peak_rss_bytes":{_null(_peak(job, end))},'
+            f'"read_bytes":{_null(end.read_bytes)},"write_bytes":{_null(end.write_bytes)},'
+            f'"stdout":{printed[0]},"stderr":{printed[1]},'
+            f'"missing_outputs":{encode(missing) if missing else "[]"}',
+        )
+
+    def _now(self) -> str:
+        """The time as text; what lies before the fraction is made once a second."""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = utc_text(second)[: -len("000000Z")]
+        return f"{self._second_text}{int((now - second) * 1e6):06d}Z"
 
     def _release(self, job: Job) -> None:
         if job.grant is not None:
@@ -357,12 +379,24 @@ class Runner:
             job.grant = None
 
 
+def _null(number: Optional[int]) -> str:
+    return "null" if number is None else str(number)
+
+
+def _quoted(text: Optional[str]) -> str:
+    """JSON of a text that holds nothing to escape: a time, the name of a signal."""
+    return "null" if text is None else f'"{text}"'
+
+
 def _peak(job: Job, end: Exit) -> Optional[int]:
     """The larger of what was seen of the tree and what the kernel says, where that is not the worker's own memory."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if job.adopted:
-        own *= 2  # it was started by another loop, which may have been larger than this one
-    from_kernel = end.max_rss_bytes if end.max_rss_bytes is not None and end.max_rss_bytes > own else 0
+    from_kernel = end.max_rss_bytes or 0
+    if from_kernel > job.peak_rss_bytes:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if job.adopted:
+            own *= 2  # it was started by another loop, which may have been larger than this one
+        if from_kernel <= own:
+            from_kernel = 0
     return max(job.peak_rss_bytes, from_kernel) or None
 
 
@@ -375,10 +409,3 @@ def _exit(waited: tuple[int, int, Any]) -> Exit:
         read_bytes=usage.ru_inblock * _BLOCK_BYTES,
         write_bytes=usage.ru_oublock * _BLOCK_BYTES,
     )
-
-
-def _status(code: int, status: int) -> int:
-    """What waitid(2) says as wait(2) says it."""
-    if code == _CLD_EXITED:
-        return status << 8
-    return status | (0x80 if code == _CLD_DUMPED else 0)

@@ -2,17 +2,17 @@
 
 Owns the journal's lines and their order, the numbers of events, and the worker's identity. Decides nothing about jobs.
 
-The lines of one job, in this order: ``run`` (taken), ``start`` (a process is about to be started: written *before* it is,
-so that no death of the worker makes a job run twice), ``started`` with the pid, ``stop`` (we began to stop it, and why),
-``exit`` with the status (written *before* the kernel is told to forget the process, so that no death loses the status),
-``ended``. ``back`` undoes a ``start`` that started nothing. ``started`` and ``ended`` are the events as they are sent.
+The lines of one job, in this order: ``taken`` (often many in one), ``start`` (a process is about to be started: written
+*before* it is, so that no death of the worker makes a job run twice), ``started`` with the pid, ``stop`` (we began to stop
+it, and why), ``exit`` with the status (written *before* the kernel is told to forget the process, so that no death loses
+the status), ``ended``. ``back`` undoes a ``start`` that started nothing. ``started`` and ``ended`` are the events as they are sent.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Optional
+from typing import Optional
 
 from ..errors import InvalidRecord
 from ..processes import boot_id
@@ -58,6 +58,7 @@ class Spool:
         self.rewritten = 0
         self.worker = ""
         self._log = log
+        self._taken: list[Line] = []
         self._events: dict[int, Event] = {}
         self._text_bytes = 0
         self._next = 1
@@ -81,6 +82,8 @@ class Spool:
 
     def flush(self) -> bool:
         """Write what has been noted; False when the disk refuses, and then nothing of it may be acted upon."""
+        if self._taken:
+            self._note_taken()
         done = self._journal.flush()
         if done:
             self.durable = self._next - 1
@@ -100,11 +103,14 @@ class Spool:
     def take(self, job: Job) -> None:
         """Note that a job has been taken."""
         self.jobs[job.key] = job
-        self._journal.append(self._run_line(job))
+        job.message["context"] = job.context
+        self._taken.append(job.message)
 
     def start(self, job: Job) -> bool:
         """Write that a job's process is about to be started. Unless this says True, it must not be."""
-        if not self.flush():
+        if self._taken:
+            self._note_taken()
+        if self._journal.blocked and not self.flush():
             return False
         job.keeper = self.keeper
         self._journal.append(self._start_line(job))
@@ -113,26 +119,41 @@ class Spool:
         self.put_back(job)
         return False
 
+    def _note_taken(self) -> None:
+        taken, self._taken = self._taken, []
+        self._journal.append(encode({"t": "taken", "jobs": taken}))
+
     def put_back(self, job: Job) -> None:
         """Note that nothing was started after all."""
         self._note("back", job)
 
-    def started(self, job: Job, event: Line) -> None:
+    def started(self, job: Job) -> None:
         """Note that a job's process runs, and number the event."""
-        job.start_text = self._event(job.key, event, ends=False)
+        assert job.grant is not None
+        job.start_text = self._event(
+            job.key,
+            f'{{"t":"started","n":{self._next},"job":"{job.key[0]}","attempt":{job.key[1]},"time":"{job.started_at}",'
+            f'"pid":{job.pid},"cores":{list(job.grant.cores)},"gpus":{list(job.grant.gpus)}}}',
+            ends=False,
+        )
 
     def stopping(self, job: Job) -> None:
         """Note why a job is being stopped."""
-        self._note("stop", job, cause=job.cause, reason=job.reason)
+        self._note("stop", job, _why(job))
 
     def exited(self, job: Job, status: int) -> None:
         """Write the status of a job's process, at once."""
-        self._note("exit", job, status=status)
+        self._journal.append(f'{{"t":"exit","job":"{job.key[0]}","attempt":{job.key[1]},"status":{status}}}')
         self.flush()
 
-    def ended(self, job: Job, event: Line) -> None:
-        """Note that a job is over, and number the event."""
-        self._event(job.key, event, ends=True)
+    def ended(self, job: Job, described: str) -> None:
+        """Note that a job is over, and number the event.
+
+        Args:
+            described: the event's keys from ``time`` on, as JSON without the braces.
+        """
+        head = f'{{"t":"ended","n":{self._next},"job":{encode(job.key[0])},"attempt":{job.key[1]},'
+        self._event(job.key, head + described + "}", ends=True)
         job.state = ENDED
         job.start_text = None
         job.message = {"job": job.key[0], "attempt": job.key[1]}  # all that is still needed of it
@@ -195,9 +216,7 @@ class Spool:
                 return event.text if event.text is not None else self._journal.read(event.offset, event.length)
         return None
 
-    def _event(self, key: Key, event: Line, *, ends: bool) -> str:
-        event["n"] = self._next
-        text = encode(event)
+    def _event(self, key: Key, text: str, *, ends: bool) -> str:
         place = self._journal.append(text)
         keep = self._text_bytes + len(text) <= EVENT_TEXT_BYTES
         self._events[self._next] = Event(key, ends, text if keep else None, place)
@@ -256,29 +275,30 @@ class Spool:
                 if job.output_paths:
                     yield encode({"t": "kept", "job": job.key[0], "attempt": job.key[1], "paths": job.output_paths})
                 continue
-            yield self._run_line(job)
+            yield encode({"t": "taken", "jobs": [{**job.message, "context": job.context}]})
             if job.state == QUEUED:
                 continue
             yield self._start_line(job)
             if job.start_text is not None:
                 yield job.start_text
             if job.cause is not None:
-                yield self._line("stop", job, cause=job.cause, reason=job.reason)
+                yield self._line("stop", job, _why(job))
             if job.exit is not None and job.exit.status is not None:
-                yield self._line("exit", job, status=job.exit.status)
-
-    def _run_line(self, job: Job) -> str:
-        return encode({**job.message, "t": "run", "context": job.context})
+                yield self._line("exit", job, f',"status":{job.exit.status}')
 
     def _start_line(self, job: Job) -> str:
-        grant = job.grant or Grant()
-        return self._line("start", job, slot=job.slot, at=job.start_s, keeper=job.keeper, grant=list(grant))
+        # Formatted by hand, as all that every job writes: the ids of jobs hold nothing that JSON would have to escape.
+        count, cores, memory, gpus = job.grant or Grant()
+        return (
+            f'{{"t":"start","job":"{job.key[0]}","attempt":{job.key[1]},"slot":{job.slot},"at":{job.start_s!r},'
+            f'"keeper":"{job.keeper}","grant":[{count},{list(cores)},{memory},{list(gpus)}]}}'
+        )
 
-    def _note(self, kind: str, job: Job, **values: Any) -> None:
-        self._journal.append(self._line(kind, job, **values))
+    def _note(self, kind: str, job: Job, more: str = "") -> None:
+        self._journal.append(self._line(kind, job, more))
 
-    def _line(self, kind: str, job: Job, **values: Any) -> str:
-        return encode({"t": kind, "job": job.key[0], "attempt": job.key[1], **values})
+    def _line(self, kind: str, job: Job, more: str = "") -> str:
+        return f'{{"t":"{kind}","job":{encode(job.key[0])},"attempt":{job.key[1]}{more}}}'
 
     # --------------------------------------------------------------------------------------------- replay
 
@@ -309,10 +329,11 @@ class Spool:
         if kind == "ack":
             self.acked = max(self.acked, line["n"])
             return
-        if kind == "run":
-            job = Job(line)
-            job.context = line["context"]
-            self.jobs[job.key] = job
+        if kind == "taken":
+            for message in line["jobs"]:
+                job = Job(message)
+                job.context = message["context"]
+                self.jobs[job.key] = job
             return
         key = (line["job"], line["attempt"])
         if kind == "forget":
@@ -357,3 +378,7 @@ class Spool:
                 job.start_text = text
             self._events[self._next] = Event(event.key, event.ends, text, (0, len(text)))
             self._next += 1
+
+
+def _why(job: Job) -> str:
+    return f',"cause":{encode(job.cause)},"reason":{encode(job.reason)}'

@@ -45,9 +45,9 @@ def analyse(log: Path) -> dict[str, Any]:
 
 def as_job() -> None:
     """Analyse what triggered this job."""
-    from lwfm import LwfmManager
+    from lwfm import LwfManager
 
-    manager = LwfmManager()
+    manager = LwfManager()
     context = manager.context()
     if not context.trigger_path:
         sys.exit("this job was not triggered by a log; give one: analyse.py LOG")

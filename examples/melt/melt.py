@@ -18,7 +18,7 @@ from typing import Any
 
 from engines import find_lammps, how_to_install
 
-from lwfm import JobDefn, JobEvent, LwfmManager, MetadataEvent, Resources, Workflow
+from lwfm import JobDefn, JobEvent, LwfManager, MetadataEvent, Resources, Workflow
 
 HERE = Path(__file__).resolve().parent
 ENDED = ("COMPLETE", "FAILED", "CANCELLED")
@@ -100,7 +100,7 @@ def main() -> None:
     options = arguments()
     engine = choose_engine(options)
     grid = [(temperature, density) for density in options.densities for temperature in options.temperatures]
-    manager = LwfmManager()
+    manager = LwfManager()
     # `lwfm run` has made a workflow for this script, which only needs a description; otherwise this makes one.
     workflow = manager.put_workflow(
         Workflow("melt", workflow_id=manager.context().workflow_id or ""),

@@ -1,8 +1,6 @@
 """One point of the study: runs it with LAMMPS or lj_md.py in the current directory and puts its log with metadata.
 
-melt.py submits this as a job. It can be tried by hand too:
-
-    ./lwfm.sh submit --wait -- python examples/melt/point.py --temperature 1.5 --density 0.8 --engine python
+melt.py submits this as a job, one for each point, each in a directory of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import Any
 import thermolog
 from engines import find_lammps, how_to_install
 
-from lwfm import LwfmManager
+from lwfm import LwfManager
 
 HERE = Path(__file__).resolve().parent
 LOG = Path("thermo.log")
@@ -51,6 +49,7 @@ def run_lammps(options: argparse.Namespace) -> str:
 def run_python(options: argparse.Namespace) -> str:
     """Run lj_md.py; its version."""
     import lj_md
+    import numpy
 
     study = lj_md.Study(
         temperature=options.temperature,
@@ -66,7 +65,7 @@ def run_python(options: argparse.Namespace) -> str:
             lj_md.simulate(study, log)
     except (ArithmeticError, ValueError) as error:
         sys.exit(f"lj_md.py: {error}")
-    return f"lj_md.py with numpy {lj_md.np.__version__}"
+    return f"lj_md.py with numpy {numpy.__version__}"
 
 
 def properties(options: argparse.Namespace, version: str) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def main() -> None:
     print(f"T={options.temperature} rho={options.density}: {options.steps} steps with {options.engine}", flush=True)
     version = run_lammps(options) if options.engine == "lammps" else run_python(options)
     found = properties(options, version)
-    LwfmManager().get_site("local").repo.put(LOG, metadata=found)
+    LwfManager().get_site("local").repo.put(LOG, metadata=found)
     print(f"final pressure {found['final_pressure']:.4f}, {found['seconds']} s")
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 
-from lwfm import LwfmManager
+from lwfm import LwfManager
 
 
 def main() -> None:
     """Unset the handler named as the argument, if it is still waiting."""
-    manager = LwfmManager()
+    manager = LwfManager()
     waiting = manager.events(workflow=manager.context().workflow_id, state="waiting")
     handler = next((each for each in waiting if each.handler_id == sys.argv[1]), None)
     if handler is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import johnson
 
-from lwfm import JobStatus, LwfmManager
+from lwfm import JobStatus, LwfManager
 
 COLUMNS = (
     "T", "rho", "engine", "atoms", "state",
@@ -22,16 +22,18 @@ COLUMNS = (
     "samples", "discarded", "converged", "point_job", "reason",
 )  # fmt: skip
 
+ENGINES = {"lammps": "LAMMPS", "python": "lj_md.py"}
+
 Row = Mapping[str, Any]
 
 
 def rows_of(points: Sequence[JobStatus], analyses: Sequence[Mapping[str, Any]]) -> list[Row]:
     """One row per point, in order of density and temperature, with its analysis where there is one."""
     by_point = {(found["T"], found["rho"]): found for found in analyses}
-    rows = []
+    rows: list[Row] = []
     for point in sorted(points, key=lambda job: (job.meta["rho"], job.meta["T"])):
         temperature, density = point.meta["T"], point.meta["rho"]
-        row = {
+        row: dict[str, Any] = {
             "T": temperature,
             "rho": density,
             "engine": point.meta["engine"],
@@ -83,7 +85,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     low, high = min(temperatures), max(temperatures)
     margin = 0.04 * (high - low) or 0.1
     curve = [low - margin + (high - low + 2 * margin) * step / 100 for step in range(101)]
-    for density in sorted({row["rho"] for row in done}):
+    densities = sorted({row["rho"] for row in done})
+    for place, density in enumerate(densities):
         isochore = [row for row in done if row["rho"] == density]
         x = [row["T"] for row in isochore]
         errors = [row["p_error"] for row in isochore]
@@ -91,8 +94,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         points = above.errorbar(x, [row["p"] for row in isochore], errors, label=f"ρ = {density:g}", **style)
         colour = points[0].get_color()
         above.plot(curve, [johnson.pressure(at, density) for at in curve], color=colour, linewidth=0.8)
-        below.errorbar(x, [row["p"] - row["p_johnson"] for row in isochore], errors, color=colour, **style)
-    engines = " and ".join(sorted({row["engine"] for row in done}))
+        beside = [at + (place - (len(densities) - 1) / 2) * margin / 4 for at in x]  # else they hide each other
+        below.errorbar(beside, [row["p"] - row["p_johnson"] for row in isochore], errors, color=colour, **style)
+    engines = " and ".join(sorted({ENGINES[row["engine"]] for row in done}))
     above.plot([], [], color="grey", linewidth=0.8, label="Johnson et al. 1993")
     above.set_title(f"Lennard-Jones fluid, {done[0]['atoms']} atoms, by {engines}")
     above.set_ylabel("pressure p σ³/ε")
@@ -105,7 +109,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def main() -> None:
     """Summarise the workflow that this job is part of, into the current directory."""
-    manager = LwfmManager()
+    manager = LwfManager()
     workflow = manager.context().workflow_id
     if workflow is None:
         sys.exit("summarise.py is to run as a job of the study's workflow")

@@ -52,6 +52,8 @@ class FakeAgent:
 
     def close(self) -> None:
         """Go away, and take the socket along."""
+        if self._closing:
+            return
         self._closing = True
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -87,7 +89,9 @@ class FakeAgent:
         self.send(run_message(job, *argv, attempt=attempt, **keys))
         return job, attempt
 
-    def read(self, key: Key, stream: str = "stdout", offset: int = 0, limit: int = 1 << 16, wait_s: float = 0) -> Message:
+    def read(
+        self, key: Key, stream: str = "stdout", offset: int = 0, limit: int = 1 << 16, wait_s: float = 0
+    ) -> Message:
         """A piece of a job's output; ``data`` as bytes."""
         number = next(self._ids)
         self.send(
