@@ -10,7 +10,6 @@ import dataclasses
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, ClassVar, Optional, TypeVar, Union, cast
 
 from .errors import InvalidRecord
@@ -469,10 +468,14 @@ class Handler(Record):
         return self.job_ids[0] if self.job_ids else None
 
 
-@cache
-def _fields(kind: type[Record]) -> tuple[tuple[str, Any], ...]:
-    """The names and defaults of a record's fields, without ``extra``."""
-    return tuple((item.name, item.default) for item in dataclasses.fields(kind) if item.name != "extra")
+_FIELDS: dict[type[Any], tuple[tuple[str, Any], ...]] = {}
+
+
+def _fields(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """The names and defaults of a record's fields, without ``extra``; looked up once for each class."""
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple((item.name, item.default) for item in dataclasses.fields(kind) if item.name != "extra")
+    return _FIELDS[kind]
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:

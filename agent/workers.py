@@ -252,6 +252,7 @@ class WorkerServer:
 
     async def _record(self, connection: Connection, events: list[_Event]) -> None:
         await self._durably(_record_events, events, connection.host, self._outputs)
+        faultpoints.hit("workers.recorded")
         connection.acknowledge([int(message["n"]) for message, _ in events])
 
     async def _durably(self, work: Callable[..., Any], *arguments: Any) -> Any:

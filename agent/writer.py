@@ -191,9 +191,9 @@ class Writer:
                     except Exception as error:
                         self._undone()
                         answers.append((item.future, _reported(error), None))
+                self._rate.count(transaction.appended)
                 faultpoints.hit("writer.before_commit")
             faultpoints.hit("writer.after_commit")
-                self._rate.count(transaction.appended)
         except Exception as error:
             self._undone()
             reported = _reported(error)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 LITTLE_SPACE_BYTES = 1024**3
 CLOCK_TOLERANCE_S = 5.0
+WORKER_TIMEOUT_S = 5.0
 EARLIEST_YEAR = 2025
 
 
@@ -120,7 +121,7 @@ def _agent(session: Session, home: paths.Home) -> Iterator[Finding]:
             if not endpoint.may_start:
                 raise
             ran = False
-            found = _ask(session.client)
+            found = _with_worker(session.client)
     except LwfmError as error:
         yield Finding("agent", FAILURE, error.message, error.hint or f"see {home.agent_log}")
         return
@@ -139,6 +140,16 @@ def _ask(client: Client) -> JSON:
         return answer
     finally:
         client.close()
+
+
+def _with_worker(client: Client) -> JSON:
+    """What an agent that has just been started says, once its worker is there (or should be)."""
+    deadline = time.monotonic() + WORKER_TIMEOUT_S
+    while True:
+        found = _ask(client)
+        if found.get("workers") or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _version(found: JSON) -> Finding:

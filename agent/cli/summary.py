@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,8 @@ def collect(client: Client, workflow: JSON, script_job: str, unset_handlers: int
     total = sum(fresh.get("job_counts", {}).values())
     jobs: list[JSON] = []
     if total <= GROUPED_JOBS:
-        jobs = list(reversed(client.get("/v1/jobs", {"workflow": workflow_id, "limit": 0})["jobs"]))
+        jobs = client.get("/v1/jobs", {"workflow": workflow_id, "limit": 0})["jobs"]
+        jobs.sort(key=lambda job: (job.get("started_at") or "~", job["job_id"]))  # in the order in which they ran
     failed = client.get("/v1/jobs", {"workflow": workflow_id, "state": "FAILED", "limit": LISTED_FAILURES})["jobs"]
     data = client.get("/v1/data", {"workflow": workflow_id, "op": "put", "limit": LISTED_DATA + 1})["data"]
     return {
@@ -79,8 +82,9 @@ def _show_next(workflow_id: str, summary: JSON) -> None:
     if summary["failed"]:
         render.say(f"      lwfm job output --stderr {short(summary['failed'][0]['job_id'])}")
     if summary["data"]:
-        path = summary["data"][0].get("path") or summary["data"][0]["data_id"]
-        render.say(f"      lwfm lineage {harmless(path)}")
+        newest = summary["data"][0]
+        path = _from_here(newest["path"]) if newest.get("path") else newest["data_id"]
+        render.say(f"      lwfm lineage {harmless(shlex.quote(path))}")
 
 
 def _job_row(job: JSON) -> tuple[str, ...]:
@@ -126,7 +130,13 @@ def _show_failures(failed: list[Any]) -> None:
 
 def _data_row(sheet: JSON) -> tuple[str, ...]:
     return (
-        str(sheet.get("path") or sheet.get("url") or ""),
+        _from_here(str(sheet.get("path") or sheet.get("url") or "")),
         size(sheet.get("size_bytes")),
         properties(sheet.get("properties")),
     )
+
+
+def _from_here(path: str) -> str:
+    """``path`` as seen from this directory, where it lies below."""
+    here = os.getcwd() + os.sep
+    return path[len(here) :] if path.startswith(here) else path
