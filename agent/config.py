@@ -32,6 +32,15 @@ class SiteConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def signature(path: Path) -> tuple[int, int, int]:
+    """Tells a file from a changed one; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
 def read_sites(path: Path) -> dict[str, SiteConfig]:
     """The configured sites by name; ``local`` among them even where there is no file.
 

@@ -19,7 +19,7 @@ from .api.calls import routes
 from .api.server import Server
 from .errors import LwfmError, StoreLocked
 from .instance import Instance
-from .paths import Home, locate
+from .paths import Home, locate, write_program
 
 DEFAULT_IDLE_EXIT_S = 900.0
 LOG_BYTES = 2 * 1024 * 1024
@@ -38,6 +38,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         home = locate(options.home)
         home.create()
+        write_program(home)
         _start_log(home)
         with _locked(home):
             asyncio.run(_serve(home, options.idle_exit or None, options.ready_fd))

@@ -102,7 +102,7 @@ class Rules:
         self, transaction: Transaction, handler: str, event: JobEvent, trigger: Optional[Record]
     ) -> Optional[tuple[str, str]]:
         """The status record and the job that satisfied the handler last, if it is satisfied."""
-        jobs = event.jobs
+        jobs = event.job_ids
         if event.mode == "any":
             candidates = (trigger.body["job_id"],) if trigger else jobs
             for job in candidates:
@@ -124,19 +124,19 @@ class Rules:
         self, transaction: Transaction, handler: str, event: JobEvent, trigger: Optional[Record]
     ) -> Optional[str]:
         """Why the handler can never be satisfied, if so."""
-        wanted = " or ".join(state.value for state in event.states)
+        wanted = " or ".join(state.value for state in event.awaited)
         if event.mode == "all":
-            candidates = (trigger.body["job_id"],) if trigger else event.jobs
+            candidates = (trigger.body["job_id"],) if trigger else event.job_ids
             for job in candidates:
                 state = _state(transaction, job)
                 if state in _TERMINAL_WORDS and not _reaching_status(transaction, job, event):
                     return f"job {job} ended {state}, so that it cannot become {wanted}"
             return None
         position = self._out_of_reach.get(handler, 0)
-        while position < len(event.jobs) and _state(transaction, event.jobs[position]) in _TERMINAL_WORDS:
+        while position < len(event.job_ids) and _state(transaction, event.job_ids[position]) in _TERMINAL_WORDS:
             position += 1
         self._out_of_reach[handler] = position
-        return f"all its jobs have ended, none of them {wanted}" if position == len(event.jobs) else None
+        return f"all its jobs have ended, none of them {wanted}" if position == len(event.job_ids) else None
 
     def _after_data(self, transaction: Transaction, record: Record) -> Iterator[Append]:
         body = record.body
@@ -230,7 +230,7 @@ def _state(transaction: Transaction, job: str) -> Optional[str]:
 
 def _reaching_status(transaction: Transaction, job: str, event: JobEvent) -> Optional[str]:
     """The first status of a job that shows it has reached one of the event's states; None while there is none."""
-    wanted = frozenset(event.states)
+    wanted = frozenset(event.awaited)
     found = transaction.execute("select id, state from statuses where job_id = ? order by hlc, id", (job,)).fetchall()
     for status, state in found:
         if implied_by(JobState(state)) & wanted:

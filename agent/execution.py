@@ -66,10 +66,7 @@ def record_ended(
     facts = _facts(recorder, message, host, outputs)
     state, reason = _verdict(message)
     for sheet in sheets:
-        body = {**sheet.to_json(), "job_id": job_id}
-        if job.workflow_id:
-            body["workflow_id"] = job.workflow_id
-        recorder.record("metasheet", body)
+        recorder.record_data({**sheet.to_json(), "job_id": job_id, "workflow_id": job.workflow_id})
     if state is JobState.FAILED and attempt <= job.retries and job.state is not JobState.FINISHING:
         _record_retry(recorder, job, reason, facts)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -38,6 +37,8 @@ def derived_id(after: str, *parts: str) -> str:
 
     It takes its time from ``after``, the id of what it follows from, so that it is found among the ids of its time.
     """
+    import hashlib
+
     digest = hashlib.sha256("\0".join((after, *parts)).encode("utf-8", "surrogateescape")).digest()
     value = bytearray(_stamp_of(after) + digest[6:16])
     value[6] = (value[6] & 0x0F) | 0x80

@@ -19,7 +19,7 @@ from . import __version__, faultpoints, recovery
 from .attached import AttachedJobs
 from .attached import release as release_attached
 from .clock import utc_text
-from .config import LOCAL_SITE, SiteConfig, read_sites
+from .config import LOCAL_SITE, SiteConfig, read_sites, signature
 from .dispatcher import Dispatcher, node_facts
 from .errors import LwfmError
 from .events import Rules
@@ -64,13 +64,14 @@ class Instance:
         self.kill_on_stop = False
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sites_signature = signature(home.sites_file)
         sites = read_sites(home.sites_file)
         self.store = Store.open(home.database, host=self.host, user=getpass.getuser(), home=str(home.root))
         self.vault = Vault(home.sealed)
         self.outputs = OutputStore(home.outputs)
         self.files = FileRecorder()
         variables = {"LWFM_HOME": str(home.root), "LWFM_SOCKET": str(home.socket)}
-        self.builder = RequestBuilder(self.vault, variables)
+        self.builder = RequestBuilder(self.vault, variables, str(home.programs))
         self.service = Service(self.vault, delivery)
         rules = Rules()
 
@@ -130,14 +131,27 @@ class Instance:
             "workers": [node_facts(node) for node in self.dispatcher.nodes.values()],
         }  # fmt: skip
 
+    def sites(self) -> Registry:
+        """The sites, as ``sites.toml`` has them now.
+
+        Raises:
+            ConfigError: it was changed, and is malformed; what was configured before stays.
+        """
+        found = signature(self.home.sites_file)
+        if found != self._sites_signature:
+            self.registry.configure(read_sites(self.home.sites_file))
+            self._sites_signature = found
+        return self.registry
+
     def check(self, site: str, definitions: Sequence[JobDefn]) -> None:
         """Let the sites judge definitions before anything is recorded; those that ask for the same are judged once."""
+        sites = self.sites()
         judged = set()
         for defn in definitions:
             name = str(defn.extra.get("site") or site)
             if (name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus) in judged:
                 continue
-            called(name, self.registry.pillar(name, "run").check, defn)
+            called(name, sites.pillar(name, "run").check, defn)
             judged.add((name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus))
 
     def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:

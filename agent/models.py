@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Optional, TypeVar, Union, cast
 
@@ -367,8 +367,8 @@ class JobEvent(Record):
         name: for people.
     """
 
-    jobs: Sequence[str]
-    states: Sequence[JobState] = (JobState.COMPLETE,)
+    jobs: Union[str, JobStatus, Sequence[Union[str, JobStatus]]]
+    states: Union[str, JobState, Sequence[Union[str, JobState]]] = (JobState.COMPLETE,)
     defn: Optional[JobDefn] = None
     notify: Optional[Notification] = None
     site: str = "local"
@@ -378,10 +378,8 @@ class JobEvent(Record):
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        jobs = self.jobs
-        if isinstance(jobs, (str, JobStatus)):
-            jobs = cast("Sequence[str]", [jobs])
-        listed = tuple(job.job_id if isinstance(job, JobStatus) else job for job in cast("Iterable[Any]", jobs))
+        jobs: Any = [self.jobs] if isinstance(self.jobs, (str, JobStatus)) else self.jobs
+        listed = tuple(job.job_id if isinstance(job, JobStatus) else job for job in jobs)
         if not listed or not all(isinstance(job, str) and job for job in listed):
             raise InvalidRecord("a job event needs at least one job")
         _set(self, "jobs", listed)
@@ -392,6 +390,16 @@ class JobEvent(Record):
         if self.mode not in ("all", "any"):
             raise InvalidRecord(f"mode must be all or any, not {self.mode!r}")
         _check_action(self)
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """The ids of the jobs to watch."""
+        return cast("tuple[str, ...]", self.jobs)
+
+    @property
+    def awaited(self) -> tuple[JobState, ...]:
+        """The states that count."""
+        return cast("tuple[JobState, ...]", self.states)
 
 
 @dataclass(frozen=True)

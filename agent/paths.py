@@ -6,11 +6,10 @@ sockets and the worker's spool, where the home does not suit) lies in a private 
 
 from __future__ import annotations
 
-import hashlib
 import os
+import shlex
 import stat
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -66,6 +65,11 @@ class Home:
         return self.root / "sealed"
 
     @property
+    def programs(self) -> Path:
+        """Holds ``lwfm`` itself, for the PATH of jobs."""
+        return self.runtime / "bin"
+
+    @property
     def runtime(self) -> Path:
         """For sockets and spool: the home where it is node-local and its path short, else private scratch of the node."""
         socket_fits = len(os.fsencode(self.root / "worker.sock")) <= MAX_SOCKET_PATH
@@ -87,6 +91,9 @@ class Home:
         return self.runtime / "spool"
 
     def _scratch(self) -> Path:
+        import hashlib
+        import tempfile
+
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"lwfm-{os.getuid()}" / digest
 
@@ -140,6 +147,26 @@ def private_directory(path: Path) -> None:
         raise ConfigError(f"cannot write to {path}", hint="set LWFM_HOME to a directory you can write to")
 
 
+def write_program(home: Home) -> None:
+    """Put an ``lwfm`` into :attr:`Home.programs` that starts this very lwfm.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    private_directory(home.programs)
+    text = "#!/bin/sh\nexec " + " ".join(shlex.quote(word) for word in self_command()) + ' "$@"\n'
+    target = home.programs / "lwfm"
+    part = target.with_name(f".lwfm.{os.getpid()}")
+    try:
+        if target.is_file() and target.read_text(encoding="utf-8", errors="surrogateescape") == text:
+            return
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+        part.chmod(0o700)
+        part.replace(target)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}") from None
+
+
 def check_owner(path: Path) -> None:
     """Make sure that ``path`` is ours before it is trusted.
 
@@ -157,7 +184,9 @@ def check_owner(path: Path) -> None:
 def self_command() -> list[str]:
     """The words that start lwfm again as it was started now: from the one file, or as an installed package."""
     archive = running_archive()
-    return [sys.executable, str(archive)] if archive else [sys.executable, "-m", "lwfm"]
+    if archive:
+        return [sys.executable, str(archive)]
+    return [sys.executable, *(["-I"] if sys.flags.isolated else []), "-m", "lwfm"]
 
 
 def running_archive() -> Optional[Path]:

@@ -65,6 +65,9 @@ class JobNow:
     started: bool
 
 
+_TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host"})
+
+
 class Recorder:
     """Appends records in one transaction and collects their effects."""
 
@@ -91,6 +94,11 @@ class Recorder:
             for next_kind, next_body, next_uid in self._rules.consequences(self.transaction, cause):
                 following.append(self._append(next_kind, next_body, next_uid))
         return first
+
+    def record_data(self, sheet: dict[str, Any]) -> Record:
+        """Append a metasheet, given as JSON; what the store itself tells of it is left out."""
+        given = {key: value for key, value in sheet.items() if value is not None and key not in _TOLD_BY_STORE}
+        return self.record("metasheet", given)
 
     def record_job(self, body: dict[str, Any], uid: Optional[str], defn: JobDefn) -> Record:
         """Append a new job; ``defn`` is what it runs, at hand for its site."""

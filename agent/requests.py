@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -34,10 +35,12 @@ class RequestBuilder:
     Args:
         vault: holds the secrets of definitions.
         variables: what every job is told: the instance's home and socket.
+        programs: the directory at the end of every job's PATH, in which ``lwfm`` lies.
     """
 
     vault: Vault
     variables: Mapping[str, str]
+    programs: str
     _contexts: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def build(self, connection: Connection, jobs: Mapping[str, Optional[JobDefn]]) -> list[SiteRequest]:
@@ -68,12 +71,14 @@ class RequestBuilder:
 
     def _environment(self, connection: Connection, context_id: Optional[str]) -> dict[str, str]:
         if not context_id:
-            return {}
+            return {"PATH": os.pathsep.join([os.environ.get("PATH") or os.defpath, self.programs])}
         if context_id not in self._contexts:
             row = connection.execute("select env from contexts where id = ?", (context_id,)).fetchone()
             if len(self._contexts) >= CACHED_CONTEXTS:
                 self._contexts.clear()
-            self._contexts[context_id] = json.loads(row[0]) if row else {}
+            environment = json.loads(row[0]) if row else {}
+            environment["PATH"] = os.pathsep.join([environment.get("PATH") or os.defpath, self.programs])
+            self._contexts[context_id] = environment
         return self._contexts[context_id]
 
 

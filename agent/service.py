@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from .clock import utc_now
-from .errors import InvalidRecord
+from .errors import Conflict, InvalidRecord
 from .ids import new_id
 from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow, check_facts
 from .recorder import JobNow, Recorder
@@ -108,6 +108,10 @@ class Service:
             raise InvalidRecord(
                 f"{state} cannot be emitted: it would have the job run again", hint="submit a new job instead"
             )
+        if job.state in (JobState.READY, JobState.PENDING) and not (state.terminal or state is JobState.INFO):
+            raise Conflict(
+                f"job {job.job_id} has not been started: {job.state}", hint="it tells its states when it runs"
+            )
         facts = {key: value for key, value in body.items() if key in FACTS or key in ("reason", "native_status")}
         check_facts(facts)
         recorder.record_status(job, state, **facts)
@@ -142,7 +146,7 @@ class Service:
         context_id = self._context(recorder, body.get("context") or {})
         if kind == "job":
             job_event = JobEvent.from_json(given)
-            jobs = [queries.resolve(connection, "job", job) for job in job_event.jobs]
+            jobs = [queries.resolve(connection, "job", job) for job in job_event.job_ids]
             event = {**job_event.to_json(), "jobs": jobs}
             limit: Optional[int] = 1
             if workflow is None:
@@ -204,10 +208,7 @@ class Service:
 
     def put_data(self, recorder: Recorder, sheet: Metasheet) -> JSON:
         """Record a piece of data."""
-        body = sheet.to_json()
-        for key in ("data_id", "time", "origin", "origin_host"):
-            body.pop(key, None)
-        record = recorder.record("metasheet", body)
+        record = recorder.record_data(sheet.to_json())
         return queries.data(recorder.transaction.connection, record.uid)
 
     def log(self, recorder: Recorder, lines: Sequence[Any]) -> JSON:

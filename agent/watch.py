@@ -146,8 +146,8 @@ class Ends:
 
 
 async def changed_since(progress: Progress, revision: int, timeout_s: float) -> None:
-    """Wait until ``progress`` is beyond ``revision``, or the time is up."""
-    if progress.revision > revision:
+    """Wait until ``progress`` is at another revision, or the time is up. (A lower one: the agent was started again.)"""
+    if progress.revision != revision:
         return
     try:
         await asyncio.wait_for(progress.changed.wait(), timeout_s)

@@ -137,18 +137,19 @@ async def lineage_trace(instance: Instance, call: Call) -> JSON:
 
 async def site_list(instance: Instance, call: Call) -> JSON:
     """The sites."""
-    return {"sites": [_without_options(instance.registry.describe(name)) for name in instance.registry.names()]}
+    sites = instance.sites()
+    return {"sites": [_without_options(sites.describe(name)) for name in sites.names()]}
 
 
 async def site_get(instance: Instance, call: Call) -> JSON:
     """One site."""
-    return instance.registry.describe(call.arguments[0])
+    return instance.sites().describe(call.arguments[0])
 
 
 async def site_check(instance: Instance, call: Call) -> JSON:
     """Try each pillar of a site."""
     name = call.arguments[0]
-    driver = instance.registry.driver(name)
+    driver = instance.sites().driver(name)
     checks = []
     for pillar in PILLARS:
         found = getattr(driver, pillar)
@@ -168,7 +169,7 @@ async def site_login(instance: Instance, call: Call) -> JSON:
     name = call.arguments[0]
     answers = list(call.body().get("answers") or [])
     questions: list[JSON] = []
-    auth = instance.registry.pillar(name, "auth")
+    auth = instance.sites().pillar(name, "auth")
 
     def ask(prompt: str, secret: bool) -> str:
         if not answers:
@@ -188,14 +189,14 @@ async def site_login(instance: Instance, call: Call) -> JSON:
 async def resource_list(instance: Instance, call: Call) -> JSON:
     """What a site computes on."""
     name = call.arguments[0]
-    found = await asyncio.to_thread(called, name, instance.registry.pillar(name, "spin").list)
+    found = await asyncio.to_thread(called, name, instance.sites().pillar(name, "spin").list)
     return {"resources": [_resource(item) for item in found]}
 
 
 async def resource_create(instance: Instance, call: Call) -> JSON:
     """Make a resource."""
     name, body = call.arguments[0], call.body()
-    spin = instance.registry.pillar(name, "spin")
+    spin = instance.sites().pillar(name, "spin")
     return _resource(
         await asyncio.to_thread(called, name, spin.create, str(body.get("kind") or ""), body.get("spec") or {})
     )
@@ -204,7 +205,7 @@ async def resource_create(instance: Instance, call: Call) -> JSON:
 async def resource_destroy(instance: Instance, call: Call) -> JSON:
     """Give a resource back."""
     name, identifier = call.arguments
-    await asyncio.to_thread(called, name, instance.registry.pillar(name, "spin").destroy, identifier)
+    await asyncio.to_thread(called, name, instance.sites().pillar(name, "spin").destroy, identifier)
     return {}
 
 

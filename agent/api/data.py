@@ -34,7 +34,7 @@ async def put(instance: Instance, call: Call) -> JSON:
             ) from None
         sheet = Metasheet.from_json({**described.to_json(), "site": site, "properties": properties})
         return await _record(instance, sheet, body)
-    repo = instance.registry.pillar(site, "repo")
+    repo = instance.sites().pillar(site, "repo")
     site_path = body.get("site_path")
     stored = await asyncio.to_thread(called, site, repo.put, path, site_path, properties)
     source = f"file://{instance.host}{path}" if site_path else None
@@ -53,7 +53,7 @@ async def fetch(instance: Instance, call: Call) -> JSON:
     stored = StoredData(
         sheet["url"], sheet.get("path") or "", sheet.get("host"), sheet.get("size_bytes"), sheet.get("sha256")
     )
-    fetched = await asyncio.to_thread(called, site, instance.registry.pillar(site, "repo").get, stored, path)
+    fetched = await asyncio.to_thread(called, site, instance.sites().pillar(site, "repo").get, stored, path)
     record = _sheet("get", "local", fetched, sheet.get("properties") or {}, sheet["url"])
     return await _record(instance, record, body)
 

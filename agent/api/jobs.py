@@ -322,7 +322,7 @@ async def progress(instance: Instance, call: Call) -> JSON:
     else:
         workflow = None
         followed = await _follow_jobs(instance, body.get("jobs"))
-    if followed.revision <= since:
+    if since == followed.revision:
         await changed_since(followed, since, timeout_s)
         if _active(followed):
             await asyncio.sleep(PROGRESS_PAUSE_S)
@@ -331,7 +331,7 @@ async def progress(instance: Instance, call: Call) -> JSON:
     active, waiting = _active(followed), 0
     if workflow:
         active = active or await instance.writer.write(active_count, workflow)
-        waiting = len(await instance.writer.read(queries.list_handlers, workflow=workflow, state="waiting", limit=0))
+        waiting = await instance.writer.read(queries.count_waiting_handlers, workflow)
     return {
         "revision": revision,
         "counts": counts,

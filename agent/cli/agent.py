@@ -67,29 +67,43 @@ def start(session: Session, idle_exit: float | None, as_json: bool) -> None:
 @click.pass_obj
 def stop(session: Session, kill: bool, as_json: bool) -> None:
     """Stop the agent. Harmless when it does not run."""
-    before = _ask(session)
+    try:
+        before = _ask(session)
+    except LwfmError:  # it answers, but is not well: all the more reason
+        before = {"pid": None}
     if before is not None:
         try:
             _quiet_client(session).post("/v1/agent/stop", {"kill": kill}, repeatable=True)
         except AgentUnreachable:
             pass  # it left before it could answer
-        _until_gone(session, int(before["pid"]))
+        _until_gone(session, before["pid"])
     if as_json:
         render.print_json({"stopped": before is not None})
     else:
-        render.say(f"agent stopped (pid {before['pid']})" if before is not None else "the agent does not run")
+        who = f" (pid {before['pid']})" if before and before["pid"] else ""
+        render.say(f"agent stopped{who}" if before is not None else "the agent does not run")
 
 
-def _until_gone(session: Session, pid: int) -> None:
+def _until_gone(session: Session, pid: int | None) -> None:
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while time.monotonic() < deadline:
-        now = _ask(session)
-        if now is not None and now["pid"] != pid:
+        now = _running_pid(session)
+        if pid and now not in (None, -1, pid):
             return  # somebody has started the next one
-        if now is None and not _alive(pid):
+        if now is None and not (pid and _alive(pid)):
             return
         time.sleep(POLL_S)  # another process's end is not announced
-    raise AgentUnreachable(f"the agent (pid {pid}) has not left after {STOP_TIMEOUT_S:.0f} s", hint="lwfm agent logs")
+    who = f" (pid {pid})" if pid else ""
+    raise AgentUnreachable(f"the agent{who} has not left after {STOP_TIMEOUT_S:.0f} s", hint="lwfm agent logs")
+
+
+def _running_pid(session: Session) -> int | None:
+    """The pid of the agent that answers now, -1 if it does not say; None when none answers."""
+    try:
+        now = _ask(session)
+    except LwfmError:
+        return -1
+    return None if now is None else int(now["pid"])
 
 
 def _alive(pid: int) -> bool:

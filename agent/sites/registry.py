@@ -37,6 +37,13 @@ class Registry:
         self._entries = {name: _Entry(config) for name, config in configs.items()}
         self._context_of = context_of
 
+    def configure(self, configs: Mapping[str, SiteConfig]) -> None:
+        """Take a changed configuration: sites that are as they were keep their drivers."""
+        for name in [name for name in self._entries if configs.get(name) != self._entries[name].config]:
+            self._close(name, self._entries.pop(name))
+        for name, config in configs.items():
+            self._entries.setdefault(name, _Entry(config))
+
     def names(self) -> list[str]:
         """The names of the sites."""
         return list(self._entries)
@@ -98,11 +105,14 @@ class Registry:
     def close(self) -> None:
         """Close every driver that was made."""
         for name, entry in self._entries.items():
-            if entry.driver is not None:
-                try:
-                    entry.driver.close()
-                except Exception:
-                    _logger.exception("closing site %s", name)
+            self._close(name, entry)
+
+    def _close(self, name: str, entry: _Entry) -> None:
+        if entry.driver is not None:
+            try:
+                entry.driver.close()
+            except Exception:
+                _logger.exception("closing site %s", name)
 
 
 def called(site: str, function: Callable[..., Any], *arguments: Any) -> Any:

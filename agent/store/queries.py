@@ -258,6 +258,12 @@ def list_handlers(
     return [_handler_row(connection, row) for row in rows(connection, query, values)]
 
 
+def count_waiting_handlers(connection: sqlite3.Connection, workflow: str) -> int:
+    """How many handlers of a workflow have not fired as often as they may."""
+    query = "select count(*) from handlers where state = 'waiting' and workflow_id = ?"
+    return int(connection.execute(query, (workflow,)).fetchone()[0])
+
+
 def _handler_row(connection: sqlite3.Connection, row: JSON) -> JSON:
     row["event"] = json.loads(row["event"])
     row["job_ids"] = json.loads(row["job_ids"])

@@ -155,28 +155,27 @@ def _check(message: Mapping[str, Any]) -> None:
     if shell is not None:
         if not isinstance(shell, str):
             raise InvalidRecord("run: shell must be text")
-    elif not isinstance(argv, list) or not argv or not all([isinstance(word, str) for word in argv]):
+    elif not isinstance(argv, list) or not argv or not all(isinstance(word, str) for word in argv):
         raise InvalidRecord("run: argv must be a list of words")
     for name, kind, what in _KINDS:
         value = get(name)
-        if value is not None and not isinstance(value, kind):
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, int) and value < 0)):
             raise InvalidRecord(f"run: {name} must be {what}")
-    for name in ("cores", "memory_bytes", "gpus", "time_limit_s", "grace_s"):
-        if (get(name) or 0) < 0:
-            raise InvalidRecord(f"run: {name} must not be negative")
+    for name in ("time_limit_s", "grace_s"):
+        value = get(name)
+        if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+            raise InvalidRecord(f"run: {name} must be seconds, from 0")
     if not (get("cwd") or "/").startswith("/"):
         raise InvalidRecord("run: cwd must be an absolute path")
 
 
-_KINDS: tuple[tuple[str, Any, str], ...] = (
+_KINDS: tuple[tuple[str, type, str], ...] = (
     ("env", dict, "an object"),
     ("unset", list, "a list"),
     ("outputs", list, "a list"),
-    ("cores", int, "a whole number"),
-    ("memory_bytes", int, "a whole number"),
-    ("gpus", int, "a whole number"),
-    ("time_limit_s", (int, float), "seconds"),
-    ("grace_s", (int, float), "seconds"),
+    ("cores", int, "a whole number from 0"),
+    ("memory_bytes", int, "a whole number from 0"),
+    ("gpus", int, "a whole number from 0"),
     ("cwd", str, "a path"),
 )
 

@@ -2,8 +2,8 @@
 
 The worker is a subreaper: what a job's process leaves behind without a parent becomes a child of the worker, also when it
 has left the job's session. Owns the knowledge of which such process belongs to which job. There is no notice when one
-arrives; they are looked for when a job ends, at once when it is quiet, else a moment later, so that looking takes at
-most half a hundredth of a core.
+arrives; they are looked for when a job ends. Where the kernel does not list a process's children that takes a census, and
+then it may be a moment later, so that looking takes at most half a hundredth of a core.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Callable, Optional
 
-from ..processes import Census, Entry, Tree, TreeStop, open_files
+from ..processes import Census, Entry, OwnChildren, Tree, TreeStop, group_alive, open_files
 from .jobs import DEFAULT_GRACE_S, RUNNING, Exit, Job
 from .log import Log
 
@@ -36,6 +36,7 @@ class Orphans:
         self._directory = os.path.realpath(directory)
         self._parents = parents
         self._log = log
+        self._children = OwnChildren()
         self._known: dict[int, Optional[Job]] = {}
         self._next_look = 0.0
         self._planned = False
@@ -46,20 +47,33 @@ class Orphans:
         """Whether there is one that cannot be told to belong to any job."""
         return any(job is None for job in self._known.values())
 
-    def look_when_affordable(self, *, alone: bool) -> None:
-        """Look for orphans now, or plan to.
+    def look(self, ended: Job) -> bool:
+        """Look for orphans, as the process of ``ended`` has just been waited for: now, or plan to.
 
-        Args:
-            alone: no job's process is a child of ours; then a single question tells whether there is any.
+        Returns:
+            Whether something of the job may be left.
         """
-        if alone and not self._known and not _any_child():
-            return
-        wait = self._next_look - time.monotonic()
-        if wait <= 0:
-            self._look()
-        elif not self._planned:
-            self._planned = True
-            self._runner.timers.after(wait, self._look)
+        if ended.adopted:  # what it left went to the keeper
+            return bool(self._census().members(ended.tree))
+        alive = self._children.pids()
+        if alive is None:
+            return self._look_without_list(ended)
+        alive.difference_update(self._runner.children, self._known)
+        if alive:
+            self._census()
+        return bool(ended.strays)
+
+    def _look_without_list(self, ended: Job) -> bool:
+        if group_alive(ended.pid):
+            return True
+        if self._runner.children or self._runner.adopted or self._known or _any_child():
+            wait = self._next_look - time.monotonic()
+            if wait <= 0:
+                self._census()
+            elif not self._planned:
+                self._planned = True
+                self._runner.timers.after(wait, self._planned_look)
+        return bool(ended.strays)
 
     def reaped(self, pid: int, end: Exit) -> None:
         """Take notice that one has ended: what it used belongs to its job."""
@@ -82,19 +96,25 @@ class Orphans:
             return "killed from outside; the kernel's out-of-memory killer was at work on this node"
         return None
 
-    def _look(self) -> None:
+    def _planned_look(self) -> None:
         self._planned = False
+        self._census()
+
+    def _census(self) -> Census:
         census = Census()
         self._next_look = time.monotonic() + census.cost_s / COST_SHARE
         runner = self._runner
         for pid in [pid for pid in self._known if pid not in census.entries]:
-            del self._known[pid]
+            job = self._known.pop(pid)
+            if job is not None:
+                job.strays -= {pid}
         for pid in census.children(self._parents()):
             entry = census.entries[pid]
             if entry.dead or pid in self._known or pid in runner.children or pid in runner.adopted:
                 continue
             if pid not in self._parents():
                 self._adopt(pid, entry, census)
+        return census
 
     def _adopt(self, pid: int, entry: Entry, census: Census) -> None:
         job, belongs = self._owner(pid, entry, census)

@@ -100,25 +100,26 @@ class Recovery:
                 self._runner.is_lost(job, f"the node was restarted while the job ran (boot {boot_id()[:8]})")
 
     def _decide(self, jobs: list[Job], reaped: list[Reaped]) -> None:
-        doubtful = []
+        over: list[tuple[Job, Exit]] = []
         for job in jobs:
             if job.state == QUEUED:
                 self._runner.enqueue(job)
+            elif job.state == STARTING:
+                self._in_doubt.append(job)
             elif job.state == RUNNING:
                 record = next((record for record in reaped if _is_of(record, job)), None)
                 if record is not None:
                     reaped.remove(record)
-                    self._runner.has_ended(job, _exit(record))
+                    over.append((job, _exit(record)))
                 elif job.exit is not None:
-                    self._runner.has_ended(job, job.exit)
+                    over.append((job, job.exit))
                 else:
                     self._runner.resume(job)
                     self._adopt(job)
-            elif job.state == STARTING:
-                doubtful.append(job)
+        self._runner.doubtful = {job.key for job in self._in_doubt}
+        for job, end in over:  # when all that runs is known, so that nothing of it is taken for an orphan
+            self._runner.has_ended(job, end)
         self._strangers = [record for record in reaped if record.session == record.pid]
-        self._in_doubt = doubtful
-        self._runner.doubtful = {job.key for job in doubtful}
         self._doubt_until = time.monotonic() + DOUBT_S
         self._began_s = boot_clock()
         self._resolve_doubts()

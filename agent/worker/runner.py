@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 from ..clock import utc_text
 from ..errors import InvalidRecord
-from ..processes import Census, TreeStop, boot_clock, group_alive
+from ..processes import Census, TreeStop, boot_clock
 from .jobs import QUEUED, RUNNING, STARTING, Exit, Job, Key, outcome
 from .journal import encode
 from .launcher import Launcher, NotStarted, TryAgain
@@ -279,7 +279,7 @@ class Runner:
             job.deadline.cancel()
         if job.stop is not None:
             self._step(job)
-        elif self._leaves_something(job):
+        elif self.orphans.look(job):
             self.begin_stop(job, job.grace_s)
         else:
             self._release(job)
@@ -320,14 +320,6 @@ class Runner:
             self.begin_stop(job, job.grace_s)
         else:
             self._finish(job)
-
-    def _leaves_something(self, job: Job) -> bool:
-        if job.adopted:
-            return bool(self.census(boot_clock()).members(job.tree))
-        if group_alive(job.pid):
-            return True
-        self.orphans.look_when_affordable(alone=not self.children and not self.adopted)
-        return bool(job.strays)
 
     def _finish(self, job: Job) -> None:
         if job.step is not None:

@@ -79,7 +79,7 @@ class Driver:
 def run_workflow(driver: Driver, journal: Journal, tmp: Path) -> dict[str, JSON]:
     """Leaves that write declared files; chains behind them; a fan-in; jobs that need another attempt; one that fails; handlers
     on the files. Returns the handlers by name."""
-    work, agent = journal.command, driver.agent
+    work = journal.command
     workflow = driver.new_workflow()
     handlers = {}
     handlers["each file"] = driver.on(
@@ -109,7 +109,6 @@ def run_workflow(driver: Driver, journal: Journal, tmp: Path) -> dict[str, JSON]
     handlers["failed"] = driver.on("job", "failed", jobs=[failing], states=["FAILED"], defn=defn)
     handlers["never"] = driver.on("job", "never", jobs=[failing], defn=defn)
     handlers["never after"] = driver.on("job", "never after", jobs=handlers["never"]["job_ids"], defn=defn)
-    del agent
     return handlers
 
 
@@ -147,9 +146,8 @@ POINTS = [
 @pytest.mark.parametrize("point", POINTS)
 def test_the_agent_dies_at_a_point(point: str, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    with running_agent() as agent:
-        agent.kill()
-        driver = Driver(agent.start(LWFM_FAULTPOINT=point))
+    with running_agent(first_env={"LWFM_FAULTPOINT": point}) as agent:
+        driver = Driver(agent)
         handlers = run_workflow(driver, journal, tmp_path)
         jobs = driver.finish()
         assert driver.deaths == 1, f"{point} was not reached"

@@ -31,7 +31,7 @@ def cpu_ticks(pid: int) -> int:
 
 
 def read_pid(path: Path) -> int:
-    return int(wait_until(lambda: path.exists() and path.read_text().strip(), f"a pid in {path}"))
+    return int(wait_until(lambda: path.read_text().strip() if path.exists() else None, f"a pid in {path}"))
 
 
 # ------------------------------------------------------------------------------------------------- greeting

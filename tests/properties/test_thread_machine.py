@@ -242,8 +242,8 @@ class ThreadMachine(RuleBasedStateMachine):
 
 TestThreadMachine = ThreadMachine.TestCase
 TestThreadMachine.settings = settings(
-    max_examples=40,
-    stateful_step_count=30,
+    max_examples=100,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),

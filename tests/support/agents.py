@@ -312,18 +312,22 @@ def new_home() -> Path:
 
 @contextmanager
 def running_agent(
-    sites: str = "", options: Sequence[str] = (), env: Optional[Mapping[str, str]] = None
+    sites: str = "",
+    options: Sequence[str] = (),
+    env: Optional[Mapping[str, str]] = None,
+    first_env: Optional[Mapping[str, str]] = None,
 ) -> Iterator[Agent]:
     """An agent in a fresh home.
 
     Args:
-        sites: the text of its ``sites.toml``. ``options``: for ``agent serve``. ``env``: variables of the agent.
+        sites: the text of its ``sites.toml``. ``options``: for ``agent serve``.
+        env: variables of the agent. ``first_env``: more of them for its first start alone.
     """
     agent = Agent(new_home(), options, env)
     if sites:
         agent.configure(sites)
     try:
-        agent.start()
+        agent.start(**(first_env or {}))
         yield agent
     except BaseException:
         sys.stderr.write(agent.log() + "\n")

@@ -18,7 +18,6 @@ from typing import Any, Callable, Optional, TypeVar
 
 from lwfm.events import Rules
 from lwfm.execution import record_ended, record_started
-from lwfm.ids import new_id
 from lwfm.models import JobDefn, Metasheet
 from lwfm.notify import delivery
 from lwfm.outputs import OutputStore
@@ -170,10 +169,16 @@ def _empty() -> Connection:
     return connection
 
 
+def empty_store() -> Connection:
+    """A store of its own in memory, in which nothing has been recorded."""
+    connection = connect(":memory:")
+    _empty().backup(connection)
+    return connection
+
+
 def folded(records: Iterable[Record]) -> dict[str, list[tuple[Any, ...]]]:
     """The tables that records fold to, in the order they come."""
-    scratch = connect(":memory:")
-    _empty().backup(scratch)
+    scratch = empty_store()
     scratch.execute("begin")
     for record in records:
         projections.project(scratch, record)
@@ -182,8 +187,3 @@ def folded(records: Iterable[Record]) -> dict[str, list[tuple[Any, ...]]]:
     result = tables(scratch)
     scratch.close()
     return result
-
-
-def as_if_of(origin: str, record: Record) -> Record:
-    """The same fact as another instance would have recorded it, under another id where it is a thing of its own."""
-    return Record(origin, record.seq, new_id(), record.kind, record.hlc, record.wall_utc, record.body)

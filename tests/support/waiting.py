@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def wait_until(
-    condition: Callable[[], T],
+    condition: Callable[[], Optional[T]],
     what: str,
     *,
     timeout_s: float = 20.0,

@@ -509,6 +509,17 @@ class TestPlaces:
         body = json.loads(capsys.readouterr().out)
         assert (body["running"], body["socket"]) == (False, str(api.socket))
 
+    def test_an_agent_that_is_not_well_can_be_stopped(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        def stop(request: Request) -> Any:
+            api.socket.unlink()  # as good as gone
+            return {}
+
+        api.replies["GET /v1/agent"] = errors.StoreError("no such table")
+        api.replies["POST /v1/agent/stop"] = stop
+        assert main(["agent", "status"]) == 8
+        assert main(["agent", "stop"]) == 0
+        assert capsys.readouterr().out == "agent stopped\n"
+
     def test_agent_start_twice(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         api.replies["GET /v1/agent"] = {"pid": 4, "socket": str(api.socket)}
         assert main(["agent", "start"]) == 0
