@@ -14,6 +14,9 @@ from .sites.base import JobRequest
 from .store import Connection
 
 CACHED_CONTEXTS = 64
+MAX_VARIABLE_BYTES = 100_000
+"""A variable that is larger could keep the job from starting (Linux: MAX_ARG_STRLEN, 128 KiB); who needs what is left out asks
+the agent."""
 _QUERY = (
     "select id, site, attempt, workflow_id, context_id, handler_id, trigger_job, trigger_data, cwd, definition"
     " from jobs where id in ("
@@ -89,5 +92,6 @@ def _data_variables(connection: Connection, data_id: str) -> dict[str, str]:
     if row:
         if row[0]:
             variables["LWFM_TRIGGER_PATH"] = row[0]
-        variables["LWFM_TRIGGER_PROPERTIES"] = row[1]
+        if len(row[1].encode()) < MAX_VARIABLE_BYTES:
+            variables["LWFM_TRIGGER_PROPERTIES"] = row[1]
     return variables

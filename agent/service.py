@@ -25,6 +25,8 @@ from .store.projections import FACTS, command_line
 
 JSON = dict[str, Any]
 MAX_LOG_CHARACTERS = 64 * 1024
+MAX_COMMAND_CHARACTERS = 2 * 1024 * 1024
+"""What a program can be given on Linux with the usual limits (execve(2)); also keeps messages to workers within a frame."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -274,6 +276,12 @@ class Service:
 
     def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str]) -> JSON:
         """The definition as it is recorded: with its directory, without its secrets, which go to the vault."""
+        size = len(defn.command_line) + sum(map(len, defn.env)) + sum(map(len, defn.env.values())) + sum(map(len, defn.outputs))
+        if size > MAX_COMMAND_CHARACTERS:
+            raise InvalidRecord(
+                f"the job's command, environment and outputs have {size} characters, more than {MAX_COMMAND_CHARACTERS}",
+                hint="put what is long into a file that the job reads",
+            )
         definition = defn.to_json()
         for key in ("job_id", "site"):
             definition.pop(key, None)

@@ -1,6 +1,8 @@
-"""The thread that owns the store: work is queued, done in batches of one transaction each, and answered when it is durable.
+"""Units of work on the store: queued, done in transactions of as many as there are, answered when they are durable.
 
-While one batch waits for the disk the next one gathers; so the more there is to do, the more a transaction holds.
+Statements run in the event loop; only the wait for the disk at a transaction's end is left to a thread. (With statements in
+a thread, loop and thread hand the interpreter to each other at every one of them, which costs more than the statement.)
+While one transaction waits for the disk the next one's work gathers; so the more there is to do, the more one holds.
 Reading does not wait for writing where the store allows a second connection.
 """
 
@@ -8,23 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Optional, TypeVar, cast
+from typing import Any, Optional, TypeVar
 
 from . import faultpoints
 from .errors import AgentBusy, LwfmError, StoreError
 from .events import Rules
 from .recorder import Effects, Recorder
-from .store import Store
+from .store import Store, Transaction
 from .store.database import mapped_errors
 
 T = TypeVar("T")
-MAX_BATCH = 500
+TURN_S = 0.05
+"""A transaction takes in no further unit of work after this long, so that the loop comes to everything else in time."""
 BUSY_RECORDS_PER_S = 200
 GATHER_S = 0.02
 """While many jobs are under way, work is left to gather so long before a transaction begins: each record then costs less."""
@@ -34,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Item:
-    """One piece of queued work; ``alone``: outside any transaction, with the store itself."""
+    """One piece of queued work; ``alone``: in a thread, outside any transaction, with the store itself."""
 
     work: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -71,12 +73,12 @@ class Writer:
     """Runs units of work on the store, for one event loop.
 
     Args:
-        store: from now on used by this object's threads alone.
+        store: from now on used by this object alone.
         rules: evaluated in every transaction.
-        on_commit: called in the loop with the effects of every unit, in order, before its caller is answered.
-        complete: called in the store's thread at the end of every unit, in its transaction.
+        on_commit: called with the effects of every unit once it is durable, in order, before its caller is answered.
+        complete: called at the end of every unit, in its transaction.
         crowded: whether so many jobs are under way that nobody waits for a particular one.
-        on_undone: called in the store's thread when a unit was undone, to forget what was learned from it.
+        on_undone: called when a unit was undone, to forget what was learned from it.
     """
 
     def __init__(
@@ -95,24 +97,21 @@ class Writer:
         self._crowded = crowded
         self._on_undone = on_undone
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._queue: deque[_Item] = deque()
+        self._wanted = asyncio.Event()
         self._closing = False
         self._rate = _Rate()
+        self._disk = ThreadPoolExecutor(1, "lwfm-disk")
         self._reader = store.reader()
         self._read_pool = ThreadPoolExecutor(1, "lwfm-read") if self._reader else None
-        self._thread = threading.Thread(target=self._work, name="lwfm-write", daemon=True)
-        self._thread.start()
+        self._task = self._loop.create_task(self._work())
 
     def write(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """Run ``work(recorder, *arguments)``; the future has its result once it is durable, or what it raised.
 
-        What it raised has undone it, and only it.
+        What it raised has undone it, and only it. It runs in the event loop: it must be quick.
         """
-        if self._closing:
-            raise AgentBusy("the agent is stopping", hint="try again in a moment")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Item(work, arguments, future))
-        return future
+        return self._put(work, arguments, alone=False)
 
     async def read(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Run ``work(connection, *arguments)``, which only reads; it sees everything that has been answered."""
@@ -121,94 +120,100 @@ class Writer:
         return await self._loop.run_in_executor(self._read_pool, self._read, work, arguments, options)
 
     async def alone(self, work: Callable[[Store], T]) -> T:
-        """Run ``work(store)`` between batches, outside any transaction."""
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Item(work, (), future, alone=True))
-        return await future
+        """Run ``work(store)`` in a thread, between transactions."""
+        return await self._put(work, (), alone=True)
 
     async def close(self) -> None:
         """Finish what is queued, then close the store."""
         self._closing = True
-        self._queue.put(_END)
-        await self._loop.run_in_executor(None, self._thread.join)
+        self._wanted.set()
+        await self._task
         if self._read_pool is not None and self._reader is not None:
             self._read_pool.shutdown(wait=True)
             self._reader.close()
-        self._store.close()
+        await self._loop.run_in_executor(self._disk, self._store.close)
+        self._disk.shutdown(wait=True)
+
+    def _put(self, work: Callable[..., T], arguments: tuple[Any, ...], *, alone: bool) -> asyncio.Future[T]:
+        if self._closing:
+            raise AgentBusy("the agent is stopping", hint="try again in a moment")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.append(_Item(work, arguments, future, alone))
+        self._wanted.set()
+        return future
 
     def _read(self, work: Callable[..., T], arguments: tuple[Any, ...], options: dict[str, Any]) -> T:
         assert self._reader is not None
         with mapped_errors(self._store.path):
             return work(self._reader, *arguments, **options)
 
-    def _work(self) -> None:
-        while True:
-            batch, follower = self._gather()
-            if batch:
-                self._answer(self._commit(batch))
-            if follower is None:
-                continue
-            if follower is _END:
+    async def _work(self) -> None:
+        while not (self._closing and not self._queue):
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._queue:
+                if self._crowded() and self._rate.busy() and not self._closing:
+                    await asyncio.sleep(GATHER_S)
+                if self._queue[0].alone:
+                    self._deliver([await self._run_alone(self._queue.popleft())])
+                else:
+                    self._deliver(await self._transact(self._batch()))
+
+    def _batch(self) -> Iterator[_Item]:
+        """What goes into one transaction: what is queued, as far as it can be done in ``TURN_S``."""
+        until = time.monotonic() + TURN_S
+        while self._queue and not self._queue[0].alone:
+            yield self._queue.popleft()
+            if time.monotonic() > until:
                 return
-            self._answer([self._run_alone(follower)])
 
-    def _gather(self) -> tuple[list[_Item], Optional[_Item]]:
-        """Wait for work, then take all there is: what goes into one transaction, and what must come after it."""
-        batch: list[_Item] = []
-        item = self._queue.get()
-        if self._crowded() and self._rate.busy():
-            time.sleep(GATHER_S)
-        while True:
-            if item.alone:
-                return batch, item
-            batch.append(item)
-            if len(batch) >= MAX_BATCH:
-                return batch, None
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, None
-
-    def _run_alone(self, item: _Item) -> _Answer:
+    async def _run_alone(self, item: _Item) -> _Answer:
         try:
-            return item.future, item.work(self._store), None
+            return item.future, await self._loop.run_in_executor(self._disk, item.work, self._store), None
         except Exception as error:
             return item.future, _reported(error), None
 
-    def _commit(self, batch: list[_Item]) -> list[_Answer]:
+    async def _transact(self, batch: Iterator[_Item]) -> list[_Answer]:
+        """Run units in one transaction. Only the wait for the disk is left to a thread: statements are too short for that."""
         answers: list[_Answer] = []
+        transaction: Optional[Transaction] = None
+        item: Optional[_Item] = None
         try:
-            with self._store.transaction() as transaction:
-                for item in batch:
-                    recorder = Recorder(transaction, self._rules)
-                    try:
-                        with transaction.step():
-                            result = item.work(recorder, *item.arguments)
-                            self._complete(recorder)
-                        answers.append((item.future, result, recorder.effects))
-                    except StoreError:
-                        raise
-                    except Exception as error:
-                        self._undone()
-                        answers.append((item.future, _reported(error), None))
+            for item in batch:
+                if transaction is None:
+                    transaction = self._store.begin()
+                answers.append(self._run(transaction, item))
+                item = None
+            if transaction is not None:
                 self._rate.count(transaction.appended)
                 faultpoints.hit("writer.before_commit")
-            faultpoints.hit("writer.after_commit")
+                await self._loop.run_in_executor(self._disk, transaction.commit)
+                faultpoints.hit("writer.after_commit")
         except Exception as error:
+            if transaction is not None:
+                transaction.rollback()
             self._undone()
             reported = _reported(error)
-            return [(item.future, reported, None) for item in batch]
+            futures = [future for future, _, _ in answers] + ([item.future] if item else [])
+            return [(future, reported, None) for future in futures]
         return answers
+
+    def _run(self, transaction: Transaction, item: _Item) -> _Answer:
+        recorder = Recorder(transaction, self._rules)
+        try:
+            with transaction.step():
+                result = item.work(recorder, *item.arguments)
+                self._complete(recorder)
+        except StoreError:
+            raise
+        except Exception as error:
+            self._undone()
+            return item.future, _reported(error), None
+        return item.future, result, recorder.effects
 
     def _undone(self) -> None:
         self._rules.reset()
         self._on_undone()
-
-    def _answer(self, answers: list[_Answer]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, answers)
-        except RuntimeError:
-            _logger.warning("the loop was gone before %d answers could be given", len(answers))
 
     def _deliver(self, answers: list[_Answer]) -> None:
         faultpoints.hit("writer.before_effects")
@@ -224,13 +229,6 @@ class Writer:
                 future.set_exception(result)
             else:
                 future.set_result(result)
-
-
-def _nothing() -> None:
-    """The work of the last item."""
-
-
-_END = _Item(_nothing, (), cast("asyncio.Future[Any]", None), alone=True)
 
 
 def _reported(error: Exception) -> Exception:

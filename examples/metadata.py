@@ -48,6 +48,7 @@ with tempfile.TemporaryDirectory() as directory:
     assert copy.read_text(encoding="utf-8") == "calibrated\n"
 
     causes = manager.lineage(stored, direction="up")
-    makers = [node["label"] for node in causes["nodes"] if node["kind"] == "job"]
-    print(f"it was made by {makers[0]}")
-    assert job.job_id in {node["id"] for node in causes["nodes"]}
+    names = {node["id"]: node["label"] for node in causes["nodes"]}
+    makers = sorted({names[edge["from"]] for edge in causes["edges"] if edge["relation"] == "wrote"})
+    print(f"it was written by {' and copied by '.join(makers)}")
+    assert job.name in makers

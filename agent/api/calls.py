@@ -36,8 +36,10 @@ async def workflow_put(instance: Instance, call: Call) -> JSON:
 
 async def workflow_list(instance: Instance, call: Call) -> JSON:
     """Workflows, newest first."""
-    match = parse_terms(call.values("match"))
-    found = await instance.writer.read(queries.list_workflows, name=call.value("name"), match=match, limit=call.limit())
+    match, parent = parse_terms(call.values("match")), await _whole(instance, "job", call.value("parent"))
+    found = await instance.writer.read(
+        queries.list_workflows, name=call.value("name"), parent=parent, match=match, limit=call.limit()
+    )
     return {"workflows": found}
 
 

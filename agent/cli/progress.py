@@ -64,6 +64,13 @@ class Progress:
             self.waiting_handlers,
         )
 
+    def plus(self, other: Progress) -> Progress:
+        """With the jobs that ``other`` counts."""
+        states = [*self.counts, *(state for state in other.counts if state not in self.counts)]
+        counts = {state: self.counts.get(state, 0) + other.counts.get(state, 0) for state in states}
+        waiting = self.waiting_handlers + other.waiting_handlers
+        return Progress(counts, self.total + other.total, self.active + other.active, waiting)
+
     @property
     def ended(self) -> int:
         """How many have ended."""

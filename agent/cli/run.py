@@ -88,10 +88,11 @@ def run(
             number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
             running.interrupt(number)
             return EXIT_INTERRUPTED if number == signal.SIGINT else 128 + number
-    unset = 0 if keep_handlers else _close(session, flow["workflow_id"])
+    made = running.made_workflows()
+    unset = 0 if keep_handlers else sum(_close(session, item["workflow_id"]) for item in [flow, *made])
     failed = last.failed > 0
     if as_json or not quiet:
-        summary = collect(session.client, flow, running.job_id, unset)
+        summary = collect(session.client, [flow, *made], running.job_id, unset)
         summary["script_exit_code"] = running.exit_code
         if as_json:
             render.print_json(summary)
@@ -146,15 +147,20 @@ class _Run:
         """Show progress until nothing is active any more; how far it came, without what was there before."""
         meter = choose_meter(self._screen, quiet=quiet)
         try:
-            last = self._follow_jobs(meter)
+            last = self._follow_all(meter, quiet)
         except LwfmError as error:  # the script goes on without an agent; see whether there is one again when it ends
             if self._script is None or not self._script.running:
                 raise
             render.note(f"lwfm: {error.message}; the script runs on")
             self._script.wait()
-            last = self._follow_jobs(meter)
+            last = self._follow_all(meter, quiet)
         self._wait_finished()
         return last
+
+    def made_workflows(self) -> list[JSON]:
+        """The workflows that the script made."""
+        found: list[JSON] = self._client.get("/v1/workflows", {"parent": self.job_id, "limit": 0})["workflows"]
+        return found
 
     def interrupt(self, number: int) -> None:
         """Stop the script, then what it set going. A second interrupt leaves at once."""
@@ -164,18 +170,41 @@ class _Run:
             self._script.stop(number)
         self._wait_finished()
         reason = f"lwfm run was stopped by {self._stopped_by}"
-        body = {"workflow": self._workflow_id, "reason": reason}
-        cancelled = int(self._client.post("/v1/jobs/cancel", body, repeatable=True)["cancelled"])
-        path = path_of("workflows", self._workflow_id, "close")
-        self._client.post(path, {"reason": reason}, repeatable=True)
+        cancelled = 0
+        for workflow_id in [self._workflow_id, *(made["workflow_id"] for made in self.made_workflows())]:
+            body = {"workflow": workflow_id, "reason": reason}
+            cancelled += int(self._client.post("/v1/jobs/cancel", body, repeatable=True)["cancelled"])
+            self._client.post(path_of("workflows", workflow_id, "close"), {"reason": reason}, repeatable=True)
         render.note(f"lwfm: stopped; {plural(cancelled, 'job')} cancelled")
         render.note(f"  → lwfm job list --workflow {short(self._workflow_id)}")
+
+    def _follow_all(self, meter: Any, quiet: bool) -> Progress:
+        """Follow the run's workflow and those its script made, in turns, until none is active."""
+        last = self._follow_jobs(meter)
+        while True:
+            others = Progress()
+            for made in self.made_workflows():
+                meter = choose_meter(self._screen, quiet=quiet)
+                so_far = last.plus(others)
+                part = follow(
+                    self._client,
+                    meter,
+                    _is_over,
+                    workflow=made["workflow_id"],
+                    baseline=so_far.plus,
+                )
+                others = part.less(last)
+            if not others.total:
+                return last
+            if Progress.from_json(ask(self._client, self._workflow_id, (), None, 0)).active == 0:
+                return last.plus(others)
+            last = self._follow_jobs(choose_meter(self._screen, quiet=quiet))
 
     def _follow_jobs(self, meter: Any) -> Progress:
         return follow(
             self._client,
             meter,
-            lambda seen: seen.active == 0,
+            _is_over,
             workflow=self._workflow_id,
             baseline=lambda seen: seen.less(self._before).less(self._own_count()),
         )
@@ -207,6 +236,10 @@ class _Run:
             self._finisher.join()
         if self._finish_error is not None:
             raise self._finish_error
+
+
+def _is_over(seen: Progress) -> bool:
+    return seen.active == 0
 
 
 def _start_workflow(session: Session, given: str | None, name: str, script: str) -> JSON:

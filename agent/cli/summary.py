@@ -24,8 +24,20 @@ LISTED_FAILURES = 10
 LISTED_DATA = 20
 
 
-def collect(client: Client, workflow: JSON, script_job: str, unset_handlers: int) -> JSON:
-    """The summary of a workflow as JSON: ``workflow``, ``jobs``, ``failed``, ``data``, ``more_data``."""
+def collect(client: Client, workflows: list[JSON], script_job: str, unset_handlers: int) -> JSON:
+    """The summary of a run as JSON: ``workflow``, ``jobs``, ``failed``, ``data``, ``more_data``.
+
+    Args:
+        workflows: the run's own, then those its script made; these are summed up under ``made`` in the same form.
+    """
+    summary = _collect_one(client, workflows[0])
+    summary.update(script_job=script_job, unset_handlers=unset_handlers)
+    if len(workflows) > 1:
+        summary["made"] = [_collect_one(client, workflow) for workflow in workflows[1:]]
+    return summary
+
+
+def _collect_one(client: Client, workflow: JSON) -> JSON:
     workflow_id = workflow["workflow_id"]
     fresh: JSON = client.get(path_of("workflows", workflow_id))
     total = sum(fresh.get("job_counts", {}).values())
@@ -37,17 +49,25 @@ def collect(client: Client, workflow: JSON, script_job: str, unset_handlers: int
     data = client.get("/v1/data", {"workflow": workflow_id, "op": "put", "limit": LISTED_DATA + 1})["data"]
     return {
         "workflow": fresh,
-        "script_job": script_job,
         "jobs": jobs,
         "failed": failed,
         "data": data[:LISTED_DATA],
         "more_data": len(data) > LISTED_DATA,
-        "unset_handlers": unset_handlers,
     }
 
 
 def show(summary: JSON) -> None:
     """The summary for a person."""
+    for one in [summary, *summary.get("made", ())]:
+        _show_one(one)
+    if summary["unset_handlers"]:
+        render.say()
+        unset = plural(summary["unset_handlers"], "handler")
+        render.say(f"{unset} still waited for data when all else had ended: unset (--keep-handlers leaves them).")
+    _show_next(summary["workflow"]["workflow_id"], summary)
+
+
+def _show_one(summary: JSON) -> None:
     workflow = summary["workflow"]
     counts = workflow.get("job_counts", {})
     total = sum(counts.values())
@@ -69,11 +89,6 @@ def show(summary: JSON) -> None:
         render.table(("DATA", "SIZE", "PROPERTIES"), map(_data_row, reversed(summary["data"])))
         if summary["more_data"]:
             render.say("... and more")
-    if summary["unset_handlers"]:
-        render.say()
-        unset = plural(summary["unset_handlers"], "handler")
-        render.say(f"{unset} still waited for data when all else had ended: unset (--keep-handlers leaves them).")
-    _show_next(workflow["workflow_id"], summary)
 
 
 def _show_next(workflow_id: str, summary: JSON) -> None:

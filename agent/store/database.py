@@ -81,18 +81,19 @@ class Store:
     def transaction(self) -> Iterator[Transaction]:
         """A transaction: durable when the block has ended, as if never begun when it raises."""
         with mapped_errors(self.path):
-            self.connection.execute("begin immediate")
-            transaction = Transaction(self.connection, self.path, self.origin, self._clock, self._rows)
+            transaction = self.begin()
             try:
                 yield transaction
-                self.connection.write_counts()
-                self.connection.execute("commit")
+                transaction.commit()
             except BaseException:
-                self.connection.forget_counts()
-                self._rows.forget()
-                if self.connection.in_transaction:
-                    self.connection.execute("rollback")
+                transaction.rollback()
                 raise
+
+    def begin(self) -> Transaction:
+        """Begin a transaction that is ended by its ``commit`` or its ``rollback``. The store has one at a time."""
+        with mapped_errors(self.path):
+            self.connection.execute("begin immediate")
+            return Transaction(self.connection, self.path, self.origin, self._clock, self._rows)
 
     def setting(self, key: str) -> Optional[str]:
         """A setting of this instance that is not history."""
@@ -176,6 +177,19 @@ class Transaction:
         self._head = log.Head(record.seq, digest)
         projections.project(self.connection, record, rows=self._rows, followed=followed)
         return record
+
+    def commit(self) -> None:
+        """Make it durable. May be called from another thread than the rest, while that waits for it."""
+        with mapped_errors(self._path):
+            self.connection.write_counts()
+            self.connection.execute("commit")
+
+    def rollback(self) -> None:
+        """As if it had never begun."""
+        self.connection.forget_counts()
+        self._rows.forget()
+        if self.connection.in_transaction:
+            self.connection.execute("rollback")
 
     @property
     def appended(self) -> int:

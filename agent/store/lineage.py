@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import NotFound
 from . import queries
 
-MAX_NODES = 2000
+MAX_NODES = 1000
 """Beyond so many the graph ends, and says so."""
 _CHUNK = 500
 _CONTENT = "select id, sha256, url, size_bytes from metasheets"

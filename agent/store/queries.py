@@ -176,6 +176,7 @@ def list_workflows(
     connection: sqlite3.Connection,
     *,
     name: Optional[str] = None,
+    parent: Optional[str] = None,
     match: Optional[Mapping[str, Any]] = None,
     limit: int = 50,
 ) -> list[JSON]:
@@ -183,6 +184,8 @@ def list_workflows(
     selection = Selection("workflows", "workflow", conditions=parse_match(match or {}).conditions)
     if name is not None:
         selection.clauses.append(glob_clause("t.name", name))
+    if parent is not None:
+        selection.clauses.append(("t.parent_job = ?", [parent]))
     found = _by_id(connection, _WORKFLOW, "w.id", selection.newest(connection, limit))
     return [{**_parsed(row, "meta"), "job_counts": job_counts(connection, row["workflow_id"])} for row in found]
 

@@ -52,6 +52,8 @@ create table workflows (
     created_at text not null, meta text not null, hlc text not null, extra text, record_id text not null
 );
 
+create index workflows_by_parent on workflows (parent_job) where parent_job is not null;
+
 create table jobs (
     id text primary key, origin text not null, name text not null, command text not null, site text not null,
     workflow_id text, parent_id text, context_id text, handler_id text, trigger_job text, trigger_data text,

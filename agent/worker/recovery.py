@@ -281,6 +281,10 @@ class Recovery:
                 self._runner.put_back(job)
         else:
             job.pid = 0
+            self._log(
+                f"job {job.key[0]}.{job.key[1]} in doubt since {job.start_s:.3f}: same keeper {kept}, "
+                f"unknown children {unmarked}, unknown ends {[(r.pid, r.start_s) for r in self._strangers]}"
+            )
             self._runner.is_lost(
                 job, "the worker was killed at the moment it started the job; whether it ran is not known"
             )

@@ -148,7 +148,7 @@ def test_loop_killed_at_random(seed: int, agent: FakeAgent, start_worker: StartW
     assert sorted(starts(place)) == sorted(message["job"] for message in messages)
     for n in range(300):
         ended = agent.ended[f"j{n}", 1]
-        assert ended["cause"] == "exit", ended
+        assert ended["cause"] == "exit", f"{ended}\n{worker.log()}"
         if n % 2:
             assert ended["exit_code"] == n % 100
         else:

@@ -32,7 +32,7 @@ KEY_LINES = {
     "hello.py": r"^hello from job [0-9a-f-]{36}$",
     "logging_in_jobs.py": r" WARNING +the matrix is badly conditioned$",
     "many_jobs.py": r"^group 3: 50 jobs, ",
-    "metadata.py": r"^it was made by calibration$",
+    "metadata.py": r"^it was written by calibration and copied by metadata\.py$",
     "notify.py": r"^command: new data: .*/result\.dat$",
     "outputs.py": r"^sorted\.txt \(data\) read total \(job\)$",
     "remote_data_in_place.py": r"^field\.raw read reader$",

@@ -23,16 +23,43 @@ from support.threads import empty_store
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=150)
 LETTERS = "aZ019.*?[]!^-~=<>+ eé\n\U0001f40d"
-VALUE = (
-    st.none() | st.booleans() | st.integers(-3, 12) | st.integers(2**60, 2**70)
-    | st.sampled_from([0.1, 0.7, 1.0, 1e300, -0.0, "0.70", "1e0", " 7 ", "007", "true", "null", "therm-1", "a*b", "", "x" * 3000])
-    | st.text(LETTERS, max_size=4)
-)  # fmt: skip
-PROPERTIES = st.dictionaries(st.sampled_from(["T", "kind", "box.x"]), VALUE | st.lists(VALUE, max_size=3), max_size=3)
-PREFIX = st.sampled_from(["", "", "=", "!=", "<", "<=", ">", ">=", "~"])
+ALIKE = st.sampled_from(
+    [
+        0,
+        0.7,
+        1,
+        1.0,
+        2,
+        10,
+        -0.0,
+        1e300,
+        2**70,
+        True,
+        None,
+        "0.70",
+        "1e0",
+        " 7 ",
+        "007",
+        "true",
+        "null",
+        "therm-1",
+        "thermo",
+        "a*b",
+        "ab",
+        "a",
+        "",
+        "x" * 3000,
+    ]
+)
+"""Values that are nearly, or in some sense, the same as each other."""
+VALUE = ALIKE | ALIKE | ALIKE | st.integers(-3, 12) | st.text(LETTERS, max_size=4)
+KEY = st.sampled_from(["T", "T", "T", "box.x"])
+PROPERTIES = st.dictionaries(KEY, VALUE | VALUE | st.lists(VALUE, max_size=3), min_size=1, max_size=2)
+PREFIX = st.sampled_from(["", "=", "!=", "<", "<=", ">", ">=", "~"])
+PLAIN = st.sampled_from(["0.7", "1", "2", "10", "a", "true", "therm", "ab", "*", "a*", "?", "[!a]*", "^a", "0", "1.0"])
 MATCH = st.dictionaries(
-    st.sampled_from(["T", "kind", "box.x", "none"]),
-    st.builds(lambda prefix, value: prefix + value, PREFIX, st.text(LETTERS, max_size=4)) | VALUE,
+    KEY,
+    st.builds(lambda prefix, value: prefix + value, PREFIX, PLAIN | st.text(LETTERS, max_size=4)) | VALUE,
     min_size=1,
     max_size=2,
 )

@@ -12,10 +12,12 @@ a process that is not is killed, and the test fails. When the block fails, the e
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -295,6 +297,16 @@ class Agent:
         """What a job printed."""
         return bytes(self.client.get_bytes(path_of("jobs", job, "output"), {"stream": stream, **query}).body)
 
+    def raw(self, method: str, target: str, body: Optional[bytes] = None, **headers: str) -> tuple[int, bytes]:
+        """One request as it stands; the status and the body of the answer."""
+        connection = _Raw(self.home.socket)
+        try:
+            connection.request(method, target, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
     def verify(self) -> None:
         """The store's chain and tables are sound."""
         answer = self.client.post("/v1/store/verify", {})
@@ -303,6 +315,19 @@ class Agent:
     @staticmethod
     def _open(jobs: Sequence[JSON]) -> list[str]:
         return [f"{job['job_id']} {job['state']}" for job in jobs if job["state"] not in TERMINAL]
+
+
+class _Raw(http.client.HTTPConnection):
+    """HTTP on a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("lwfm", timeout=60)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(60)
+        self.sock.connect(str(self.path))
 
 
 def new_home() -> Path:

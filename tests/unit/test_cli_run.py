@@ -37,6 +37,7 @@ class Agent(FakeApi):
         self.replies.update(
             {
                 "POST /v1/workflows": {"workflow_id": FLOW, "name": "script"},
+                "GET /v1/workflows": {"workflows": []},
                 f"GET /v1/workflows/{FLOW}": lambda _: {
                     "workflow_id": FLOW,
                     "name": "script",
