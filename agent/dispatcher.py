@@ -149,6 +149,7 @@ class Dispatcher:
         self._expected = expected
         self._queue: deque[_Waiting] = deque()
         self._waiting: dict[str, _Waiting] = {}
+        self._reserved: dict[str, Flight] = {}
         self._scheduled = False
         self.nodes: dict[str, Node] = {}
         self.flights: dict[str, Flight] = {}
@@ -164,6 +165,51 @@ class Dispatcher:
             self._waiting[request.job_id] = entry
             self._queue.append(entry)
         self._schedule()
+
+    def reserve(self, requests: Sequence[JobRequest]) -> dict[str, list[tuple[str, int]]]:
+        """Take room for jobs that can go to a worker at once, while the transaction that makes them pending is open.
+
+        Either :meth:`launch` follows, when it is durable, or :meth:`release`.
+
+        Returns:
+            The (job, attempt) pairs by the worker they are to go to: what is to be claimed in that transaction.
+        """
+        claims: dict[str, list[tuple[str, int]]] = {}
+        for request in requests if not self._waiting else ():
+            needs = needs_of(request.defn)
+            nodes = (node for node in self.nodes.values() if node.channel is not None)
+            node = next((node for node in nodes if node.fits(needs, node.backlog_limit())), None)
+            if node is None:
+                break
+            if request.job_id in self.flights:
+                continue
+            node.take(needs)
+            self.flights[request.job_id] = self._reserved[request.job_id] = Flight(request, needs, node.worker_id)
+            claims.setdefault(node.worker_id, []).append((request.job_id, request.attempt))
+        return claims
+
+    def launch(self, requests: Sequence[JobRequest]) -> None:
+        """The claims of those of these that were reserved are durable: send them."""
+        sending: dict[str, list[JobRequest]] = {}
+        for request in requests:
+            flight = self._reserved.pop(request.job_id, None)
+            if flight is not None and self.flights.get(request.job_id) is flight:
+                flight.claimed = True
+                sending.setdefault(flight.worker_id, []).append(request)
+        if sending:
+            faultpoints.hit("dispatcher.claimed")
+        for worker_id, listed in sending.items():
+            self._send(worker_id, listed)
+
+    def release(self) -> None:
+        """The transaction was undone: what was reserved in it is free again."""
+        for job_id, flight in self._reserved.items():
+            if self.flights.get(job_id) is flight:
+                del self.flights[job_id]
+                node = self.nodes.get(flight.worker_id)
+                if node is not None:
+                    node.take(flight.needs, -1)
+        self._reserved.clear()
 
     def check(self, defn: JobDefn) -> None:
         """Refuse what no node could ever run."""
@@ -276,7 +322,7 @@ class Dispatcher:
                 if taken:
                     chosen[node.worker_id] = taken
         for worker_id, entries in chosen.items():
-            self._spawn(self._send(worker_id, entries))
+            self._spawn(self._claim_and_send(worker_id, entries))
 
     def _choose(self, node: Node) -> list[_Waiting]:
         """Take the jobs that go to ``node`` now out of the queue and count them in."""
@@ -301,7 +347,7 @@ class Dispatcher:
         self._queue.extendleft(reversed(passed))
         return taken
 
-    async def _send(self, worker_id: str, entries: list[_Waiting]) -> None:
+    async def _claim_and_send(self, worker_id: str, entries: list[_Waiting]) -> None:
         """Claim, then send; when the claim cannot be made, the jobs wait again.
 
         A worker that is gone by then finds no message, and is told when it comes again, by what it says it has.
@@ -315,8 +361,7 @@ class Dispatcher:
             self._schedule()
             return
         faultpoints.hit("dispatcher.claimed")
-        node = self.nodes.get(worker_id)
-        messages: list[Message] = []
+        sending: list[JobRequest] = []
         for entry in entries:
             request = entry.request
             flight = self.flights.get(request.job_id)
@@ -326,15 +371,22 @@ class Dispatcher:
                 self.ended(request.job_id, request.attempt)
                 continue
             flight.claimed = True
-            if node is None or node.channel is None:
-                continue
+            sending.append(request)
+        self._send(worker_id, sending)
+
+    def _send(self, worker_id: str, requests: Sequence[JobRequest]) -> None:
+        """Hand claimed jobs to their worker, if it is there."""
+        node = self.nodes.get(worker_id)
+        if node is None or node.channel is None or not requests:
+            return
+        messages: list[Message] = []
+        for request in requests:
             if request.context_id not in node.contexts:
                 node.contexts.add(request.context_id)
                 messages.append({"t": "context", "id": request.context_id, "env": dict(request.environment)})
             messages.append(run_message(request))
-        if messages and node is not None and node.channel is not None:
-            node.channel.send(messages)
-            faultpoints.hit("dispatcher.sent")
+        node.channel.send(messages)
+        faultpoints.hit("dispatcher.sent")
 
     def _take_back(self, entries: list[_Waiting]) -> None:
         for entry in reversed(entries):

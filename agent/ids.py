@@ -35,12 +35,13 @@ def new_id() -> str:
 def derived_id(after: str, *parts: str) -> str:
     """The id that belongs to ``after`` and ``parts``: the same everywhere and always, in the layout of a UUIDv8 (RFC 9562).
 
-    It takes its time from ``after``, the id of what it follows from, so that it is found among the ids of its time.
+    It takes its millisecond and its place within that from ``after``, the id of what it follows from, so that it is found
+    among the ids of its time, and what follows from several things comes in their order.
     """
     import hashlib
 
     digest = hashlib.sha256("\0".join((after, *parts)).encode("utf-8", "surrogateescape")).digest()
-    value = bytearray(_stamp_of(after) + digest[6:16])
+    value = bytearray(_stamp_of(after) + digest[8:16])
     value[6] = (value[6] & 0x0F) | 0x80
     value[8] = (value[8] & 0x3F) | 0x80
     text = value.hex()
@@ -48,11 +49,11 @@ def derived_id(after: str, *parts: str) -> str:
 
 
 def _stamp_of(identifier: str) -> bytes:
-    """The milliseconds that an id begins with; zeros for what is not an id."""
+    """The eight bytes that an id begins with: time, version and count; zeros for what is not an id."""
     try:
-        return bytes.fromhex(identifier[:8] + identifier[9:13]).rjust(6, b"\0")[:6]
+        return bytes.fromhex(identifier.replace("-", "")[:16]).rjust(8, b"\0")
     except ValueError:
-        return bytes(6)
+        return bytes(8)
 
 
 def new_origin() -> str:

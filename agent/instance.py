@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from . import __version__, faultpoints, recovery
 from .attached import AttachedJobs
@@ -30,11 +30,12 @@ from .nodes import AgentNodes
 from .notify import delivery
 from .outputs import OutputStore
 from .paths import Home
+from .polling import PolledSites, active_of
 from .recorder import Effects, Recorder
 from .requests import RequestBuilder, SiteRequest
 from .sealing import Vault
 from .service import Service
-from .sites.base import SiteContext
+from .sites.base import Run, SiteContext
 from .sites.registry import Registry, called
 from .states import JobState
 from .store import Connection, Store
@@ -78,6 +79,7 @@ class Instance:
         def forget() -> None:
             rules.reset()
             self.service.reset()
+            self.dispatcher.release()
 
         self.writer = Writer(self.store, rules, self._on_commit, self._complete, self._is_crowded, forget)
         self.watch = Watch()
@@ -90,6 +92,7 @@ class Instance:
         self.nodes = AgentNodes(self._loop, self.dispatcher, self.workers)
         self.registry = Registry(sites, self._site_context)
         self.attached = AttachedJobs(self.writer, self.spawn)
+        self.polled = PolledSites(self.writer, lambda name: cast(Run, self.registry.pillar(name, "run")), self.spawn)
         self.open_requests = 0
         self.last_request = time.monotonic()
 
@@ -99,6 +102,7 @@ class Instance:
         waiting = await self.writer.write(recovery.unplaced, local)
         faultpoints.hit("instance.placing")
         self._submit_all(await self.writer.read(self.builder.build, dict.fromkeys(waiting)))
+        await self._resume_polled([name for name in self.registry.names() if name not in local])
         await self.writer.write(self._tidy_vault)
         await self.attached.restore()
         await self.workers.start()
@@ -106,9 +110,21 @@ class Instance:
         faultpoints.hit("instance.started")
         self.spawn(self._look_after())
 
+    async def _resume_polled(self, names: list[str]) -> None:
+        """Go on asking the sites that do not report by themselves."""
+        for name in names:
+            doubtful, known = await self.writer.write(active_of, name)
+            requests = await self.writer.read(self.builder.build, dict.fromkeys(doubtful))
+            if requests:
+                self.polled.submit(name, [item.request for item in requests], doubtful=True)
+            if known:
+                self.polled.watch(name, known)
+
     async def close(self, *, stop_worker: bool, kill: bool = False) -> None:
         """Leave: the store last, after all that is still to be written."""
         stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
+        if stop and not self.workers.connections:
+            self.worker.dismiss()
         await self.workers.close(stop=stop, kill=kill)
         for task in list(self._tasks):
             task.cancel()
@@ -157,7 +173,11 @@ class Instance:
     def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:
         """Tell a site that a job shall end."""
         if not self.attached.interrupt(job_id):
-            called(site, self.registry.pillar(site, "run").cancel, job_id, attempt, reason)
+            run = self.registry.pillar(site, "run")
+        if run.reports_itself:
+            called(site, run.cancel, job_id, attempt, reason)
+        else:
+            self.polled.cancel(site, job_id, attempt, reason)
 
     def is_local(self, recorder: Recorder, job_id: str) -> bool:
         """Whether a job is for a site that the agent itself has workers for, so that it knows all about it."""
@@ -172,9 +192,11 @@ class Instance:
             if change.after.terminal:
                 self.vault.forget(change.job_id)
                 self.attached.forget(change.job_id)
+                self.polled.forget(change.site, change.job_id)
                 if change.after is JobState.CANCELLED:
                     self.dispatcher.cancel(change.job_id, change.attempt, "cancelled")
         if effects.requests:
+            self.dispatcher.launch([item.request for item in effects.requests])
             self._submit_all(effects.requests)
         for call in effects.also:
             call()
@@ -183,7 +205,11 @@ class Instance:
         """At the end of a unit of work: what its pending jobs ask of their sites."""
         pending = recorder.effects.pending
         if pending:
-            recorder.effects.requests = self.builder.build(recorder.transaction.connection, pending)
+            built = self.builder.build(recorder.transaction.connection, pending)
+            recorder.effects.requests = built
+            ours = [item.request for item in built if self._reports_itself(item.site)]
+            for worker_id, jobs in self.dispatcher.reserve(ours).items():
+                recovery.claim(recorder, worker_id, jobs)
         for change in recorder.effects.changes:
             if change.after.terminal and change.before is not JobState.READY:
                 release_attached(recorder, change.job_id)
@@ -194,7 +220,11 @@ class Instance:
             by_site.setdefault(item.site, []).append(item.request)
         for site, listed in by_site.items():
             try:
-                called(site, self.registry.pillar(site, "run").submit, listed)
+                run = self.registry.pillar(site, "run")
+                if run.reports_itself:
+                    called(site, run.submit, listed)
+                else:
+                    self.polled.submit(site, listed)
             except LwfmError as error:
                 self.spawn(self._refused([request.job_id for request in listed], error))
 
@@ -251,6 +281,7 @@ class Instance:
             or self.dispatcher.flights
             or self.dispatcher.waiting
             or self.attached
+            or self.polled
         ):
             return False
         return time.monotonic() - self.last_request > self.idle_exit_s

@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from . import processes
 from .dispatcher import Capacity
 from .errors import ConfigError
 from .paths import Home, self_command
+from .worker.capacity import node_capacity
 
 MAX_PAUSE_S = 10.0
 _OPTIONS = {"cores": "--cores", "gpus": "--gpus", "memory_bytes": "--memory"}
@@ -42,7 +42,7 @@ class LocalWorker:
 
     def capacity(self) -> Capacity:
         """What of this node may be used."""
-        node = processes.node_capacity()
+        node = node_capacity()
         return Capacity(
             min(self._limits.get("cores", len(node.cores)), len(node.cores)),
             min(self._limits.get("memory_bytes", node.memory_bytes), node.memory_bytes),
@@ -75,6 +75,11 @@ class LocalWorker:
                 cwd="/",
             )
         self._started = time.monotonic()
+
+    def dismiss(self) -> None:
+        """Ask a worker that has not connected yet to leave; it stays while it has jobs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
 
     def ensure(self) -> None:
         """Start a worker again if none is there, with growing pauses while that does not help."""

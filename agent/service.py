@@ -15,7 +15,7 @@ from typing import Any, Optional
 from .clock import utc_now
 from .errors import Conflict, InvalidRecord
 from .ids import new_id
-from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow, check_facts
+from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow, check_facts, check_properties
 from .recorder import JobNow, Recorder
 from .redaction import redact_text, taken_over
 from .sealing import Vault
@@ -66,7 +66,7 @@ class Service:
     def submit(self, recorder: Recorder, body: Mapping[str, Any], definitions: Sequence[JobDefn]) -> JSON:
         """Record new jobs, PENDING at their sites. A definition whose ``job_id`` is known already is not recorded again."""
         workflow, parent = self._belonging(recorder, body)
-        context = body.get("context") or {}
+        context = context_of(body)
         context_id = self._context(recorder, context)
         default_site = str(body.get("site") or "local")
         answers = []
@@ -86,7 +86,7 @@ class Service:
     def attach(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
         """Record a job that the caller executes itself: RUNNING, its process one that we watch but did not start."""
         workflow, parent = self._belonging(recorder, body)
-        context = body.get("context") or {}
+        context = context_of(body)
         defn = JobDefn.from_json(body.get("definition"))
         context_id = self._context(recorder, context)
         site = str(body.get("site") or "local")
@@ -145,7 +145,8 @@ class Service:
         workflow, parent = self._belonging(recorder, body)
         connection = recorder.transaction.connection
         kind, given = body.get("kind"), body.get("event")
-        context_id = self._context(recorder, body.get("context") or {})
+        context = context_of(body)
+        context_id = self._context(recorder, context)
         if kind == "job":
             job_event = JobEvent.from_json(given)
             jobs = [queries.resolve(connection, "job", job) for job in job_event.job_ids]
@@ -168,7 +169,7 @@ class Service:
         handler_id = new_id()
         job_ids = [new_id() for _ in range(limit or 0)]
         redacted = self._sealed(
-            defn, job_ids[0] if len(job_ids) == 1 else handler_id, (body.get("context") or {}).get("cwd")
+            defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd")
         )
         event["defn"] = redacted
         if action.notify is not None:
@@ -349,6 +350,28 @@ def text_of(body: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise InvalidRecord(f"{key} must be text, not {type(value).__name__}")
     return value
+
+
+def context_of(body: Mapping[str, Any]) -> JSON:
+    """The ``context`` of a body; empty when there is none.
+
+    Raises:
+        InvalidRecord: it is not what ``docs/api.md`` says.
+    """
+    if body.get("context") is None:
+        return {}
+    context = check_properties(body["context"], "context")
+    for key in ("host", "user", "cwd", "python", "version"):
+        if context.get(key) is not None:
+            text_of(context, key)
+    if not str(context.get("cwd") or "/").startswith("/"):
+        raise InvalidRecord(f"context: cwd must be an absolute path, not {context['cwd']!r}")
+    env, git = (check_properties(context.get(key) or {}, f"context: {key}") for key in ("env", "git"))
+    if not all(isinstance(value, str) for value in env.values()):
+        raise InvalidRecord("context: env must hold text")
+    if not isinstance(git.get("commit") or "", str) or not isinstance(git.get("dirty") or False, bool):
+        raise InvalidRecord("context: git must hold a commit, and whether it is dirty")
+    return {**context, "env": env, "git": git} if "git" in context else {**context, "env": env}
 
 
 def _checked_id(job_id: Any) -> str:

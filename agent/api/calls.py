@@ -169,7 +169,10 @@ async def site_check(instance: Instance, call: Call) -> JSON:
 async def site_login(instance: Instance, call: Call) -> JSON:
     """Log in, as far as the answers go."""
     name = call.arguments[0]
-    answers = list(call.body().get("answers") or [])
+    answers = call.body().get("answers") or []
+    if not isinstance(answers, list):
+        raise InvalidRecord("answers must be a list")
+    answers = list(answers)
     questions: list[JSON] = []
     auth = instance.sites().pillar(name, "auth")
 

@@ -11,6 +11,7 @@ from ..instance import Instance
 from ..matching import parse_terms
 from ..models import Metasheet, check_properties
 from ..recorder import Recorder
+from ..service import text_of
 from ..sites.base import StoredData
 from ..sites.registry import called
 from ..store import queries
@@ -35,7 +36,9 @@ async def put(instance: Instance, call: Call) -> JSON:
         sheet = Metasheet.from_json({**described.to_json(), "site": site, "properties": properties})
         return await _record(instance, sheet, body)
     repo = instance.sites().pillar(site, "repo")
-    site_path = body.get("site_path")
+    site_path = text_of(body, "site_path") if body.get("site_path") is not None else None
+    if site_path is not None and ("\0" in site_path or not site_path.strip()):
+        raise InvalidRecord(f"site_path cannot be {site_path!r}", hint="leave it out to record the file where it is")
     stored = await asyncio.to_thread(called, site, repo.put, path, site_path, properties)
     source = f"file://{instance.host}{path}" if site_path else None
     return await _record(instance, _sheet("put", site, stored, properties, source), body)
@@ -94,7 +97,7 @@ def _find(connection: Any, wanted: str) -> JSON:
 
 def _path(body: JSON) -> Path:
     path = body.get("path")
-    if not isinstance(path, str) or not path.startswith("/"):
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise InvalidRecord(f"path must be absolute, not {path!r}")
     return Path(path)
 

@@ -16,10 +16,11 @@ from ..matching import parse_terms
 from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
 from ..service import active_count, definitions_of, job_ids_of, text_of
+from ..sites.registry import called
 from ..states import JobState, parse_state
 from ..store import queries
 from ..watch import Progress, changed_since
-from .server import JSON, Call, Raw
+from .server import JSON, Call, Raw, number_of
 
 MAX_WAIT_S = 60.0
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024
@@ -139,6 +140,10 @@ async def output(instance: Instance, call: Call) -> Raw:
     limit, wait_s = min(limit, MAX_OUTPUT_BYTES), min(call.number("wait_s", 0), 30.0)
     job = await get(instance, call)
     attempt = int(call.number("attempt", job["attempt"]))
+    run = instance.sites().pillar(job["site"], "run")
+    if not run.reports_itself:
+        data = await asyncio.to_thread(called, job["site"], run.output, job["job_id"], stream, offset, limit)
+        return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)
     live = await instance.workers.output(job["job_id"], attempt, stream, offset, limit, wait_s)
     if live is not None:
         data, ended, size = live
@@ -245,7 +250,7 @@ async def wait(instance: Instance, call: Call) -> JSON:
     body = call.body()
     given = job_ids_of(body)
     any_of_them = body.get("mode") == "any"
-    timeout_s = min(float(body.get("timeout_s") or 0), MAX_WAIT_S)
+    timeout_s = min(number_of(body, "timeout_s"), MAX_WAIT_S)
 
     with instance.watch.ends(any_of_them=any_of_them) as ends:
 
@@ -315,7 +320,7 @@ async def finish(instance: Instance, call: Call) -> JSON:
 async def progress(instance: Instance, call: Call) -> JSON:
     """How far a workflow, or a set of jobs, has come; answers when that has changed."""
     body = call.body() or {name: call.value(name) for name in ("workflow", "jobs", "since", "timeout_s")}
-    since, timeout_s = int(body.get("since") or 0), min(float(body.get("timeout_s") or 0), MAX_WAIT_S)
+    since, timeout_s = int(number_of(body, "since")), min(number_of(body, "timeout_s"), MAX_WAIT_S)
     if body.get("workflow"):
         workflow = await instance.writer.read(queries.resolve, "workflow", str(body["workflow"]))
         followed = instance.watch.workflow(workflow) or await _follow_workflow(instance, workflow)

@@ -25,6 +25,7 @@ from ..wire import PROTOCOL
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
+MAX_NUMBER = 2.0**53
 PROTOCOL_HEADER = "Lwfm-Protocol"
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Call:
         if not self._raw_body:
             return {}
         try:
-            parsed = json.loads(self._raw_body)
+            parsed = json.loads(self._raw_body, parse_constant=_refused)
         except (ValueError, RecursionError) as error:
             raise InvalidRecord(f"the body is not JSON: {error}") from None
         if not isinstance(parsed, dict):
@@ -83,17 +84,35 @@ class Call:
             InvalidRecord: it is not one.
         """
         value = self.value(name)
-        try:
-            number = default if value is None else float(value)
-        except ValueError:
-            raise InvalidRecord(f"{name} must be a number, not {value!r}") from None
-        if not 0 <= number < float("inf"):
-            raise InvalidRecord(f"{name} must be a number from 0, not {value!r}")
-        return number
+        return default if value is None else _number(value, name)
 
     def limit(self) -> int:
         """How many rows are wanted; 0: all."""
         return int(self.number("limit", 50))
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def number_of(body: JSON, name: str) -> float:
+    """A number of a body that is not negative; 0 when it is absent.
+
+    Raises:
+        InvalidRecord: it is not one.
+    """
+    value = body.get(name)
+    return 0.0 if value is None else _number(value, name)
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
+    except (ValueError, OverflowError):
+        number = -1.0
+    if not 0 <= number <= MAX_NUMBER:
+        raise InvalidRecord(f"{name} must be a number from 0, not {value!r}"[:200])
+    return number
 
 
 Answer = Union[JSON, Raw]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 from urllib.parse import unquote, urlsplit
 
-from ..errors import NotFound, SiteError
+from ..errors import InvalidRecord, NotFound, SiteError
 from ..files import checksum, file_url
 from ..models import JobDefn
 from ..paths import private_directory
@@ -92,7 +92,7 @@ class LocalRepo(Repo):
             private_directory(self._repository)
             target = self._repository / target
             if self._repository not in Path(os.path.normpath(target)).parents:
-                raise SiteError(
+                raise InvalidRecord(
                     f"{site_path!r} leads out of the repository", hint="give an absolute path to put it elsewhere"
                 )
         return self._copied(local_path, Path(os.path.normpath(target)))

@@ -18,9 +18,6 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 _encode_escaped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
 @dataclass(frozen=True)
 class Record:
     """One row of the log, its body parsed.

@@ -26,13 +26,13 @@ FACTS = (
 _FACT_COLUMNS = (*FACTS, "stdout", "stderr")
 _NO_FACTS: dict[str, Any] = dict.fromkeys(_FACT_COLUMNS)
 _INSERT_JOB = (
-    "insert or ignore into jobs (id, origin, name, command, site, workflow_id, parent_id, context_id, handler_id, trigger_job,"
+    "insert into jobs (id, origin, name, command, site, workflow_id, parent_id, context_id, handler_id, trigger_job,"
     " trigger_data, state, attempt, reason, submitted_at, status_at, cores, memory_bytes, gpus, time_limit_s, cwd, retries,"
-    " meta, definition, state_key) values (?,?,?,?,?,?,?,?,?,?,?,?,1,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " meta, definition, state_key) values (?,?,?,?,?,?,?,?,?,?,?,?,1,?,?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 )
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
-_INSERT_STATUS = "insert or ignore into statuses values (?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_STATUS = "insert into statuses values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 
 
 def state_key(attempt: int, state: str, hlc: str) -> str:
@@ -81,7 +81,7 @@ def _context(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     git = body.get("git") or {}
     connection.execute(
-        "insert or ignore into contexts values (?,?,?,?,?,?,?,?,?,?,?)",
+        "insert into contexts values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing",
         (
             record.uid, record.origin, text(body.get("host")), text(body.get("user")), text(body.get("cwd")),
             text(git.get("commit")), text(git.get("dirty")), text(body.get("python")), text(body.get("version")),
@@ -302,7 +302,7 @@ def _metasheet(connection: Connection, record: Record, fresh: bool) -> None:
     extra = {key: value for key, value in body.items() if key not in known}
     properties = body.get("properties") or {}
     cursor = connection.execute(
-        "insert or ignore into metasheets values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "insert into metasheets values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing",
         (
             record.uid, record.origin, body.get("op", "put"), body.get("site", "local"), text(body.get("url")),
             text(body.get("path")), text(body.get("host")), body.get("size_bytes"), body.get("sha256"),
@@ -318,7 +318,7 @@ def _handler(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     event = body["event"]
     cursor = connection.execute(
-        "insert or ignore into handlers values (?,?,?,?,?,?,?,?,?,?,?,0,'waiting',null,?)",
+        "insert into handlers values (?,?,?,?,?,?,?,?,?,?,?,0,'waiting',null,?) on conflict do nothing",
         (
             record.uid, record.origin, body["kind"], text(event.get("name") or ""), text(event.get("site") or "local"),
             body.get("workflow_id"), body.get("parent_id"), body.get("context_id"), dump(event),
@@ -328,7 +328,8 @@ def _handler(connection: Connection, record: Record, fresh: bool) -> None:
     if cursor.rowcount == 0:
         return
     connection.executemany(
-        "insert or ignore into handler_jobs values (?,?)", [(job, record.uid) for job in event.get("jobs") or ()]
+        "insert into handler_jobs values (?,?) on conflict do nothing",
+        [(job, record.uid) for job in event.get("jobs") or ()],
     )
     if not fresh:
         connection.execute(
@@ -342,7 +343,7 @@ def _handler(connection: Connection, record: Record, fresh: bool) -> None:
 def _unset(connection: Connection, record: Record, fresh: bool) -> None:
     handler = record.body["handler_id"]
     connection.execute(
-        "insert or ignore into unsets values (?,?,?,?,?,?)",
+        "insert into unsets values (?,?,?,?,?,?) on conflict do nothing",
         (handler, record.hlc, record.uid, record.origin, text(record.body.get("reason")), record.wall_utc),
     )
     _take_notice_of_unset(connection, handler)
@@ -360,7 +361,7 @@ def _take_notice_of_unset(connection: Connection, handler: str) -> None:
 def _firing(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     cursor = connection.execute(
-        "insert or ignore into firings values (?,?,?,?,?,?,?,?)",
+        "insert into firings values (?,?,?,?,?,?,?,?) on conflict do nothing",
         (
             body["handler_id"], body["trigger_id"], record.uid, record.origin, body.get("job_id"), body.get("trigger_job"),
             body.get("trigger_data"), record.wall_utc,
@@ -399,7 +400,7 @@ def _log(connection: Connection, record: Record, fresh: bool) -> None:
     number = number if isinstance(number, int) else logging.INFO
     message = text(body.get("message") or "")
     cursor = connection.execute(
-        "insert or ignore into logs values (?,?,?,?,?,?,?,?)",
+        "insert into logs values (?,?,?,?,?,?,?,?) on conflict do nothing",
         (
             record.uid, record.origin, text(body.get("time") or record.wall_utc), text(level), number,
             message, body.get("job_id"), body.get("workflow_id"),
@@ -425,7 +426,7 @@ _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
 
 def _properties(connection: Connection, kind: str, owner: str, properties: Mapping[str, Any]) -> None:
     connection.executemany(
-        "insert or ignore into properties values (?,?,?,?,?)",
+        "insert into properties values (?,?,?,?,?) on conflict do nothing",
         [(kind, owner, text(key), text(value), number) for key, value, number in flatten(properties)],
     )
 

@@ -10,10 +10,10 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from ..errors import AmbiguousId, NotFound
+from ..errors import AmbiguousId, InvalidRecord, NotFound
 from ..matching import parse_match
 from .engine import sqlite_utils
-from .projections import FACTS
+from .projections import FACTS, text
 from .selection import Selection, glob_clause
 
 JSON = dict[str, Any]
@@ -54,6 +54,10 @@ def resolve(connection: sqlite3.Connection, kind: str, given: str) -> str:
         NotFound: no ``kind`` has such an id. AmbiguousId: several do; the message lists some.
     """
     table = TABLE_OF[kind]
+    if not isinstance(given, str):
+        raise InvalidRecord(f"the id of a {kind} must be text, not {given!r}"[:200])
+    if not given.isascii():
+        raise NotFound(f"no {kind} has an id that begins with {given!r}")
     if given == "last":
         found = connection.execute(f"select max(id) from {table}").fetchone()
         if found[0] is None:
@@ -234,7 +238,7 @@ def data_at(connection: sqlite3.Connection, place: str) -> Optional[JSON]:
     """The newest data put under a url, or at a path."""
     for column in ("url", "path"):
         query = f"{_DATA} where m.{column} = ? and m.op = 'put' order by m.id desc limit 1"
-        found = rows(connection, query, (place,))
+        found = rows(connection, query, (text(place),))
         if found:
             return _parsed(found[0], "properties")
     return None

@@ -41,6 +41,11 @@ class Journal:
         """Bytes, those not yet flushed included."""
         return self._size + self._pending_bytes
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to flush."""
+        return self._pending_bytes > 0
+
     def load(self) -> Iterator[tuple[int, int, Line]]:
         """All lines with their offset and length. A torn last line is cut off; one that is not JSON is left out."""
         with open(self._path, "rb") as source:

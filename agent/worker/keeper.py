@@ -22,6 +22,7 @@ BACK_OFF_S = (0.0, 0.05, 0.2, 0.5, 1.0)
 SLOW_RETRY_S = 30.0
 """After too many deaths, while jobs still run, whose ends somebody must record."""
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOOP_FAILED = 1
 _RSS_UNIT = 1024
 _BLOCK_BYTES = 512
@@ -77,6 +78,7 @@ class Keeper:
         self._generation += 1
         listen, self._bell = os.pipe()
         os.set_blocking(self._bell, False)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until the loop is ready to hear them
         self._loop = os.fork()
         if self._loop == 0:
             code = LOOP_FAILED
@@ -85,6 +87,7 @@ class Keeper:
                 code = start_loop(self._generation, listen)
             finally:
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         os.close(listen)
         if self._told_to_stop:
             os.kill(self._loop, signal.SIGTERM)

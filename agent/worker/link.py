@@ -116,12 +116,12 @@ class Link:
         if self.welcomed:
             self._answers.append(encode(message))
 
-    def push(self) -> None:
-        """Send what there is to send: now, or together with what comes within two milliseconds."""
+    def push(self, *, at_once: bool = True) -> None:
+        """Send what there is to send: now; or, while many jobs wait to be started, with what comes within ``GATHER_S``."""
         if not self.welcomed or (not self._answers and self._sent >= self._spool.durable):
             return
         now = time.monotonic()
-        if now - self._last_send >= GATHER_S:
+        if at_once or now - self._last_send >= GATHER_S:
             self._fill()
             self._write()
         elif self._gather is None:

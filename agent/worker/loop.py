@@ -17,8 +17,9 @@ from typing import Any, Optional
 
 from .. import __version__
 from ..errors import InvalidRecord
-from ..processes import become_subreaper, boot_id, node_capacity
+from ..processes import become_subreaper, boot_id
 from ..wire import PROTOCOL, Message
+from .capacity import node_capacity
 from .jobs import ENDED, QUEUED
 from .launcher import Launcher
 from .ledger import Ledger
@@ -140,7 +141,7 @@ class Loop:
         runner.start_ready()
         if spool.flush():
             self._outputs.empty_collected()
-        self._link.push()
+        self._link.push(at_once=not runner.queue)
         self._reader.look()
         if not runner.busy:
             self._rest()
@@ -157,6 +158,7 @@ class Loop:
         signal.set_wakeup_fd(speak, warn_on_full_buffer=False)
         self._hear = hear
         self._selector.register(hear, selectors.EVENT_READ, self._signalled)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # blocked by the keeper until now
 
     def _signalled(self, events: int) -> None:
         del events

@@ -47,19 +47,18 @@ class Outputs:
         """Take back a slot nobody has written to."""
         self._free.append(slot)
 
-    def restore(self, used: Iterable[int], kept: Iterable[str]) -> None:
-        """Take over a directory as an earlier process left it: what belongs to no job goes.
-
-        Args:
-            used: slots of jobs that have not been collected.
-            kept: paths of large outputs not yet forgotten.
-        """
-        in_use = set(used)
+    def restore(self, jobs: Iterable[Job]) -> None:
+        """Take over a directory as an earlier process left it, with what belongs to ``jobs``; all else goes."""
+        wanted = set()
+        in_use = set()
+        for job in jobs:
+            wanted.update(os.path.basename(path) for path in job.output_paths.values())
+            if job.slot is not None:
+                in_use.add(job.slot)
+                wanted.update(os.path.basename(path) for path in self.slot_files(job.slot))
+                wanted.update(os.path.basename(self._own_file(job, stream)) for stream in STREAMS)
         self._count = max(in_use, default=-1) + 1
         self._free = [slot for slot in range(self._count - 1, -1, -1) if slot not in in_use]
-        wanted = {os.path.basename(path) for path in kept}
-        for slot in in_use:
-            wanted.update(os.path.basename(path) for path in self.slot_files(slot))
         for name in os.listdir(self.directory):
             if name not in wanted:
                 _unlink(f"{self.directory}/{name}")

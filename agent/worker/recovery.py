@@ -20,7 +20,7 @@ import os
 import selectors
 import time
 
-from ..processes import Census, boot_clock, boot_id, inspect, started_within
+from ..processes import START_TOLERANCE_S, Census, boot_clock, boot_id, inspect, started_within
 from .jobs import ENDED, QUEUED, RUNNING, STARTING, Exit, Job
 from .log import Log
 from .outputs import Outputs
@@ -32,6 +32,8 @@ SPAWN_WITHIN_S = 10.0
 """A process appears at most so long after its ``start`` was written."""
 DOUBT_S = 3.0
 """How long an unknown child may stay without a mark: one that has not yet come to exec has none."""
+STARTS_SOON_S = 1.0
+"""And mostly so soon: what appeared later is not taken for it."""
 POLL_S = 0.1
 UNSEEN_S = 2.0
 """A process that is gone without a record of its keeper is lost after this time: the keeper may be about to write."""
@@ -75,8 +77,7 @@ class Recovery:
         old = [number for number in generations(self._directory) if number < self._generation]
         reaped = [record for number in old for record in self._records(number)]
         jobs = list(self._spool.jobs.values())
-        used = [job.slot for job in jobs if job.slot is not None]
-        self._outputs.restore(used, [path for job in jobs for path in job.output_paths.values()])
+        self._outputs.restore(jobs)
         for job in jobs:
             if job.state in (STARTING, RUNNING) and job.grant is not None:
                 self._runner.ledger.retake(job.grant)
@@ -85,7 +86,9 @@ class Recovery:
             self._after_reboot(jobs)
         else:
             self._decide(jobs, reaped)
-        if self._spool.flush():
+        self._runner.finish_over(at_once=True)
+        # What the keeper wrote is dropped when the journal has it, and not while it may still resolve a doubt.
+        if self._spool.flush() and not self._in_doubt:
             self._outputs.empty_collected()
             for number in old:
                 os.unlink(file_of(self._directory, number))
@@ -117,9 +120,12 @@ class Recovery:
                     self._runner.resume(job)
                     self._adopt(job)
         self._runner.doubtful = {job.key for job in self._in_doubt}
+        for job, end in over:
+            if job.exit is None and end.status is not None:
+                self._spool.exited(job, end.status)
         for job, end in over:  # when all that runs is known, so that nothing of it is taken for an orphan
             self._runner.has_ended(job, end)
-        self._strangers = [record for record in reaped if record.session == record.pid]
+        self._strangers = [record for record in reaped if self._is_stranger(record)]
         self._doubt_until = time.monotonic() + DOUBT_S
         self._began_s = boot_clock()
         self._resolve_doubts()
@@ -164,8 +170,11 @@ class Recovery:
             del self._runner.adopted[record.pid]
             self._gone_since.pop(record.pid, None)
             self._runner.has_ended(job, _exit(record))
-        elif record.session == record.pid:
+        elif self._is_stranger(record):
             self._strangers.append(record)
+
+    def _is_stranger(self, record: Reaped) -> bool:
+        return record.session == record.pid and record.pid not in self._spool.started_pids
 
     def keeper_died(self) -> None:
         """Go on without: of what was its child, the end can be seen but not the status."""
@@ -267,9 +276,9 @@ class Recovery:
         ]
         if (unmarked or self._announced) and time.monotonic() < self._doubt_until:
             return False  # not come to exec yet, or about to be waited for by the keeper
-        before = min(latest, self._began_s)
-        ended = [record for record in self._strangers if job.start_s - POLL_S <= record.start_s <= before + POLL_S]
-        if len(ended) == 1 and abs(ended[0].start_s - job.start_s) < POLL_S:
+        earliest, before = job.start_s - START_TOLERANCE_S, min(latest, self._began_s) + START_TOLERANCE_S
+        ended = [record for record in self._strangers if earliest <= record.start_s <= before]
+        if len(ended) == 1 and not unmarked and ended[0].start_s < job.start_s + STARTS_SOON_S:
             self._strangers.remove(ended[0])
             self._runner.has_started(job, ended[0].pid)
             self._runner.has_ended(job, _exit(ended[0]))

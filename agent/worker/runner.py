@@ -7,7 +7,7 @@ Owns the queue and the maps from pid to job. Each step stands in the spool befor
 from __future__ import annotations
 
 import os
-import resource
+import signal
 import time
 from collections import deque
 from typing import Any, Callable, Optional
@@ -15,14 +15,14 @@ from typing import Any, Callable, Optional
 from ..clock import utc_text
 from ..errors import InvalidRecord
 from ..processes import Census, TreeStop, boot_clock
-from .jobs import QUEUED, RUNNING, STARTING, Exit, Job, Key, outcome
-from .journal import encode
+from .jobs import QUEUED, RUNNING, STARTING, Exit, Job, Key
 from .launcher import Launcher, NotStarted, TryAgain
 from .ledger import Ledger
 from .log import Log
 from .orphans import Orphans
 from .outputs import NOTHING, Outputs
 from .reaped import wait_status
+from .report import describe_end
 from .spool import Spool
 from .timers import Timers
 
@@ -336,25 +336,9 @@ class Runner:
             printed = self.outputs.collect(job, shared=shared)
         else:
             printed = [NOTHING, NOTHING]
-        end = job.exit or Exit()
-        exit_code, signal_name = (None, None) if end.status is None else outcome(end.status)
-        missing = []
-        if exit_code == 0 and job.cause is None:
-            cwd = job.cwd
-            missing = [path for path in job.message.get("outputs") or () if not os.path.exists(os.path.join(cwd, path))]
-        if signal_name == "SIGKILL" and job.cause is None:
+        if job.cause is None and job.exit is not None and job.exit.status == signal.SIGKILL:
             job.reason = self.orphans.out_of_memory()
-        self.spool.ended(
-            job,
-            f'"time":"{job.ended_at}","started":{_quoted(job.started_at)},"cause":"{job.cause or "exit"}",'
-            f'"exit_code":{_null(exit_code)},"signal":{_quoted(signal_name)},'
-            f'"reason":{"null" if job.reason is None else encode(job.reason)},'
-            f'"cpu_seconds":{"null" if end.cpu_seconds is None else round(end.cpu_seconds, 6)},'
-            f'"peak_rss_bytes":{_null(_peak(job, end))},'
-            f'"read_bytes":{_null(end.read_bytes)},"write_bytes":{_null(end.write_bytes)},'
-            f'"stdout":{printed[0]},"stderr":{printed[1]},'
-            f'"missing_outputs":{encode(missing) if missing else "[]"}',
-        )
+        self.spool.ended(job, describe_end(job, printed))
 
     def _now(self) -> str:
         """The time as text; what lies before the fraction is made once a second."""
@@ -369,27 +353,6 @@ class Runner:
         if job.grant is not None:
             self.ledger.give_back(job.grant)
             job.grant = None
-
-
-def _null(number: Optional[int]) -> str:
-    return "null" if number is None else str(number)
-
-
-def _quoted(text: Optional[str]) -> str:
-    """JSON of a text that holds nothing to escape: a time, the name of a signal."""
-    return "null" if text is None else f'"{text}"'
-
-
-def _peak(job: Job, end: Exit) -> Optional[int]:
-    """The larger of what was seen of the tree and what the kernel says, where that is not the worker's own memory."""
-    from_kernel = end.max_rss_bytes or 0
-    if from_kernel > job.peak_rss_bytes:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if job.adopted:
-            own *= 2  # it was started by another loop, which may have been larger than this one
-        if from_kernel <= own:
-            from_kernel = 0
-    return max(job.peak_rss_bytes, from_kernel) or None
 
 
 def _exit(waited: tuple[int, int, Any]) -> Exit:

@@ -47,15 +47,21 @@ class Spool:
     Args:
         directory: exists, and belongs to us.
         keeper: what identifies the keeper of this loop; empty without one.
+
+    Attributes:
+        started_pids: of all processes whose start the journal told of when it was read.
+        rewritten: how often the journal has been rewritten; then contexts that nobody used are gone.
+        durable: the number of the last event that the journal has; ``acked``: of the last that the agent has.
     """
 
     def __init__(self, directory: str, keeper: str, log: Log) -> None:
         self.keeper = keeper
         self.jobs: dict[Key, Job] = {}
         self.contexts: dict[int, Mapping[str, str]] = {}
-        self.acked = self.durable = 0
+        self.acked = self.durable = self._noted_ack = 0
         self.rebooted = False
         self.rewritten = 0
+        self.started_pids: set[int] = set()
         self.worker = ""
         self._log = log
         self._taken: list[Line] = []
@@ -84,6 +90,10 @@ class Spool:
         """Write what has been noted; False when the disk refuses, and then nothing of it may be acted upon."""
         if self._taken:
             self._note_taken()
+        if self._noted_ack < self.acked and self._journal.pending:
+            # Not worth a write of its own: the agent tells it again when it is greeted.
+            self._noted_ack = self.acked
+            self._journal.append(f'{{"t":"ack","n":{self.acked}}}')
         done = self._journal.flush()
         if done:
             self.durable = self._next - 1
@@ -176,10 +186,6 @@ class Spool:
         if number > self.acked:
             self.acked = number
         return over
-
-    def note_ack(self) -> None:
-        """Note how far the agent has acknowledged; worth a line only beside others."""
-        self._journal.append(f'{{"t":"ack","n":{self.acked}}}')
 
     def forget(self, job: Job) -> None:
         """Drop a job that has ended."""
@@ -350,6 +356,7 @@ class Spool:
         elif kind == "started":
             job.state, job.pid, job.start_text = RUNNING, line["pid"], encode(line)
             job.started_at = line["time"]
+            self.started_pids.add(job.pid)
             self._events[line["n"]] = Event(key, False, None, place)
         elif kind == "stop":
             job.cause, job.reason = line["cause"], line["reason"]

@@ -96,7 +96,9 @@ def run_workflow(driver: Driver, journal: Journal, tmp: Path) -> dict[str, JSON]
     failing = driver.submit([{"command": work("false")}], workflow)[0]
     chain = []
     for n, leaf in enumerate(leaves):
-        first = handlers[f"first {n}"] = driver.on("job", f"first {n}", jobs=[leaf], defn={"command": work(), "cwd": "/"})
+        first = handlers[f"first {n}"] = driver.on(
+            "job", f"first {n}", jobs=[leaf], defn={"command": work(), "cwd": "/"}
+        )
         second = handlers[f"second {n}"] = driver.on(
             "job", f"second {n}", jobs=first["job_ids"], defn={"command": work(), "cwd": "/"}
         )

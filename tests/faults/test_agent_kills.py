@@ -66,7 +66,8 @@ class Submitter(threading.Thread):
         for number in range(PLAIN // 50):
             files = [f"{self.tmp}/out{number}.{n}" for n in range(FILES * 50 // PLAIN + 1)]
             writing = [
-                {**defn, "command": self.journal.command(f": > {file}"), "outputs": [file], "retries": 1} for file in files
+                {**defn, "command": self.journal.command(f": > {file}"), "outputs": [file], "retries": 1}
+                for file in files
             ]
             self.submit([*writing, *(dict(defn) for _ in range(50 - len(files)))])
             for head in heads[number::12]:

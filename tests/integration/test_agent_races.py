@@ -1,4 +1,4 @@
-"""Things that happen at the same moment, in an order that a test brings about: an instance in this process, its store's thread
+"""Things that happen at the same moment, in an order that a test brings about: an instance in this process, its disk
 held back while work gathers for one transaction, and a worker that says what the test wants.
 """
 
@@ -65,15 +65,12 @@ async def an_instance() -> AsyncIterator[Instance]:
 
 @asynccontextmanager
 async def held(instance: Instance) -> AsyncIterator[None]:
-    """What is to be written within this block gathers, and becomes one transaction when it ends."""
-    go, held_back = threading.Event(), threading.Event()
-
-    def hold(_: Any) -> None:
-        held_back.set()
-        go.wait()
-
-    first = instance.writer.write(hold)
-    await asyncio.to_thread(held_back.wait)
+    """What is to be written within this block gathers, and becomes one transaction when it ends: the one before it waits for
+    the disk."""
+    go = threading.Event()
+    instance.writer._disk.submit(go.wait, 3 * PATIENCE_S)
+    first = instance.writer.write(lambda _: None)
+    await _until(lambda: not instance.writer._queue)
     try:
         yield
     finally:
@@ -82,8 +79,8 @@ async def held(instance: Instance) -> AsyncIterator[None]:
 
 
 async def queued(instance: Instance, count: int) -> None:
-    """Wait until so many pieces of work wait for the store's thread."""
-    await _until(lambda: instance.writer._queue.qsize() >= count)
+    """Wait until so many pieces of work wait for the store."""
+    await _until(lambda: len(instance.writer._queue) >= count)
 
 
 async def call(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lwfm.errors import LwfmError
 from lwfm.execution import record_ended, record_lost, record_started
-from lwfm.models import JobDefn, Metasheet
+from lwfm.models import JobDefn, JobEvent, Metasheet
 from lwfm.recorder import Recorder
-from lwfm.states import JobState
+from lwfm.states import JobState, implied_by
 from lwfm.store import maintenance
 
 from support.threads import HOST, Thread, folded, tables
@@ -153,27 +155,46 @@ class ThreadMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         self.thread.crash()
 
-    @rule(index=INDEX, dies=st.booleans())
-    def fail_within(self, index: int, dies: bool) -> None:
-        """A unit of work that fails, or the death of the agent within it, leaves no trace."""
-        before = tables(self.thread.connection)
+    @rule(index=INDEX, code=st.sampled_from([0, 1]))
+    def run_at_once(self, index: int, code: int) -> None:
+        """A short job: its start and its end come together."""
+        job_id = self.pick(index)
+        job = self.thread.job(job_id)
+        if job["state"] not in ("PENDING", "RUNNING"):
+            return
 
         def work(recorder: Recorder) -> None:
+            record_started(recorder, job_id, job["attempt"], STARTED, HOST, followed=True)
+            message = {"cause": "exit", "exit_code": code, "peak_rss_bytes": 5}
+            record_ended(recorder, job_id, job["attempt"], message, HOST, self.thread.outputs, [])
+
+        self.thread.unit(work)
+
+    @rule(index=INDEX, dies=st.booleans())
+    def fail_within(self, index: int, dies: bool) -> None:
+        """A unit of work that fails among others, or the death of the agent within it, leaves no trace."""
+        before = self.tables_without_logs()
+
+        def fail(recorder: Recorder) -> None:
             self.thread.service.submit(recorder, {"workflow": self.workflows[0]}, [JobDefn("true", meta={"T": 1})])
-            self.thread.service.put_data(recorder, Metasheet(properties={"kind": "thermo", "T": 0.7}))
-            self.thread.service.cancel(recorder, self.pick(index), "never", placed=False)
+            self.thread.service.put_data(recorder, Metasheet(properties={"kind": "thermo", "T": 2}))
+            for job in [self.pick(number) for number in range(5)]:
+                self.thread.service.cancel(recorder, job, "never", placed=False)
             raise _Undone
+
+        def go_on(recorder: Recorder) -> None:
+            self.thread.service.log(recorder, [{"message": "after"}])
 
         if dies:
             self.thread.connection.execute("begin immediate")
             self.thread.connection.execute("update jobs set state = 'COMPLETE'")
             self.thread.crash()
         else:
-            try:
-                self.thread.unit(work)
-            except _Undone:
-                pass
-        assert tables(self.thread.connection) == before
+            assert isinstance(self.thread.batch(go_on, fail, go_on)[1], _Undone)
+        assert self.tables_without_logs() == before
+
+    def tables_without_logs(self) -> dict[str, Any]:
+        return {name: rows for name, rows in tables(self.thread.connection).items() if name != "logs"}
 
     @precondition(lambda self: len(self.thread.records()) < 120)
     @rule()
@@ -199,6 +220,14 @@ class ThreadMachine(RuleBasedStateMachine):
             assert self.rows(query + " group by job_id, attempt having count(*) > 1") == [], query
 
     @invariant()
+    def a_job_is_tried_as_often_as_was_asked_and_not_after_it_was_to_stop(self) -> None:
+        assert self.rows("select 1 from jobs where attempt > retries + 1") == []
+        stopped = "select job_id, attempt from statuses where native_status = 'cancel requested'"
+        assert (
+            self.rows(f"select 1 from jobs j join ({stopped}) s on s.job_id = j.id where j.attempt > s.attempt") == []
+        )
+
+    @invariant()
     def a_handler_fires_once_per_trigger_and_no_more_than_it_may(self) -> None:
         assert self.rows("select 1 from firings group by handler_id, trigger_id having count(*) > 1") == []
         assert self.rows("select 1 from firings where job_id is not null group by job_id having count(*) > 1") == []
@@ -218,6 +247,22 @@ class ThreadMachine(RuleBasedStateMachine):
             == []
         )
         assert self.rows(f"select id from handlers h where state <> 'waiting' and {ready}") == []
+
+    @invariant()
+    def a_job_handler_has_fired_when_its_jobs_came_to_its_states_and_only_then(self) -> None:
+        query = "select event, state, fired from handlers where kind = 'job' and state <> 'unset'"
+        for text, state, fired in self.rows(query):
+            event = JobEvent.from_json(json.loads(text))
+            reached = [self.came_to(job, event.states) for job in event.jobs]
+            satisfied = all(reached) if event.mode == "all" else any(reached)
+            assert satisfied == (state == "done") == bool(fired), text
+            ended = [self.thread.state(job) in ENDED and not found for job, found in zip(event.jobs, reached)]
+            out_of_reach = any(ended) if event.mode == "all" else all(ended)
+            assert event.keep or state == "done" or not out_of_reach, text
+
+    def came_to(self, job: str, wanted: Sequence[JobState]) -> bool:
+        seen = self.rows("select state from statuses where job_id = ?", (job,))
+        return any(implied_by(JobState(state)) & set(wanted) for (state,) in seen)
 
     @invariant()
     def counts_are_right(self) -> None:

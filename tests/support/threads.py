@@ -86,6 +86,22 @@ class Thread:
         self.effects = recorder.effects
         return result
 
+    def batch(self, *works: Callable[[Recorder], Any]) -> list[Optional[Exception]]:
+        """Several units of work in one transaction; what each raised, which undid it alone."""
+        raised: list[Optional[Exception]] = []
+        with self.store.transaction() as transaction:
+            for work in works:
+                recorder = Recorder(transaction, self.rules)
+                try:
+                    with transaction.step():
+                        work(recorder)
+                    raised.append(None)
+                except Exception as error:
+                    self.rules.reset()
+                    self.service.reset()
+                    raised.append(error)
+        return raised
+
     def workflow(self, name: str = "study", **body: Any) -> str:
         return str(self.unit(self.service.put_workflow, {"name": name, **body})["workflow_id"])
 

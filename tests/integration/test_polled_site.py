@@ -1,0 +1,83 @@
+"""A site that must be asked: its jobs look like local ones, whatever happens to the agent, the site or its answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.agents import LINK, Agent, running_agent
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Where the site's jobs leave what they did."""
+    directory = tmp_path / "traces"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def agent(traces: Path) -> Iterator[Agent]:
+    """An agent that knows the site ``shell``."""
+    support = str(Path(__file__).resolve().parents[1])
+    sites = f'[shell]\ndriver = "support.shell_site:ShellSite"\ndirectory = "{traces}"\n'
+    with running_agent(sites=sites, env={"PYTHONPATH": os.pathsep.join([str(LINK), support])}) as running:
+        yield running
+
+
+def test_jobs_end_as_they_do_locally(agent: Agent) -> None:
+    """States, exit codes, reasons and output."""
+    good = agent.submit("echo out; echo err >&2", site="shell")
+    bad = agent.submit("exit 3", site="shell")
+    done = agent.wait(good)
+    assert (done["state"], done["exit_code"], done["native_status"]) == ("COMPLETE", 0, "exit 0")
+    assert agent.wait(bad)["reason"] == "exit code 3"
+    assert agent.output(good, "stdout") == b"out\n"
+    assert agent.output(good, "stderr") == b"err\n"
+
+
+def test_a_job_there_fires_a_job_here(agent: Agent) -> None:
+    """Statuses that are asked for trigger like those that are told."""
+    first = agent.submit("true", site="shell")
+    handler = agent.on_job([first], "true")
+    assert agent.wait(handler["job_ids"][0])["state"] == "COMPLETE"
+
+
+def test_a_lost_answer_is_not_a_second_submission(agent: Agent, traces: Path) -> None:
+    """What the site says decides, not what was not heard."""
+    (traces / "lose-answer").touch()
+    job = agent.submit(f"echo ran >> {traces}/journal", site="shell")
+    assert agent.wait(job)["state"] == "COMPLETE"
+    assert (traces / "journal").read_text() == "ran\n"
+
+
+def test_a_site_that_is_down_heals(agent: Agent, traces: Path) -> None:
+    """Nothing is concluded from silence; the reason is on record."""
+    (traces / "down").touch()
+    job = agent.submit("true", site="shell")
+    wait_until(lambda: any("is down" in (item.get("reason") or "") for item in agent.statuses(job)), "the trouble is recorded")
+    assert agent.job(job)["state"] == "PENDING"
+    (traces / "down").unlink()
+    assert agent.wait(job)["state"] == "COMPLETE"
+
+
+def test_the_agent_may_die_meanwhile(agent: Agent, traces: Path) -> None:
+    """A restart asks before it hands anything over."""
+    job = agent.submit(f"while [ ! -e {traces}/go ]; do sleep 0.05; done; echo ran >> {traces}/journal", site="shell")
+    wait_until(lambda: agent.job(job)["state"] == "RUNNING", "it runs")
+    agent.restart()
+    (traces / "go").touch()
+    assert agent.wait(job)["state"] == "COMPLETE"
+    assert (traces / "journal").read_text() == "ran\n"
+
+
+def test_cancel_reaches_the_site(agent: Agent, traces: Path) -> None:
+    """The site's word ends the job."""
+    job = agent.submit(f"while [ ! -e {traces}/{'{'}go{'}'} ]; do sleep 0.05; done", site="shell")
+    wait_until(lambda: agent.job(job)["state"] == "RUNNING", "it runs")
+    agent.cancel(job)
+    assert agent.wait(job)["state"] == "CANCELLED"
+    (traces / "{go}").touch()

@@ -1,0 +1,282 @@
+"""The store as a file: made, opened again, refused, damaged, full; transactions that happen whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lwfm.clock import HybridClock
+from lwfm.errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreTooNew
+from lwfm.store import Store, Transaction, queries, schema
+from lwfm.store.log import GENESIS, read_head
+
+from support.threads import Thread, tables
+
+
+def open_store(path: Path) -> Store:
+    return Store.open(path, host="h", user="u", home=str(path.parent))
+
+
+def _append_and_raise(transaction: Transaction) -> None:
+    transaction.append("job", {"state": "PENDING", "site": "local", "definition": {"command": "x"}}, "j1")
+    raise ZeroDivisionError
+
+
+def test_a_new_store_is_its_owners_alone_and_knows_where_it_was_made(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "thread.db")
+    assert stat.S_IMODE(os.stat(store.path).st_mode) == 0o600
+    assert store.journal_mode == "wal"
+    (origin,) = store.connection.execute("select id, host, user from origins").fetchall()
+    assert origin == (store.origin, "h", "u")
+    head = store.connection.execute("select seq, prev, kind from log").fetchall()
+    assert head == [(1, GENESIS, "instance")]
+    store.close()
+
+
+def test_opened_again_it_is_the_same_and_its_chain_goes_on(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    origin = thread.store.origin
+    job = thread.submit("true")
+    last = thread.records()[-1].hlc
+    thread.close()
+    thread.open()
+    assert thread.store.origin == origin
+    assert thread.state(job) == "PENDING"
+    thread.submit("true")
+    assert thread.records()[-1].hlc > last
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_the_clock_goes_on_from_the_last_record_even_when_the_wall_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = Thread(tmp_path)
+    last = thread.records()[-1].hlc
+    monkeypatch.setattr("lwfm.clock.time.time_ns", lambda: 1_000_000)
+    thread.crash()
+    thread.submit("true")
+    assert all(record.hlc > last for record in thread.records()[1:])
+    assert HybridClock(last).tick() > last
+    thread.close()
+
+
+def test_opening_looks_at_the_end_of_the_log_only(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "thread.db")
+    plan = store.connection.execute(
+        "explain query plan select hlc from log where origin = ? order by seq desc limit 1", ("o",)
+    ).fetchall()
+    assert "SEARCH log USING PRIMARY KEY" in str(plan)
+    assert "SCAN" not in str(plan)
+    assert "TEMP" not in str(plan)
+    store.close()
+
+
+def test_a_unit_that_raises_is_undone_alone(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    with thread.store.transaction() as transaction:
+        transaction.append("workflow", {"workflow_id": "w1", "name": "first"})
+        with pytest.raises(ZeroDivisionError), transaction.step():
+            _append_and_raise(transaction)
+        transaction.append("workflow", {"workflow_id": "w2", "name": "second"})
+    names = thread.connection.execute("select name from workflows order by name").fetchall()
+    assert names == [("first",), ("second",)]
+    assert thread.connection.execute("select count(*) from jobs").fetchone() == (0,)
+    assert queries.job_counts(thread.connection) == {}
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_a_transaction_that_raises_never_was(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    before, head = tables(thread.connection), read_head(thread.connection, thread.store.origin)
+    with pytest.raises(ZeroDivisionError), thread.store.transaction() as transaction:
+        _append_and_raise(transaction)
+    assert tables(thread.connection) == before
+    assert read_head(thread.connection, thread.store.origin) == head
+    thread.close()
+
+
+def test_what_json_cannot_say_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    deep: object = 1
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (float("nan"), float("inf"), object(), deep):
+        with (
+            pytest.raises(InvalidRecord, match="cannot be recorded as JSON"),
+            thread.store.transaction() as transaction,
+        ):
+            transaction.append("log", {"message": "x", "value": value})
+    assert len(thread.records()) == 1
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_a_record_that_the_tables_refuse_is_one_error_and_the_next_unit_goes_on(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    with thread.store.transaction() as transaction:
+        with pytest.raises(LwfmError, match="the store refused a record"), transaction.step():
+            transaction.append("job", {"state": "PENDING", "site": None, "definition": {"command": "x"}})
+        transaction.append("log", {"message": "after"})
+    assert [record.kind for record in thread.records()] == ["instance", "log"]
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_a_store_of_a_newer_lwfm_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "thread.db"
+    open_store(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"pragma user_version = {schema.SCHEMA_VERSION + 1}")
+    connection.close()
+    with pytest.raises(StoreTooNew, match=f"has schema {schema.SCHEMA_VERSION + 1}") as raised:
+        open_store(path)
+    assert raised.value.hint
+
+
+def test_a_migration_that_dies_half_way_is_made_again(tmp_path: Path) -> None:
+    """Killed while it makes the tables, the next start must find either none of them or all."""
+    path = tmp_path / "thread.db"
+    code = (
+        "import os, sys; from pathlib import Path; from lwfm.store import schema, Store\n"
+        "schema._VIEWS = {'dying': \"select 1 as one'\"} if sys.argv[2] == 'raise' else schema._VIEWS\n"
+        "if sys.argv[2] == 'kill':\n"
+        "    schema._TABLES = schema._TABLES.replace('create table logs', 'select die();\\ncreate table logs')\n"
+        "    import lwfm.store.connection as c\n"
+        "    old = c.Connection.__init__\n"
+        "    def init(self, *a, **k):\n"
+        "        old(self, *a, **k); self.create_function('die', 0, lambda: os.kill(os.getpid(), 9))\n"
+        "    c.Connection.__init__ = init\n"
+        "Store.open(Path(sys.argv[1]), host='h', user='u', home='x')\n"
+    )
+    for how in ("raise", "kill"):
+        made = subprocess.run([sys.executable, "-c", code, str(path), how], capture_output=True, text=True)
+        assert made.returncode == (-9 if how == "kill" else 1), made.stderr
+    store = open_store(path)
+    assert schema.schema_version(store.connection) == schema.SCHEMA_VERSION
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but quite long" * 100, b"SQLite format 3\0" + b"\xff" * 5000]
+)
+def test_what_is_no_database_is_named_as_damaged(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "thread.db"
+    path.write_bytes(content)
+    with pytest.raises(StoreCorrupt, match=r"thread\.db is damaged"):
+        open_store(path)
+    assert path.read_bytes()[:100] == content[:100]
+
+
+def test_a_place_where_nothing_can_be_made_is_named() -> None:
+    with pytest.raises(StoreError, match=r"cannot write /proc/thread\.db") as raised:
+        open_store(Path("/proc/thread.db"))
+    assert raised.value.hint
+
+
+def test_a_directory_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "thread.db").mkdir()
+    with pytest.raises(StoreError, match=r"cannot write .*thread\.db"):
+        open_store(tmp_path / "thread.db")
+
+
+def test_a_store_that_another_process_writes_is_locked(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    other = sqlite3.connect(thread.store.path, isolation_level=None)
+    other.execute("begin immediate")
+    thread.connection.execute("pragma busy_timeout = 1")
+    with pytest.raises(StoreLocked):
+        thread.submit("true")
+    other.execute("rollback")
+    other.close()
+    thread.submit("true")
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    jobs = [thread.submit("true") for _ in range(3)]
+    (pages,) = thread.connection.execute("pragma page_count").fetchone()
+    thread.connection.execute(f"pragma max_page_count = {pages + 20}")
+    accepted = list(jobs)
+
+    def fill() -> None:
+        for number in range(1000):
+            accepted.append(thread.submit(["true", "x" * 2000, str(number)]))
+
+    with pytest.raises(StoreFull, match="no space left"):
+        fill()
+    assert len(accepted) > len(jobs)
+    assert [row[0] for row in thread.connection.execute("select id from jobs order by id")] == accepted
+    assert thread.verify() == []
+    thread.connection.execute(f"pragma max_page_count = {10 * pages + 10_000}")
+    accepted.append(thread.submit("true"))
+    thread.crash()
+    assert [row[0] for row in thread.connection.execute("select id from jobs order by id")] == accepted
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_a_reader_sees_what_is_committed_and_cannot_write(tmp_path: Path) -> None:
+    place = tmp_path / "ünïcode ?#%20"
+    place.mkdir()
+    thread = Thread(place)
+    reader = thread.store.reader()
+    assert reader is not None
+    with thread.store.transaction() as transaction:
+        transaction.append("log", {"message": "not yet"})
+        assert queries.list_logs(reader) == []
+    assert len(queries.list_logs(reader)) == 1
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("delete from logs")
+    reader.close()
+    thread.close()
+
+
+def test_a_home_whose_name_is_no_unicode(tmp_path: Path) -> None:
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    home.mkdir()
+    store = Store.open(home / "thread.db", host="h\udcff", user="u\udcfe", home=str(home))
+    assert store.connection.execute("select host, user from origins").fetchall() == [("h\\udcff", "u\\udcfe")]
+    reader = store.reader()
+    assert reader is not None
+    assert reader.execute("select count(*) from log").fetchone() == (1,)
+    reader.close()
+    store.close()
+
+
+def test_on_a_shared_file_system_there_is_no_write_ahead_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwfm.store.database.is_shared", lambda path: True)
+    thread = Thread(tmp_path)
+    assert thread.store.journal_mode == "delete"
+    assert thread.store.reader() is None
+    (mode,) = thread.connection.execute("pragma journal_mode").fetchone()
+    assert mode == "delete"
+    job = thread.submit("true")
+    with pytest.raises(StoreLocked):
+        Store.open(thread.store.path, host="h", user="u", home="x")
+    thread.run(job)
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_closing_folds_the_journal_in_and_leaves_one_file(tmp_path: Path) -> None:
+    thread = Thread(tmp_path)
+    thread.submit("true")
+    thread.close()
+    assert sorted(path.name for path in tmp_path.glob("thread.db*")) == ["thread.db"]
+
+
+def test_settings_are_those_of_this_instance(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "thread.db")
+    assert store.setting("origin") == store.origin
+    assert store.setting("nothing") is None
+    store.close()
