@@ -134,6 +134,7 @@ class Dispatcher:
         call_soon: schedules a function in the event loop.
         spawn: runs a coroutine in the event loop.
         expected: the capacity of the local node, for judging requests before its worker has come.
+        dropped: told of a job that was to be stopped, or has ended or changed, before it went to a worker: (job, attempt).
     """
 
     def __init__(
@@ -142,7 +143,9 @@ class Dispatcher:
         call_soon: Callable[[Callable[[], None]], Any],
         spawn: Callable[[Awaitable[None]], Any],
         expected: Capacity,
+        dropped: Callable[[str, int], None] = lambda job_id, attempt: None,
     ):
+        self._dropped = dropped
         self._claim = claim
         self._call_soon = call_soon
         self._spawn = spawn
@@ -227,14 +230,22 @@ class Dispatcher:
         )
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
-        """Stop a job that a worker has, or forget one that waits."""
+        """Stop a job that a worker has; one that has not gone to any is dropped."""
+        if not self.forget(job_id, attempt, reason):
+            self._dropped(job_id, attempt)
+
+    def forget(self, job_id: str, attempt: int, reason: str) -> bool:
+        """Nothing more is to be done for a job: it does not wait any more, and a worker that has it is to stop it.
+
+        Returns:
+            Whether a worker may have it.
+        """
         flight = self.flights.get(job_id)
         if flight is None:
-            self._waiting.pop(job_id, None)
-            return
+            return self._waiting.pop(job_id, None) is None
         if not flight.claimed:
             self.ended(job_id, attempt)
-            return
+            return False
         message = {
             "t": "cancel",
             "job": job_id,
@@ -245,6 +256,7 @@ class Dispatcher:
         node = self.nodes.get(flight.worker_id)
         if node is not None and node.channel is not None:
             node.channel.send([message])
+        return True
 
     def describe(self) -> Sequence[Resource]:
         """The nodes, and what is in use."""
@@ -369,6 +381,7 @@ class Dispatcher:
                 continue
             if request.job_id not in claimed:
                 self.ended(request.job_id, request.attempt)
+                self._dropped(request.job_id, request.attempt)
                 continue
             flight.claimed = True
             sending.append(request)

@@ -45,6 +45,8 @@ from .workers import WorkerServer
 from .writer import Writer
 
 CROWD = 32
+MEET_S = 3.0
+"""A worker dials at least once a second."""
 _logger = logging.getLogger(__name__)
 
 
@@ -85,7 +87,9 @@ class Instance:
         self.watch = Watch()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
-        self.dispatcher = Dispatcher(self._claim, self._loop.call_soon, self.spawn, self.worker.capacity())
+        self.dispatcher = Dispatcher(
+            self._claim, self._loop.call_soon, self.spawn, self.worker.capacity(), self._settle_dropped
+        )
         self.workers = WorkerServer(
             home.worker_socket, self.writer, self.dispatcher, self.outputs, self.builder, self.files, self.spawn
         )
@@ -122,15 +126,22 @@ class Instance:
 
     async def close(self, *, stop_worker: bool, kill: bool = False) -> None:
         """Leave: the store last, after all that is still to be written."""
-        stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
-        if stop and not self.workers.connections:
+        if stop_worker and not self.workers.connections:
             self.worker.dismiss()
+            await self._meet_worker()
+        stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
         await self.workers.close(stop=stop, kill=kill)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.registry.close()
         await self.writer.close()
+
+    async def _meet_worker(self) -> None:
+        """Wait a moment for a worker that is there but has not found us yet: it must hear that it is to leave."""
+        until = time.monotonic() + MEET_S
+        while not self.workers.connections and self.worker.is_there() and time.monotonic() < until:
+            await asyncio.sleep(MEET_S / 60)
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run a coroutine; what it raises is logged."""
@@ -172,8 +183,9 @@ class Instance:
 
     def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:
         """Tell a site that a job shall end."""
-        if not self.attached.interrupt(job_id):
-            run = self.registry.pillar(site, "run")
+        if self.attached.interrupt(job_id):
+            return
+        run = self.registry.pillar(site, "run")
         if run.reports_itself:
             called(site, run.cancel, job_id, attempt, reason)
         else:
@@ -194,7 +206,7 @@ class Instance:
                 self.attached.forget(change.job_id)
                 self.polled.forget(change.site, change.job_id)
                 if change.after is JobState.CANCELLED:
-                    self.dispatcher.cancel(change.job_id, change.attempt, "cancelled")
+                    self.dispatcher.forget(change.job_id, change.attempt, "cancelled")
         if effects.requests:
             self.dispatcher.launch([item.request for item in effects.requests])
             self._submit_all(effects.requests)
@@ -239,6 +251,12 @@ class Instance:
 
     async def _claim(self, worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
         return await self.writer.write(recovery.claim, worker_id, jobs)
+
+    def _settle_dropped(self, job_id: str, attempt: int) -> None:
+        async def settle() -> None:
+            await self.writer.write(recovery.settle_dropped, job_id, attempt)
+
+        self.spawn(settle())
 
     def _reports_itself(self, name: str) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import subprocess
@@ -75,6 +76,20 @@ class LocalWorker:
                 cwd="/",
             )
         self._started = time.monotonic()
+
+    def is_there(self) -> bool:
+        """Whether some worker has the spool, whoever started it."""
+        try:
+            descriptor = os.open(self._home.spool / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def dismiss(self) -> None:
         """Ask a worker that has not connected yet to leave; it stays while it has jobs."""

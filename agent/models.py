@@ -6,66 +6,29 @@ written back, so that records made by a newer version pass through an older one 
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Optional, TypeVar, Union, cast
+from typing import Any, ClassVar, Optional, Union, cast
 
 from .errors import InvalidRecord
 from .matching import Match, parse_match
+from .records import (
+    JSON,
+    Record,
+    check_integer,
+    check_number,
+    check_properties,
+    check_text,
+    check_words,
+    set_field,
+)
 from .states import JobState, parse_state
-
-JSON = dict[str, Any]
-T = TypeVar("T", bound="Record")
 
 DEFAULT_GRACE_S = 5.0
 """Seconds between TERM and KILL when a job is stopped."""
-MAX_DEPTH = 32
-"""Levels of lists and objects in properties."""
-MAX_INTEGER = 2**63 - 1
 MAX_REPEAT = 10_000
 """Jobs that a data handler with a known number of them may have; without limit they are made as they are needed."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What all records share: JSON in both directions, unknown keys kept."""
-
-    _terse: ClassVar[bool] = False
-    """Whether a field that has its default value is left out of the JSON too."""
-
-    def to_json(self) -> JSON:
-        """The record as a JSON object; fields that hold nothing are left out."""
-        body: JSON = {}
-        for name, default in _fields(type(self)):
-            value = getattr(self, name)
-            if value is None or (self._terse and value == default) or value == () or value == {}:
-                continue
-            plain = value if isinstance(value, (str, int, float)) and not isinstance(value, JobState) else _plain(value)
-            if plain != {}:
-                body[name] = plain
-        body.update(getattr(self, "extra", {}))
-        return body
-
-    @classmethod
-    def from_json(cls: type[T], body: Any) -> T:
-        """The record that ``body`` describes.
-
-        Raises:
-            InvalidRecord: a value is of the wrong type or a required key is missing; the message names it.
-        """
-        if isinstance(body, cls):
-            return body
-        if not isinstance(body, Mapping):
-            raise InvalidRecord(f"{cls.__name__}: a JSON object is needed, not {type(body).__name__}")
-        known = dict(_fields(cls))
-        values = {key: value for key, value in body.items() if key in known}
-        values["extra"] = {key: value for key, value in body.items() if key not in known}
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise InvalidRecord(f"{cls.__name__}: {_missing(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -89,11 +52,11 @@ class Resources(Record):
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _integer(self, "cores", minimum=0, optional=True)
-        _integer(self, "memory_bytes", minimum=1, optional=True)
-        _integer(self, "gpus", minimum=0)
+        check_integer(self, "cores", minimum=0, optional=True)
+        check_integer(self, "memory_bytes", minimum=1, optional=True)
+        check_integer(self, "gpus", minimum=0)
         if self.time_limit_s is not None:
-            limit = _number(self, "time_limit_s")
+            limit = check_number(self, "time_limit_s")
             if limit <= 0:
                 raise InvalidRecord(f"time_limit_s must be more than 0 seconds, not {limit}")
 
@@ -135,16 +98,16 @@ class JobDefn(Record):
             if not self.command.strip():
                 raise InvalidRecord("the command is empty")
         else:
-            words = _words(self, "command")
+            words = check_words(self, "command")
             if not words or not words[0]:
                 raise InvalidRecord("the command is empty")
         if "\0" in self.command_line:
             raise InvalidRecord("the command holds a NUL character, which no program can be given")
-        _text(self, "name")
+        check_text(self, "name")
         if not self.name:
-            _set(self, "name", _default_name(self.command))
+            set_field(self, "name", _default_name(self.command))
         if self.cwd is not None:
-            _text(self, "cwd")
+            check_text(self, "cwd")
             if not self.cwd.startswith("/"):
                 raise InvalidRecord(f"cwd must be an absolute path, not {self.cwd!r}")
         env: Any = self.env
@@ -155,13 +118,13 @@ class JobDefn(Record):
                 raise InvalidRecord(f"env: {key!r} is not the name of a variable")
             if not isinstance(value, str) or "\0" in value:
                 raise InvalidRecord(f"env: {key} must have text as its value, not {value!r}")
-        _set(self, "env", dict(env))
-        _set(self, "resources", Resources.from_json(self.resources))
-        _words(self, "inputs")
-        _words(self, "outputs")
-        _set(self, "meta", check_properties(self.meta, "meta"))
-        _integer(self, "retries", minimum=0)
-        if _number(self, "grace_s") < 0:
+        set_field(self, "env", dict(env))
+        set_field(self, "resources", Resources.from_json(self.resources))
+        check_words(self, "inputs")
+        check_words(self, "outputs")
+        set_field(self, "meta", check_properties(self.meta, "meta"))
+        check_integer(self, "retries", minimum=0)
+        if check_number(self, "grace_s") < 0:
             raise InvalidRecord("grace_s cannot be negative")
 
     @property
@@ -227,7 +190,7 @@ class JobStatus(Record):
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _set(self, "state", parse_state(self.state))
+        set_field(self, "state", parse_state(self.state))
 
     @property
     def terminal(self) -> bool:
@@ -284,10 +247,10 @@ class Workflow(Record):
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _text(self, "name")
+        check_text(self, "name")
         if not self.name.strip():
             raise InvalidRecord("a workflow needs a name")
-        _set(self, "meta", check_properties(self.meta, "meta"))
+        set_field(self, "meta", check_properties(self.meta, "meta"))
 
 
 @dataclass(frozen=True)
@@ -326,7 +289,7 @@ class Metasheet(Record):
     def __post_init__(self) -> None:
         if self.op not in ("put", "get", "event"):
             raise InvalidRecord(f"op must be put, get or event, not {self.op!r}")
-        _set(self, "properties", check_properties(self.properties, "properties"))
+        set_field(self, "properties", check_properties(self.properties, "properties"))
 
 
 @dataclass(frozen=True)
@@ -348,7 +311,7 @@ class Notification(Record):
         if self.url is not None and not str(self.url).startswith(("http://", "https://")):
             raise InvalidRecord(f"a notification's url must begin with http:// or https://, not {self.url!r}")
         if self.command is not None and not isinstance(self.command, str):
-            _words(self, "command")
+            check_words(self, "command")
 
 
 @dataclass(frozen=True)
@@ -382,11 +345,11 @@ class JobEvent(Record):
         listed = tuple(job.job_id if isinstance(job, JobStatus) else job for job in jobs)
         if not listed or not all(isinstance(job, str) and job for job in listed):
             raise InvalidRecord("a job event needs at least one job")
-        _set(self, "jobs", listed)
+        set_field(self, "jobs", listed)
         states = (self.states,) if isinstance(self.states, str) else tuple(self.states)
         if not states:
             raise InvalidRecord("a job event needs at least one state")
-        _set(self, "states", tuple(parse_state(state) for state in states))
+        set_field(self, "states", tuple(parse_state(state) for state in states))
         if self.mode not in ("all", "any"):
             raise InvalidRecord(f"mode must be all or any, not {self.mode!r}")
         _check_action(self)
@@ -429,7 +392,7 @@ class MetadataEvent(Record):
         if not match:
             raise InvalidRecord("a metadata event needs at least one property to match")
         parse_match(match)
-        _set(self, "match", match)
+        set_field(self, "match", match)
         repeat: Any = self.repeat
         if repeat is False or (repeat is not True and (not isinstance(repeat, int) or not 1 <= repeat <= MAX_REPEAT)):
             raise InvalidRecord(
@@ -476,148 +439,15 @@ class Handler(Record):
         return self.job_ids[0] if self.job_ids else None
 
 
-_FIELDS: dict[type[Any], tuple[tuple[str, Any], ...]] = {}
-
-
-def _fields(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
-    """The names and defaults of a record's fields, without ``extra``; looked up once for each class."""
-    if kind not in _FIELDS:
-        _FIELDS[kind] = tuple((item.name, item.default) for item in dataclasses.fields(kind) if item.name != "extra")
-    return _FIELDS[kind]
-
-
-def check_facts(facts: Mapping[str, Any]) -> None:
-    """Make sure that what is told of a status is of the type its field in :class:`JobStatus` has.
-
-    Raises:
-        InvalidRecord: it is not; the message names it.
-    """
-    for name, value in facts.items():
-        if value is None:
-            continue
-        if name in _WHOLE_FACTS:
-            if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
-                raise InvalidRecord(f"{name} must be a whole number, not {value!r}"[:200])
-        elif name == "cpu_seconds":
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_INTEGER:
-                raise InvalidRecord(f"{name} must be a number of seconds, not {value!r}"[:200])
-        elif not isinstance(value, str) or "\0" in value:
-            raise InvalidRecord(f"{name} must be text, not {value!r}"[:200])
-
-
-_WHOLE_FACTS = frozenset({"exit_code", "peak_rss_bytes", "read_bytes", "write_bytes", "stdout_bytes", "stderr_bytes"})
-
-
-def check_properties(value: Any, what: str, depth: int = 1) -> JSON:
-    """``value`` as a JSON object with text keys.
-
-    Raises:
-        InvalidRecord: not a mapping, a key that is not text, or a value that JSON does not have; the message names it.
-    """
-    if not isinstance(value, Mapping):
-        raise InvalidRecord(f"{what} must be an object of names and values, not {type(value).__name__}")
-    checked = {}
-    for key, item in value.items():
-        if not isinstance(key, str) or not key or "\0" in key:
-            raise InvalidRecord(f"{what}: {key!r} is not a name")
-        checked[_unicode(key)] = _json_value(item, f"{what}: {key}"[:200], depth)
-    return checked
-
-
-def _json_value(value: Any, what: str, depth: int) -> Any:
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, str):
-        return _unicode(value)
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise InvalidRecord(f"{what}: {value} is not a JSON number", hint="put it as text, or leave it out")
-        return value
-    if depth >= MAX_DEPTH:
-        raise InvalidRecord(f"{what}: more than {MAX_DEPTH} levels of lists and objects", hint="put it into a file")
-    if isinstance(value, Mapping):
-        return check_properties(value, what, depth + 1)
-    if isinstance(value, (list, tuple)):
-        return [_json_value(item, what, depth + 1) for item in value]
-    raise InvalidRecord(
-        f"{what}: a {type(value).__name__} is not a JSON value",
-        hint="use text, numbers, true, false, null, lists or objects",
-    )
-
-
-def _unicode(text: str) -> str:
-    """``text`` with what Unicode cannot say shown with backslashes, so that it can be searched for; without NUL likewise."""
-    text = text.replace("\0", "\\x00") if "\0" in text else text
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _check_action(event: Union[JobEvent, MetadataEvent]) -> None:
     if (event.defn is None) == (event.notify is None):
         raise InvalidRecord("an event needs either a job to run (defn) or somebody to tell (notify)")
     if event.defn is not None:
-        _set(event, "defn", JobDefn.from_json(event.defn))
+        set_field(event, "defn", JobDefn.from_json(event.defn))
     if event.notify is not None:
-        _set(event, "notify", Notification.from_json(event.notify))
+        set_field(event, "notify", Notification.from_json(event.notify))
 
 
 def _default_name(command: Union[str, Sequence[str]]) -> str:
     word = command.split()[0] if isinstance(command, str) else command[0]
     return word.rstrip("/").rpartition("/")[2] or word
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_json()
-    if isinstance(value, JobState):
-        return value.value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return dict(value)
-    return value
-
-
-def _set(record: Record, name: str, value: Any) -> None:
-    object.__setattr__(record, name, value)
-
-
-def _text(record: Record, name: str) -> str:
-    value = getattr(record, name)
-    if not isinstance(value, str) or "\0" in value:
-        raise InvalidRecord(f"{name} must be text, not {value!r}")
-    return value
-
-
-def _integer(record: Record, name: str, *, minimum: int, optional: bool = False) -> None:
-    value = getattr(record, name)
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRecord(f"{name} must be a whole number, not {value!r}")
-    if value < minimum:
-        raise InvalidRecord(f"{name} must be at least {minimum}, not {value}")
-    if value > MAX_INTEGER:
-        raise InvalidRecord(f"{name} must be at most {MAX_INTEGER}")
-
-
-def _number(record: Record, name: str) -> float:
-    value = getattr(record, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_INTEGER:
-        raise InvalidRecord(f"{name} must be a number, not {value!r}"[:200])
-    return float(value)
-
-
-def _words(record: Record, name: str) -> tuple[str, ...]:
-    value = getattr(record, name)
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(word, str) for word in value):
-        raise InvalidRecord(f"{name} must be a list of text, not {value!r}"[:200])
-    if any("\0" in word for word in value):
-        raise InvalidRecord(f"{name} holds a NUL character, which no program and no file name can have")
-    _set(record, name, tuple(value))
-    return tuple(value)
-
-
-def _missing(error: TypeError) -> str:
-    text = str(error)
-    _, _, names = text.partition("argument")
-    return f"{names.lstrip('s: ')} is missing" if "missing" in text else text

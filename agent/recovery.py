@@ -91,6 +91,14 @@ def claim(recorder: Recorder, worker_id: str, jobs: list[tuple[str, int]]) -> se
     }
 
 
+def settle_dropped(recorder: Recorder, job_id: str, attempt: int) -> None:
+    """A job did not go to any worker after all: one that was to be stopped has ended with that."""
+    job = recorder.job_now(job_id)
+    if job is not None and job.attempt == attempt and job.state is JobState.FINISHING:
+        release(recorder, job_id, attempt)
+        recorder.record_status(job, JobState.CANCELLED, reason="cancelled before it was started")
+
+
 def is_claimed(recorder: Recorder, job_id: str) -> bool:
     """Whether a worker has the job, or is being given it."""
     return recorder.transaction.execute("select 1 from local_claims where job_id = ?", (job_id,)).fetchone() is not None

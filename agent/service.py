@@ -15,8 +15,9 @@ from typing import Any, Optional
 from .clock import utc_now
 from .errors import Conflict, InvalidRecord
 from .ids import new_id
-from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow, check_facts, check_properties
+from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow
 from .recorder import JobNow, Recorder
+from .records import check_facts, check_properties
 from .redaction import redact_text, taken_over
 from .sealing import Vault
 from .states import JobState, parse_state
@@ -168,9 +169,7 @@ class Service:
         defn = action.defn or self._notifier(action.notify if action.notify else Notification(command="true"))
         handler_id = new_id()
         job_ids = [new_id() for _ in range(limit or 0)]
-        redacted = self._sealed(
-            defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd")
-        )
+        redacted = self._sealed(defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd"))
         event["defn"] = redacted
         if action.notify is not None:
             event["notify"] = self._vault.redacted(action.notify.to_json())
@@ -277,7 +276,12 @@ class Service:
 
     def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str]) -> JSON:
         """The definition as it is recorded: with its directory, without its secrets, which go to the vault."""
-        size = len(defn.command_line) + sum(map(len, defn.env)) + sum(map(len, defn.env.values())) + sum(map(len, defn.outputs))
+        size = (
+            len(defn.command_line)
+            + sum(map(len, defn.env))
+            + sum(map(len, defn.env.values()))
+            + sum(map(len, defn.outputs))
+        )
         if size > MAX_COMMAND_CHARACTERS:
             raise InvalidRecord(
                 f"the job's command, environment and outputs have {size} characters, more than {MAX_COMMAND_CHARACTERS}",

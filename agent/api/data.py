@@ -9,8 +9,9 @@ from typing import Any, Optional
 from ..errors import InvalidRecord, NotFound
 from ..instance import Instance
 from ..matching import parse_terms
-from ..models import Metasheet, check_properties
+from ..models import Metasheet
 from ..recorder import Recorder
+from ..records import check_properties
 from ..service import text_of
 from ..sites.base import StoredData
 from ..sites.registry import called

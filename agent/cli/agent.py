@@ -21,7 +21,7 @@ from .session import Session
 from .text import duration, elapsed_s, harmless, plural, size
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02

@@ -19,7 +19,7 @@ from .session import Session
 from .text import harmless, moment, properties, size
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 LABELS = {"job": "job", "data": "data"}
 

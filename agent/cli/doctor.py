@@ -26,7 +26,7 @@ from .session import Session
 from .text import harmless, size
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 LITTLE_SPACE_BYTES = 1024**3

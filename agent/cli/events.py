@@ -13,7 +13,8 @@ from ..ids import short
 from ..library.bodies import without_none
 from ..library.submission import capture_context
 from ..matching import parse_terms
-from ..models import JSON, JobDefn, JobEvent, MetadataEvent, Notification
+from ..models import JobDefn, JobEvent, MetadataEvent, Notification
+from ..records import JSON
 from ..states import parse_state
 from . import render
 from .groups import Group, example

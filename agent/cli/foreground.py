@@ -21,7 +21,7 @@ from .progress import Screen
 from .text import harmless_live
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 KEPT_BYTES = 64 * 1024
 """How much of each stream is kept for the record."""

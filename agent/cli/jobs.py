@@ -21,7 +21,7 @@ from .summary import why
 from .text import duration, elapsed_s, harmless, harmless_lines, moment, plural, properties, size
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 OUTPUT_PIECE_BYTES = 1024 * 1024
 FOLLOW_CALL_S = 30.0

@@ -18,7 +18,7 @@ from .session import Session
 from .text import harmless, moment
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

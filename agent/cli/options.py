@@ -13,7 +13,7 @@ import click
 from ..errors import InvalidRecord
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 F = TypeVar("F", bound=Callable[..., Any])
 

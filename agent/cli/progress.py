@@ -17,7 +17,7 @@ from ..client import Client
 from .text import duration
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 LINE_INTERVAL_S = 2.0
 """The least time between two plain lines."""

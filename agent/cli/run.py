@@ -19,7 +19,7 @@ from ..errors import LwfmError
 from ..ids import new_id, short
 from ..library.bodies import without_none
 from ..library.submission import capture_context
-from ..models import JSON
+from ..records import JSON
 from . import render
 from .errors import EXIT_FAILED_JOBS, EXIT_INTERRUPTED
 from .foreground import Foreground

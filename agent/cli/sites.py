@@ -15,7 +15,7 @@ from .session import Session
 from .text import properties, shown, size
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 
 @click.group(cls=Group, short_help="Sites.")

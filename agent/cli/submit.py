@@ -21,7 +21,8 @@ from ..errors import InvalidRecord, NotFound
 from ..ids import new_id
 from ..library.bodies import without_none
 from ..library.submission import capture_context
-from ..models import JSON, JobDefn
+from ..models import JobDefn
+from ..records import JSON
 from . import render
 from .groups import example
 from .options import definition_fields, definition_options, json_option, parse_value, workflow_option

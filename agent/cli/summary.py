@@ -14,7 +14,7 @@ from . import render
 from .text import duration, elapsed_s, harmless, plural, properties, size
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 LISTED_JOBS = 30
 """With more jobs than this, those of one name and state share a line."""

@@ -16,7 +16,7 @@ from .summary import why
 from .text import duration, elapsed_s, plural
 
 if TYPE_CHECKING:
-    from ..models import JSON
+    from ..records import JSON
 
 LISTED = 20
 ASK_CHUNK = 1000

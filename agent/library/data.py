@@ -8,7 +8,8 @@ from typing import Any
 
 from ..client.connection import NO_TIMEOUT, path_of
 from ..errors import InvalidRecord
-from ..models import JSON, Metasheet
+from ..models import Metasheet
+from ..records import JSON
 from .bodies import absolute, without_none
 from .instance import Instance
 from .values import DataLike, JobLike, PathLike, WorkflowLike, id_of, match_terms, optional_id, properties_of

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 
 from ..clock import utc_text
-from ..models import JSON
+from ..records import JSON
 from .bodies import without_none
 from .manager import LwfManager
 from .values import JobLike, WorkflowLike, optional_id

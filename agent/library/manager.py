@@ -11,7 +11,8 @@ from typing import Any
 
 from .. import clock
 from ..client.connection import path_of
-from ..models import JSON, Handler, JobEvent, JobStatus, MetadataEvent, Workflow
+from ..models import Handler, JobEvent, JobStatus, MetadataEvent, Workflow
+from ..records import JSON
 from ..states import JobState, parse_state
 from .bodies import without_none
 from .data import DataVerbs

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Callable
 from ..client.connection import NO_TIMEOUT, path_of
 from ..errors import InvalidRecord, LoginRequired
 from ..ids import new_id
-from ..models import JSON, JobStatus, Metasheet
+from ..models import JobStatus, Metasheet
+from ..records import JSON
 from .bodies import absolute, without_none
 from .submission import capture_context
 from .values import (

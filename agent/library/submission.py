@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from .. import __version__
 from ..client.startup import COMMAND_VARIABLE
-from ..models import JSON
+from ..records import JSON
 from ..redaction import taken_over
 
 GIT_TIMEOUT_S = 2.0

@@ -8,7 +8,8 @@ from typing import Any, Union
 
 from ..errors import InvalidRecord
 from ..matching import parse_match, value_text
-from ..models import JSON, Handler, JobDefn, JobStatus, Metasheet, Workflow, check_properties
+from ..models import Handler, JobDefn, JobStatus, Metasheet, Workflow
+from ..records import JSON, check_properties
 
 JobLike = Union[str, JobStatus]
 WorkflowLike = Union[str, Workflow]

@@ -263,7 +263,12 @@ class Recovery:
         ]
         if marked:
             self._runner.has_started(job, min(marked)[1])
-            self._adopt(job)
+            record = next((record for record in self._strangers if _is_of(record, job)), None)
+            if record is None:
+                self._adopt(job)
+            else:  # it has ended since the census
+                self._strangers.remove(record)
+                self._runner.has_ended(job, _exit(record))
             return True
         kept = self._keeper_pid != 0 and job.keeper == self._spool.keeper
         unmarked = [

@@ -67,16 +67,18 @@ def run_with_deaths(steps: list[int]) -> bool:
             assert much["size"] == Path(much["path"]).stat().st_size == 70000
             assert sorted((place / "ran").read_text().split()) == sorted(lines)
             assert not agent.duplicates
-            log = (place / "spool" / "worker.log").read_text() if (place / "spool" / "worker.log").exists() else ""
-            return log.count("the loop died (signal 9)") == len(steps)
+            return text_of(place / "spool" / "worker.log").count("the loop died (signal 9)") == len(steps)
         except AssertionError as error:
-            raise AssertionError(
-                f"deaths at steps {steps}: {error}\n{(place / 'spool' / 'worker.log').read_text()}"
-            ) from None
+            files = "\n".join(text_of(place / "spool" / name) for name in ("worker.log", "journal"))
+            raise AssertionError(f"deaths at steps {steps}: {error}\n{agent.hellos}\n{files}") from None
         finally:
             agent.close()
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait(10)
+
+
+def text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from lwfm import dispatcher, wire
 from lwfm.api import jobs as calls
 from lwfm.api.server import Call
 from lwfm.clock import utc_now
-from lwfm.errors import StoreFull
+from lwfm.errors import Conflict, StoreFull
 from lwfm.instance import Instance
 from lwfm.models import JobDefn, Metasheet
 from lwfm.paths import Home
@@ -200,37 +200,63 @@ async def test_a_change_in_the_transaction_of_the_look_is_counted_once(of: str) 
 # ---------------------------------------------------------------------------------------------- placing
 
 
+def gate_claims(instance: Instance) -> asyncio.Event:
+    """Let nothing be claimed but in the transaction of its submission, until the event is set."""
+    gate, claim = asyncio.Event(), instance._claim
+
+    async def gated(worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
+        await gate.wait()
+        return await claim(worker_id, jobs)
+
+    instance.dispatcher._claim = gated
+    return gate
+
+
+async def submit_waiting(instance: Instance, **keys: Any) -> str:
+    """Submit a job that waits in the queue, since another one does when it is recorded."""
+    instance.dispatcher.reserve = lambda requests: {}  # type: ignore[method-assign]
+    try:
+        return await submit(instance, **keys)
+    finally:
+        del instance.dispatcher.reserve  # type: ignore[method-assign]
+
+
+def is_empty(instance: Instance) -> bool:
+    """Whether no room is taken and nothing is on its way."""
+    placing = instance.dispatcher
+    taken = [(node.cores_used, node.memory_used, node.running) for node in placing.nodes.values()]
+    return not placing.flights and not placing.waiting and set(taken) <= {(0, 0, 0)}
+
+
+@pytest.mark.parametrize("room", [True, False])
 @in_loop
-async def test_a_job_cancelled_in_the_transaction_of_its_submission_never_goes_to_a_worker() -> None:
+async def test_a_job_cancelled_in_the_transaction_of_its_submission_ends(room: bool) -> None:
     async with an_instance() as instance:
-        worker = await Worker(instance).connect()
-        job_id = "00000000-0000-7000-8000-000000000001"
+        worker = await Worker(instance, cores=1 if room else 0).connect()
+        job = "00000000-0000-7000-8000-000000000001"
         async with held(instance):
-            submitting = asyncio.ensure_future(submit(instance, job_id=job_id))
+            submitting = asyncio.ensure_future(submit(instance, job_id=job, resources={"memory_bytes": 1} if room else {}))
             await queued(instance, 1)
-            cancelling = asyncio.ensure_future(call(calls.cancel, instance, {}, job_id))
+            cancelling = asyncio.ensure_future(call(calls.cancel, instance, {}, job))
             await queued(instance, 2)
         await submitting
-        assert (await cancelling)["state"] == "CANCELLED"
-        other = await submit(instance)
-        assert (await worker.next("run"))["job"] == other
-        assert list(instance.dispatcher.flights) == [other]
-        assert instance.dispatcher.nodes["w1"].cores_used == 1
+        assert (await cancelling)["state"] == ("FINISHING" if room else "CANCELLED")
+        if room:
+            assert (await worker.next("run"))["job"] == job
+            assert (await worker.next("cancel"))["job"] == job
+            worker.ended(job, cause="cancel", exit_code=None, reason="cancelled by the user")
+            await worker.acked(1)
+        assert await state(instance, job) == "CANCELLED"
+        await _until(lambda: is_empty(instance))
+        assert "run" not in [message["t"] for message in worker.messages]
 
 
 @in_loop
 async def test_a_job_cancelled_before_its_claim_never_goes_to_a_worker() -> None:
     async with an_instance() as instance:
         worker = await Worker(instance).connect()
-        gate = asyncio.Event()
-        claim = instance._claim
-
-        async def gated(worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
-            await gate.wait()
-            return await claim(worker_id, jobs)
-
-        instance.dispatcher._claim = gated
-        job = await submit(instance)
+        gate = gate_claims(instance)
+        job = await submit_waiting(instance)
         await _until(lambda: job in instance.dispatcher.flights)
         assert (await call(calls.cancel, instance, {}, job))["state"] == "CANCELLED"
         gate.set()
@@ -239,20 +265,65 @@ async def test_a_job_cancelled_before_its_claim_never_goes_to_a_worker() -> None
         assert instance.dispatcher.nodes["w1"].cores_used == 1
 
 
+@in_loop
+async def test_a_failure_in_the_transaction_of_a_submission_takes_nothing_from_it() -> None:
+    """What is undone is undone by itself: the job beside it has its claim, its room and one message."""
+    async with an_instance() as instance:
+        worker = await Worker(instance).connect()
+
+        def fail(_: Any) -> None:
+            raise Conflict("not now")
+
+        async with held(instance):
+            submitting = asyncio.ensure_future(submit(instance))
+            await queued(instance, 1)
+            failing = instance.writer.write(fail)
+            again = asyncio.ensure_future(submit(instance))
+            await queued(instance, 3)
+        with pytest.raises(Conflict):
+            await failing
+        jobs = [await submitting, await again]
+        assert sorted([(await worker.next("run"))["job"] for _ in jobs]) == sorted(jobs)
+        assert instance.dispatcher.nodes["w1"].cores_used == 2
+        for job in jobs:
+            worker.ended(job)
+        await worker.acked(2)
+        assert is_empty(instance)
+        assert "run" not in [message["t"] for message in worker.messages]
+
+
+@in_loop
+async def test_a_job_cancelled_when_a_failure_beside_it_has_put_it_back_ends() -> None:
+    async with an_instance() as instance:
+        await Worker(instance, cores=1).connect()
+        gate = gate_claims(instance)
+
+        def fail(_: Any) -> None:
+            raise Conflict("not now")
+
+        async with held(instance):
+            submitting = asyncio.ensure_future(submit(instance))
+            await queued(instance, 1)
+            failing = instance.writer.write(fail)
+            await queued(instance, 2)
+        job = await submitting
+        with pytest.raises(Conflict):
+            await failing
+        answer = await call(calls.cancel, instance, {}, job)
+        assert answer["state"] in ("FINISHING", "CANCELLED")
+        gate.set()
+        if instance.dispatcher.has(job) and instance.dispatcher.flights[job].claimed:
+            return  # it went to the worker all the same, which is asked
+        await _until_async(lambda: _is(instance, job, "CANCELLED"))
+
+
 @pytest.mark.parametrize("first", ["claim", "greeting"])
 @in_loop
 async def test_a_worker_comes_again_while_a_job_is_on_its_way_to_it(first: str) -> None:
     async with an_instance() as instance:
-        gate = asyncio.Event()
-        claim = instance._claim
-
-        async def gated(worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
-            await gate.wait()
-            return await claim(worker_id, jobs)
-
-        instance.dispatcher._claim = gated
+        gate = gate_claims(instance)
         worker = await Worker(instance).connect()
-        job = await submit(instance)
+        job = await submit_waiting(instance)
         await _until(lambda: job in instance.dispatcher.flights)
         worker.hang_up()
         await _until(lambda: not instance.workers.connections)
@@ -269,9 +340,26 @@ async def test_a_worker_comes_again_while_a_job_is_on_its_way_to_it(first: str) 
         worker.ended(job)
         await worker.acked(2)
         assert await state(instance, job) == "COMPLETE"
-        assert instance.dispatcher.nodes["w1"].cores_used == 0
-        assert not instance.dispatcher.flights
+        assert is_empty(instance)
         assert "run" not in [message["t"] for message in worker.messages]
+
+
+@in_loop
+async def test_a_worker_comes_again_while_a_submission_is_becoming_durable() -> None:
+    async with an_instance() as instance:
+        worker = await Worker(instance).connect()
+        async with held(instance):
+            submitting = asyncio.ensure_future(submit(instance))
+            await queued(instance, 1)
+        worker.hang_up()
+        await worker.dial()
+        await worker.next("welcome")
+        job = await submitting
+        assert (await worker.next("run"))["job"] == job
+        worker.ended(job)
+        await worker.acked(1)
+        await _until(lambda: is_empty(instance))
+        assert await state(instance, job) == "COMPLETE"
 
 
 @in_loop
@@ -308,7 +396,7 @@ async def test_a_claim_that_cannot_be_recorded_is_made_again(monkeypatch: pytest
             return await claim(worker_id, jobs)
 
         instance.dispatcher._claim = failing
-        jobs = [await submit(instance) for _ in range(3)]
+        jobs = [await submit_waiting(instance) for _ in range(3)]
         assert {(await worker.next("run"))["job"] for _ in jobs} == set(jobs)
         assert instance.dispatcher.nodes["w1"].cores_used == 3
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.agents import LINK, Agent, running_agent
 from support.waiting import wait_until
 

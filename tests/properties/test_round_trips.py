@@ -18,10 +18,10 @@ from lwfm.models import (
     MetadataEvent,
     Metasheet,
     Notification,
-    Record,
     Resources,
     Workflow,
 )
+from lwfm.records import Record
 from lwfm.states import JobState
 from lwfm.store.log import GENESIS, encode_body, row_hash
 from lwfm.wire import Decoder, Message, encode

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lwfm.errors import InvalidRecord
 from lwfm.matching import Condition, as_number, parse_match, value_text
-from lwfm.models import check_properties
+from lwfm.records import check_properties
 from lwfm.store import queries, selection
 from lwfm.store.connection import Connection, connect
 from lwfm.store.log import Record

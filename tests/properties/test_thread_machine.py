@@ -295,7 +295,7 @@ class ThreadMachine(RuleBasedStateMachine):
 
 TestThreadMachine = ThreadMachine.TestCase
 TestThreadMachine.settings = settings(
-    max_examples=100,
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

@@ -9,19 +9,8 @@ from typing import Any
 import pytest
 
 from lwfm.errors import InvalidRecord
-from lwfm.models import (
-    MAX_DEPTH,
-    JobDefn,
-    JobEvent,
-    JobStatus,
-    MetadataEvent,
-    Metasheet,
-    Notification,
-    Resources,
-    Workflow,
-    check_facts,
-    check_properties,
-)
+from lwfm.models import JobDefn, JobEvent, JobStatus, MetadataEvent, Metasheet, Notification, Resources, Workflow
+from lwfm.records import MAX_DEPTH, check_facts, check_properties
 from lwfm.states import JobState, can_reach, implied_by, parse_state
 
 
