@@ -16,7 +16,7 @@ from . import render
 from .groups import example
 from .options import json_option, limit_option, parse_properties, workflow_option
 from .session import Session
-from .text import harmless, moment, properties, size
+from .text import harmless, moment, properties, size, some_properties
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -214,7 +214,7 @@ def _label(item: Any, way: str) -> str:
     text = (
         f"{node.get('kind', '')} {short(identifier) if len(identifier) == 36 else harmless(identifier)}  {name}".strip()
     )
-    more = properties(node.get("properties"))
+    more = some_properties(node.get("properties"))
     state = node.get("state")
     text += (f"  {harmless(more)}" if more else "") + (f"  {render.coloured_state(str(state))}" if state else "")
     return (f"{word} " if word else "") + text + ("  (see above)" if item["again"] else "")

@@ -11,7 +11,7 @@ from ..client import Client
 from ..client.connection import path_of
 from ..ids import short
 from . import render
-from .text import duration, elapsed_s, harmless, plural, properties, size
+from .text import duration, elapsed_s, harmless, plural, size, some_properties
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -147,7 +147,7 @@ def _data_row(sheet: JSON) -> tuple[str, ...]:
     return (
         _from_here(str(sheet.get("path") or sheet.get("url") or "")),
         size(sheet.get("size_bytes")),
-        properties(sheet.get("properties")),
+        some_properties(sheet.get("properties")),
     )
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from ..clock import parse_utc
 
+PROPERTIES_WIDTH = 72
+
+
 _UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"
 _HARMFUL = f"[{_UNPRINTABLE}]"
 _HARMFUL_IN_LINES = rf"(?![\n\t])[{_UNPRINTABLE}]"
@@ -102,6 +105,12 @@ def properties(values: Any) -> str:
     if not isinstance(values, dict):
         return ""
     return " ".join(f"{key}={shown(value)}" for key, value in values.items())
+
+
+def some_properties(values: Any) -> str:
+    """The same, as far as it fits into ``PROPERTIES_WIDTH`` characters."""
+    line = properties(values)
+    return line if len(line) <= PROPERTIES_WIDTH else line[: PROPERTIES_WIDTH - 1].rstrip() + "…"
 
 
 def shown(value: Any) -> str:

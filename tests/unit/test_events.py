@@ -262,20 +262,23 @@ def test_a_restart_between_forgets_nothing(thread: Thread) -> None:
 
 
 def test_what_an_undone_unit_learned_is_forgotten(thread: Thread) -> None:
-    jobs = [thread.submit() for _ in range(2)]
+    jobs = [thread.submit() for _ in range(3)]
     thread.on_jobs(jobs)
+    thread.on_jobs(jobs, mode="any", states=["FAILED"])
 
-    def both_then_fail(recorder: Any) -> None:
-        for job in jobs:
-            thread.service.emit_status(recorder, job, {"state": "COMPLETE"})
+    def end_the_first_then_fail(recorder: Any) -> None:
+        thread.service.emit_status(recorder, jobs[0], {"state": "COMPLETE"})
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        thread.unit(both_then_fail)
+        thread.unit(end_the_first_then_fail)
     thread.run(jobs[1])
+    thread.run(jobs[2])
     assert firings(thread) == []
+    assert queries.list_handlers(thread.connection, state="unset") == []
     thread.run(jobs[0])
     assert len(firings(thread)) == 1
+    assert len(queries.list_handlers(thread.connection, state="unset")) == 1
 
 
 def test_a_notification_is_delivered_by_a_job_and_its_secrets_are_not_recorded(thread: Thread) -> None:

@@ -101,6 +101,15 @@ def test_arguments_that_are_no_unicode(thread: Thread) -> None:
     assert [job["job_id"] for job in queries.list_jobs(thread.connection, name="\\udcff*")] == [job]
 
 
+def test_a_directory_and_variables_of_the_submitter_that_are_no_unicode(thread: Thread) -> None:
+    raw = os.fsdecode(b"/w\xff")
+    body = {"context": {"cwd": raw, "env": {"PATH": raw}, "host": "h"}}
+    (job,) = thread.unit(thread.service.submit, body, [JobDefn("true")])["jobs"]
+    found = thread.job(job["job_id"])
+    assert found["definition"]["cwd"] == raw
+    assert found["context"]["env"]["PATH"] == raw
+
+
 def test_one_bad_definition_of_many_is_named_and_none_is_recorded() -> None:
     with pytest.raises(InvalidRecord, match=r"job 2 of 3: the command is empty"):
         definitions_of({"jobs": [{"command": "a"}, {"command": ""}, {"command": "b"}]})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lwfm.errors import NotFound
+from lwfm.models import JobDefn
 from lwfm.store import lineage
 
 from support.threads import Thread
@@ -91,9 +92,7 @@ def test_an_event_and_the_job_that_told_of_it(thread: Thread) -> None:
 
 def test_jobs_that_started_jobs(thread: Thread) -> None:
     parent = thread.submit("parent")
-    body = {"parent": parent, "context": {"git": {"commit": "abc", "dirty": 1}}}
-    from lwfm.models import JobDefn
-
+    body = {"parent": parent, "context": {"git": {"commit": "abc", "dirty": True}}}
     (child,) = thread.unit(thread.service.submit, body, [JobDefn("child")])["jobs"]
     thread.on_jobs([child["job_id"]], "after")
     thread.run(child["job_id"])
