@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from .errors import Conflict
 from .events import Rules
@@ -14,8 +14,7 @@ from .states import JobState
 from .store import Record, Transaction
 
 
-@dataclass(frozen=True)
-class StatusChange:
+class StatusChange(NamedTuple):
     """A job came to a new state.
 
     Args:
@@ -51,8 +50,7 @@ class Effects:
     also: list[Callable[[], None]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class JobNow:
+class JobNow(NamedTuple):
     """Where a job stands, as far as recording its next status needs to know."""
 
     job_id: str

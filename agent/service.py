@@ -364,13 +364,16 @@ def context_of(body: Mapping[str, Any]) -> JSON:
     """
     if body.get("context") is None:
         return {}
-    context = check_properties(body["context"], "context")
+    check_properties(body["context"], "context")
+    context = dict(body["context"])  # as it came: a directory's name need not be Unicode
     for key in ("host", "user", "cwd", "python", "version"):
         if context.get(key) is not None:
             text_of(context, key)
     if not str(context.get("cwd") or "/").startswith("/"):
         raise InvalidRecord(f"context: cwd must be an absolute path, not {context['cwd']!r}")
-    env, git = (check_properties(context.get(key) or {}, f"context: {key}") for key in ("env", "git"))
+    env, git = context.get("env") or {}, context.get("git") or {}
+    for key, part in (("env", env), ("git", git)):
+        check_properties(part, f"context: {key}")
     if not all(isinstance(value, str) for value in env.values()):
         raise InvalidRecord("context: env must hold text")
     if not isinstance(git.get("commit") or "", str) or not isinstance(git.get("dirty") or False, bool):

@@ -6,8 +6,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InvalidRecord
 
@@ -18,8 +17,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 _encode_escaped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One row of the log, its body parsed.
 
     Args:
@@ -37,8 +35,7 @@ class Record:
     body: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """The end of one origin's chain."""
 
     seq: int = 0
