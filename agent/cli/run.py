@@ -158,9 +158,9 @@ class _Run:
         return last
 
     def made_workflows(self) -> list[JSON]:
-        """The workflows that the script made."""
-        found: list[JSON] = self._client.get("/v1/workflows", {"parent": self.job_id, "limit": 0})["workflows"]
-        return found
+        """The workflows that the script made, beside the one it runs in, which it may have described anew."""
+        found = self._client.get("/v1/workflows", {"parent": self.job_id, "limit": 0})["workflows"]
+        return [made for made in found if made["workflow_id"] != self._workflow_id]
 
     def interrupt(self, number: int) -> None:
         """Stop the script, then what it set going. A second interrupt leaves at once."""

@@ -153,6 +153,12 @@ def test_the_summary_as_json(agent: Agent) -> None:
     assert b"hello\n" in err  # what the script prints does not disturb the JSON
 
 
+def test_a_workflow_that_the_script_described_anew_is_not_one_it_made(agent: Agent) -> None:
+    agent.replies["GET /v1/workflows"] = {"workflows": [{"workflow_id": FLOW, "name": "better name"}]}
+    _, out, _ = run(agent, "print('hello')", options=("--json",))
+    assert "made" not in json.loads(out)
+
+
 def test_its_exit_code_is_ours(agent: Agent) -> None:
     code, _, _ = run(agent, "raise SystemExit(7)")
     assert (code, agent.finished[0]["exit_code"]) == (7, 7)
