@@ -143,7 +143,7 @@ class Dispatcher:
         call_soon: Callable[[Callable[[], None]], Any],
         spawn: Callable[[Awaitable[None]], Any],
         expected: Capacity,
-        dropped: Callable[[str, int], None] = lambda job_id, attempt: None,
+        dropped: Callable[[str, int], Any] = lambda *_: None,
     ):
         self._dropped = dropped
         self._claim = claim

@@ -64,7 +64,7 @@ def record_ended(
     if job is None or job.state.terminal or job.attempt != attempt:
         return
     facts = _facts(recorder, message, host, outputs)
-    state, reason = _verdict(message)
+    state, reason = verdict(message)
     for sheet in sheets:
         recorder.record_data({**sheet.to_json(), "job_id": job_id, "workflow_id": job.workflow_id})
     if state is JobState.FAILED and attempt <= job.retries and job.state is not JobState.FINISHING:
@@ -112,7 +112,7 @@ def _kept(recorder: Recorder, output: Mapping[str, Any], outputs: OutputStore) -
     return {key: output[key] for key in ("size", "file", "path", "sha256") if key in output}
 
 
-def _verdict(message: Mapping[str, Any]) -> tuple[JobState, Optional[str]]:
+def verdict(message: Mapping[str, Any]) -> tuple[JobState, Optional[str]]:
     """The state an attempt ended in, and why."""
     cause = message.get("cause")
     given = message.get("reason")

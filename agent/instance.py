@@ -138,9 +138,12 @@ class Instance:
         await self.writer.close()
 
     async def _meet_worker(self) -> None:
-        """Wait a moment for a worker that is there but has not found us yet: it must hear that it is to leave."""
+        """Wait a moment for a worker that is there but has not found us yet: it must hear that it is to leave.
+
+        It may also go by itself: that another process gives its lock back is told to nobody, so we look.
+        """
         until = time.monotonic() + MEET_S
-        while not self.workers.connections and self.worker.is_there() and time.monotonic() < until:
+        while not self.workers.connections and self.worker.is_there() and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(MEET_S / 60)
 
     def spawn(self, work: Awaitable[None]) -> None:

@@ -256,7 +256,7 @@ async def wait(instance: Instance, call: Call) -> JSON:
 
         def look(recorder: Recorder) -> tuple[list[str], bool]:
             connection = recorder.transaction.connection
-            ids = [job_id if len(job_id) == 36 else queries.resolve(connection, "job", job_id) for job_id in given]
+            ids = [_whole(connection, job_id) for job_id in given]
             states = _states_of(connection, ids)
             for job_id in ids:
                 if job_id not in states:
@@ -273,6 +273,11 @@ async def wait(instance: Instance, call: Call) -> JSON:
     found = await instance.writer.read(queries.jobs_by_id, ids)
     ended = [JobState(job["state"]).terminal for job in found]
     return {"jobs": found, "done": any(ended) if any_of_them else all(ended)}
+
+
+def _whole(connection: Any, job_id: str) -> str:
+    """The id that ``job_id`` begins; one that is whole is taken for right, which is quicker for many."""
+    return job_id if len(job_id) == 36 and job_id.isascii() else queries.resolve(connection, "job", job_id)
 
 
 def _states_of(connection: Any, ids: list[str]) -> dict[str, str]:
@@ -364,14 +369,14 @@ async def _follow_jobs(instance: Instance, given: Any) -> Progress:
     ids = given.split(",") if isinstance(given, str) else given
     if not isinstance(ids, list) or not ids or not all(isinstance(job_id, str) for job_id in ids):
         raise InvalidRecord("give a workflow, or the ids of jobs")
-    key = hashlib.sha256(",".join(ids).encode()).hexdigest()
+    key = hashlib.sha256(",".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
     followed = instance.watch.group(key)
     if followed is not None:
         return followed
 
     def look(recorder: Recorder) -> None:
         connection = recorder.transaction.connection
-        whole = [job_id if len(job_id) == 36 else queries.resolve(connection, "job", job_id) for job_id in ids]
+        whole = [_whole(connection, job_id) for job_id in ids]
         counts = Counter(_states_of(connection, whole).values())
         recorder.effects.also.append(lambda: groups.append(instance.watch.follow_group(key, whole, counts)))
 

@@ -18,6 +18,8 @@ from . import queries
 MAX_NODES = 1000
 """Beyond so many the graph ends, and says so."""
 _CHUNK = 500
+_OPS = ("put", "event", "get")
+"""In the order in which they tell more of data."""
 _CONTENT = "select id, sha256, url, size_bytes from metasheets"
 
 Node = tuple[str, str]
@@ -84,9 +86,10 @@ def _steps(connection: sqlite3.Connection, frontier: Sequence[Node], way: str) -
 
 def _start(connection: sqlite3.Connection, of: str) -> Node:
     for column in ("path", "url", "sha256"):
-        found = connection.execute(f"{_CONTENT} where {column} = ? order by id desc limit 1", (of,)).fetchone()
+        query = f"{_CONTENT} where {column} = ? and op = ? order by id desc limit 1"
+        found = [row for op in _OPS for row in connection.execute(query, (of, op))]
         if found:
-            return ("data", _content_key(found))
+            return ("data", _content_key(max(found)))
     for kind in ("data", "job"):
         try:
             identifier = queries.resolve(connection, kind, of)
@@ -121,7 +124,7 @@ def _around_data(connection: sqlite3.Connection, key: str, way: str) -> Iterator
     if way == "down":
         query = (
             f"select f.job_id from metasheets m join firings f on f.trigger_data = m.id where {where}"
-            " and f.job_id is not null order by m.id desc"
+            " and m.op in ('put', 'event') and f.job_id is not null order by m.id desc"
         )
         for (job_id,) in connection.execute(query, (value,)):
             yield ("job", job_id), "triggered"
@@ -190,9 +193,9 @@ def _described(connection: sqlite3.Connection, graph: _Graph, start: Node) -> di
 def _sheet_of(connection: sqlite3.Connection, key: str) -> str:
     """The metasheet that stands for a content: where it was put last, else where it was seen last."""
     where, value = _sheets(key)
-    for op in (" and m.op = 'put'", ""):
-        query = f"select m.id from metasheets m where {where}{op} order by m.id desc limit 1"
-        found = connection.execute(query, (value,)).fetchone()
+    query = f"select m.id from metasheets m where {where} and m.op = ? order by m.id desc limit 1"
+    for op in _OPS:
+        found = connection.execute(query, (value, op)).fetchone()
         if found:
             return str(found[0])
     raise NotFound(f"no data {key}")

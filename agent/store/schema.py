@@ -81,9 +81,9 @@ create table metasheets (
     size_bytes integer, sha256 text, source_url text, job_id text, workflow_id text, time text not null,
     properties text not null, extra text
 );
-create index metasheets_by_path on metasheets (path, id) where path is not null;
-create index metasheets_by_sha256 on metasheets (sha256, id) where sha256 is not null;
-create index metasheets_by_url on metasheets (url, id) where url is not null;
+create index metasheets_by_path on metasheets (path, op, id) where path is not null;
+create index metasheets_by_sha256 on metasheets (sha256, op, id) where sha256 is not null;
+create index metasheets_by_url on metasheets (url, op, id) where url is not null;
 create index metasheets_by_job on metasheets (job_id, id) where job_id is not null;
 create index metasheets_by_workflow on metasheets (workflow_id, id);
 
@@ -92,7 +92,7 @@ create table properties (
     primary key (owner_kind, key, text, owner)
 ) without rowid;
 create index properties_by_number on properties (owner_kind, key, number, owner);
-create index properties_by_owner on properties (owner, key);
+create index properties_by_owner on properties (owner, key, number);
 
 create table handlers (
     id text primary key, origin text not null, kind text not null, name text not null, site text not null,

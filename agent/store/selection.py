@@ -15,11 +15,16 @@ from typing import Any, Optional
 
 from ..matching import Condition
 
-RECENT = 4000
+SOME = 1000
+"""Up to how many rows with a property are taken together and filtered, before anything else is tried."""
+RECENT = 2000
 """How many of the newest rows are looked at, one after the other, for properties."""
-FEW = 20_000
-"""Up to how many rows with a property are taken together and then filtered."""
+FEW = 40_000
+"""Up to how many rows with a property are taken together when those were not enough. At a million rows the two leave no gap:
+what is rarer than 50 among ``RECENT`` is not more than ``FEW``."""
 _CHUNK = 500
+_INDEXED = frozenset({"eq", "lt", "le", "gt", "ge"})
+"""Conditions whose rows lie together in an index."""
 _COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 Clause = tuple[str, list[Any]]
@@ -54,6 +59,9 @@ class Selection:
             return self._with_words(connection, wanted)
         if not self.conditions:
             return list(self._stream(connection, wanted))
+        few = self._few(connection, [condition for condition in self.conditions if condition.op in _INDEXED], SOME)
+        if few is not None:
+            return self._filtered(connection, few, wanted)
         if wanted is not None:
             seen, recent = 0, self._stream(connection, RECENT)
             found: list[str] = []
@@ -67,18 +75,24 @@ class Selection:
         return self._by_properties(connection, wanted)
 
     def _by_properties(self, connection: sqlite3.Connection, wanted: Optional[int]) -> list[str]:
-        """Begin with the owners of the rarest property."""
-        rarest: Optional[list[str]] = None
-        for condition in self.conditions:
-            owners = self._owners(connection, condition, FEW + 1)
-            if len(owners) <= FEW and (rarest is None or len(owners) < len(rarest)):
-                rarest = owners
-        if rarest is None:
+        """Begin with the owners of a rare property."""
+        candidates: Optional[Iterator[str]] = None
+        for most in (4 * SOME, 16 * SOME, FEW):
+            candidates = candidates or self._few(connection, self.conditions, most)
+        if candidates is None:
             easiest = min(self.conditions, key=lambda condition: condition.op != "eq")
             candidates = self._owners_in_order(connection, easiest)
-        else:
-            candidates = iter(sorted(rarest, reverse=True))
         return self._filtered(connection, candidates, wanted)
+
+    def _few(
+        self, connection: sqlite3.Connection, conditions: Sequence[Condition], most: int
+    ) -> Optional[Iterator[str]]:
+        """The owners of one of these properties that has no more than ``most``, newest first; None if there is none such."""
+        for condition in conditions:
+            owners = self._owners(connection, condition, most + 1)
+            if len(owners) <= most:
+                return iter(sorted(owners, reverse=True))
+        return None
 
     def _with_words(self, connection: sqlite3.Connection, wanted: Optional[int]) -> list[str]:
         """The text index knows what was recorded last here: among a great many results those count as the newest."""
@@ -128,7 +142,7 @@ class Selection:
         """Up to ``limit`` owners of such a property, in no order."""
         owners: dict[str, None] = {}
         for clause, values in condition_sql(condition):
-            query = f"select owner from properties where owner_kind = ? and key = ? and {clause} limit {int(limit)}"
+            query = f"{_owners_where(clause)} limit {int(limit)}"
             owners.update(
                 (row[0], None) for row in connection.execute(query, [self.owner_kind, condition.key, *values])
             )
@@ -137,8 +151,7 @@ class Selection:
     def _owners_in_order(self, connection: sqlite3.Connection, condition: Condition) -> Iterator[str]:
         """All owners of such a property, newest first."""
         alternatives = condition_sql(condition)
-        part = "select owner from properties where owner_kind = ? and key = ? and "
-        query = " union ".join(part + clause for clause, _ in alternatives) + " order by owner desc"
+        query = " union ".join(_owners_where(clause) for clause, _ in alternatives) + " order by owner desc"
         parameters = [value for _, values in alternatives for value in (self.owner_kind, condition.key, *values)]
         last = None
         for (owner,) in connection.execute(query, parameters):
@@ -188,6 +201,12 @@ def _state_is_rarer(connection: sqlite3.Connection, state: str, workflow_id: str
         "select count(*) from (select 1 from jobs where state = ? limit ?)", (state, most)
     ).fetchone()
     return bool(in_state < most)
+
+
+def _owners_where(clause: str) -> str:
+    """The owners of a kind and a key for whose property a clause holds, by the index that has them together."""
+    index = " indexed by properties_by_number" if "number" in clause else ""
+    return f"select owner from properties{index} where owner_kind = ? and key = ? and {clause}"
 
 
 def condition_sql(condition: Condition) -> list[Clause]:

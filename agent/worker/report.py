@@ -49,13 +49,25 @@ def _quoted(text: Optional[str]) -> str:
     return "null" if text is None else f'"{text}"'
 
 
+class _OwnMemory:
+    """The most memory this process has taken: looked up again only when a child seems to have taken more."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def exceeded_by(self, taken: int, *, margin: int) -> bool:
+        if taken > self._bytes * margin:
+            self._bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return taken > self._bytes * margin
+
+
+_own_memory = _OwnMemory()
+
+
 def _peak(job: Job, end: Exit) -> Optional[int]:
     """The larger of what was seen of the tree and what the kernel says, where that is not the worker's own memory."""
     from_kernel = end.max_rss_bytes or 0
-    if from_kernel > job.peak_rss_bytes:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if job.adopted:
-            own *= 2  # it was started by another loop, which may have been larger than this one
-        if from_kernel <= own:
-            from_kernel = 0
-    return max(job.peak_rss_bytes, from_kernel) or None
+    margin = 2 if job.adopted else 1  # an adopted one was started by another loop, which may have been larger
+    if from_kernel > job.peak_rss_bytes and _own_memory.exceeded_by(from_kernel, margin=margin):
+        return from_kernel
+    return job.peak_rss_bytes or None

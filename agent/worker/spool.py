@@ -203,8 +203,8 @@ class Spool:
         """The events after number ``after`` as JSON, some ``limit_bytes`` of them, and the number of the last."""
         texts = []
         size = 0
-        last = after
-        for n in range(max(after, self.acked) + 1, self.durable + 1):
+        last = max(after, self.acked)
+        for n in range(last + 1, self.durable + 1):
             event = self._events.get(n)
             last = n
             if event is None:

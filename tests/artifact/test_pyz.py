@@ -20,7 +20,9 @@ pytestmark = pytest.mark.artifact
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A freshly built ``lwfm.pyz``."""
     target = tmp_path_factory.mktemp("dist") / "lwfm.pyz"
-    subprocess.run([sys.executable, str(ROOT / "build" / "make_pyz.py"), "--output", str(target)], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, str(ROOT / "build" / "make_pyz.py"), "--output", str(target)], check=True, timeout=300
+    )
     return target
 
 
@@ -37,7 +39,12 @@ class Pyz:
     def __call__(self, *words: str, code: int = 0) -> str:
         """Run it; the exit code must be ``code``. Returns what it printed."""
         done = subprocess.run(
-            [sys.executable, str(self.archive), *words], env=self.environment, cwd=self.home, capture_output=True, text=True, timeout=90
+            [sys.executable, str(self.archive), *words],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=90,
         )
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -65,7 +72,9 @@ def test_runs_the_smallest_workflow(pyz: Pyz) -> None:
 
 def test_puts_finds_and_traces_data(pyz: Pyz) -> None:
     """A job puts data from inside, by the same file; it is found, and led back to the job."""
-    script = f"echo 42 > result.txt && '{sys.executable}' '{pyz.archive}' put result.txt --meta kind=answer --meta T=0.70"
+    script = (
+        f"echo 42 > result.txt && '{sys.executable}' '{pyz.archive}' put result.txt --meta kind=answer --meta T=0.70"
+    )
     job = pyz("submit", "--wait", "--", "sh", "-c", script).split()[0]
     (found,) = json.loads(pyz("find", "--json", "kind=answer", "T=0.7"))
     assert found["job_id"] == job

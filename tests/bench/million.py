@@ -46,6 +46,7 @@ WORKFLOW_JOBS = 500
 RARE_JOBS = 20
 SHARED_INPUT = "/data/shared/potential.dat"
 CALL_TARGET_MS = 100.0
+SEARCH_TARGET_MS = 250.0
 START_TARGET_S = 2.0
 HOST = "node"
 
@@ -237,7 +238,7 @@ def questions(directory: Path) -> list[Question]:
         Question("50 workflows with their counts", "/v1/workflows?limit=50"),
         Question("workflows by name", "/v1/workflows?" + urlencode({"name": label})),
         Question("the agent's status, all counts", "/v1/agent"),
-        Question("search", "/v1/search?" + urlencode({"q": "lmp"})),
+        Question("search", "/v1/search?" + urlencode({"q": "lmp"}), SEARCH_TARGET_MS),
     ]
 
 
@@ -321,7 +322,7 @@ def measure(home: Path, rounds: int) -> Iterator[tuple[str, float, float, str, s
                 elapsed, answer = agent.ask(question.path)
                 times.append(elapsed)
             rows = next((len(value) for value in answer.values() if isinstance(value, list)), 1)
-            first = f"first {times[0]:.0f} ms, {rows} rows"
+            first = f"first {times[0]:.0f} ms, best {min(times):.1f} ms, {rows} rows"
             yield question.name, statistics.median(times), question.target_ms, "ms", first
 
 

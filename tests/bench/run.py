@@ -69,7 +69,9 @@ def launch(jobs: int = 5000, rounds: int = 3) -> None:
         ours: list[float] = []
         limits: list[float] = []
         for _ in range(rounds):
-            limits.append(float(subprocess.run([program, str(jobs)], check=True, capture_output=True, text=True).stdout))
+            limits.append(
+                float(subprocess.run([program, str(jobs)], check=True, capture_output=True, text=True).stdout)
+            )
             began = time.perf_counter()
             command = [*LWFM, "submit", "--each-line", str(lines), "--wait", "--", "/bin/true", "{}"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -217,7 +219,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which; default: all but million")
     options = parser.parse_args()
-    print(json.dumps({"python": sys.version.split()[0], "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}))
+    print(
+        json.dumps(
+            {"python": sys.version.split()[0], "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+        )
+    )
     for name in options.names or [name for name in BENCHMARKS if name != "million"]:
         print(f"{name}: {(BENCHMARKS[name].__doc__ or '').splitlines()[0]}", flush=True)
         BENCHMARKS[name]()

@@ -72,7 +72,8 @@ def test_queued_at_the_worker(agent: Agent) -> None:
 def test_running_with_its_whole_tree(agent: Agent, tmp_path: Path) -> None:
     script = f"setsid sleep 600 & echo $! > {tmp_path}/child; sleep 600"
     job = agent.submit(script, grace_s=0.3)
-    child = int(wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text(), "the child"))
+    written = tmp_path / "child"
+    child = int(wait_until(lambda: written.read_text() if written.exists() else "", "the child"))
     assert cancelled(agent, job, "wrong input") == ["PENDING", "RUNNING", "FINISHING", "CANCELLED"]
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
@@ -147,7 +148,11 @@ def test_a_thousand_that_wait(agent: Agent) -> None:
 
 
 def attach(agent: Agent, process: subprocess.Popen[bytes], **definition: object) -> str:
-    body = {"definition": {"command": ["me"], **definition}, "pid": process.pid, "context": {"cwd": "/", "host": "here"}}
+    body = {
+        "definition": {"command": ["me"], **definition},
+        "pid": process.pid,
+        "context": {"cwd": "/", "host": "here"},
+    }
     job = agent.client.post("/v1/jobs/attach", body)
     assert (job["state"], job["native_status"], job["native_id"]) == ("RUNNING", "attached", str(process.pid))
     return str(job["job_id"])
@@ -209,9 +214,7 @@ def test_attaching_a_process_that_is_not_there(agent: Agent) -> None:
             agent.client.post("/v1/jobs/attach", {"definition": {"command": ["me"]}, "pid": pid})
 
 
-def test_an_attached_process_that_goes_away_silently_has_failed(
-    agent: Agent, process: subprocess.Popen[bytes]
-) -> None:
+def test_an_attached_process_that_goes_away_silently_has_failed(agent: Agent, process: subprocess.Popen[bytes]) -> None:
     job = attach(agent, process)
     process.kill()
     process.wait()

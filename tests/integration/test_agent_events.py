@@ -77,7 +77,10 @@ def test_any_of_several_fires_once(agent: Agent) -> None:
 @pytest.mark.parametrize("word", ["FAILED", "COMPLETE", "running", "Pending", "FINISHING"])
 def test_several_states_and_states_that_are_passed_without_being_seen(agent: Agent, word: str) -> None:
     job = agent.submit("true")
-    handlers = [agent.on_job(job, "true", states=[word]), agent.on_job(job, "true", states=[word, "CANCELLED", "COMPLETE"])]
+    handlers = [
+        agent.on_job(job, "true", states=[word]),
+        agent.on_job(job, "true", states=[word, "CANCELLED", "COMPLETE"]),
+    ]
     agent.wait(job)
     states = [fired_job(agent, handler)["state"] for handler in handlers]
     assert states == ["CANCELLED" if word == "FAILED" else "COMPLETE", "COMPLETE"]
@@ -329,11 +332,13 @@ def hook() -> Iterator[tuple[str, list[JSON], list[int]]]:
     class Hook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            posted.append({"type": self.headers["Content-Type"], "auth": self.headers["Authorization"], **json.loads(body)})
+            posted.append(
+                {"type": self.headers["Content-Type"], "auth": self.headers["Authorization"], **json.loads(body)}
+            )
             self.send_response(answers.pop(0) if answers else 204)
             self.end_headers()
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: Any) -> None:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Hook) as server:
@@ -387,7 +392,9 @@ def test_a_webhook_nobody_answers_at_fails(agent: Agent) -> None:
     assert b"cannot post" in agent.output(found["job_id"], "stderr")
 
 
-@pytest.mark.parametrize("notify", [{}, {"url": "ftp://x"}, {"url": "file:///etc/passwd"}, {"command": "x", "url": "http://x"}])
+@pytest.mark.parametrize(
+    "notify", [{}, {"url": "ftp://x"}, {"url": "file:///etc/passwd"}, {"command": "x", "url": "http://x"}]
+)
 def test_a_notification_that_makes_no_sense(agent: Agent, notify: JSON) -> None:
     with pytest.raises(errors.InvalidRecord):
         agent.on_data({"x": 1}, notify=notify)

@@ -32,8 +32,14 @@ def test_a_job_is_recorded_with_all_that_is_known_of_it(agent: Agent, tmp_path: 
         name="full",
         cwd=str(tmp_path),
         meta={"T": 0.7, "kind": "thermo"},
-        context={"host": "h", "user": "u", "cwd": "/", "env": {"PATH": os.environ["PATH"]}, "git": {"commit": "abc", "dirty": True}},
-    )  # fmt: skip
+        context={
+            "host": "h",
+            "user": "u",
+            "cwd": "/",
+            "env": {"PATH": os.environ["PATH"]},
+            "git": {"commit": "abc", "dirty": True},
+        },
+    )
     found = agent.wait(job)
     assert (found["state"], found["exit_code"], found["attempt"], found["site"]) == ("COMPLETE", 0, 1, "local")
     assert found["submitted_at"] <= found["started_at"] <= found["ended_at"]
@@ -71,7 +77,9 @@ def test_submitting_with_a_job_id_can_be_repeated(agent: Agent, tmp_path: Path) 
     assert (tmp_path / "runs").read_text() == "once\n"
 
 
-@pytest.mark.parametrize("job_id", ["x" * 36, "../../../../../../../../../etc/passwd", 5, "A0000000-0000-7000-8000-00000000abcd"])
+@pytest.mark.parametrize(
+    "job_id", ["x" * 36, "../../../../../../../../../etc/passwd", 5, "A0000000-0000-7000-8000-00000000abcd"]
+)
 def test_a_job_id_that_is_none_is_refused(agent: Agent, job_id: object) -> None:
     with pytest.raises(errors.InvalidRecord, match="job id"):
         agent.submit_many([{"command": "true", "job_id": job_id}])
@@ -82,7 +90,7 @@ def test_a_job_id_that_is_none_is_refused(agent: Agent, job_id: object) -> None:
 def test_ids_may_be_shortened(agent: Agent) -> None:
     job = agent.submit("true")
     agent.wait(job)
-    prefix = next(job[:n] for n in range(8, 37) if len(agent.client.get("/v1/jobs", {"limit": 0})["jobs"]) and _unique(agent, job[:n]))
+    prefix = next(job[:length] for length in range(8, 37) if _unique(agent, job[:length]))
     assert agent.job(prefix)["job_id"] == job
     assert agent.job("last")["job_id"] == job
     assert agent.wait_all([prefix])[0]["job_id"] == job
@@ -93,7 +101,8 @@ def test_ids_may_be_shortened(agent: Agent) -> None:
 
 
 def _unique(agent: Agent, prefix: str) -> bool:
-    return sum(item["job_id"].startswith(prefix) for item in agent.client.get("/v1/jobs", {"limit": 0})["jobs"]) == 1
+    listed = agent.client.get("/v1/jobs", {"limit": 0})["jobs"]
+    return sum(str(item["job_id"]).startswith(prefix) for item in listed) == 1
 
 
 # ---------------------------------------------------------------------------------------------- failures
@@ -158,8 +167,10 @@ def test_an_unknown_site_is_refused(agent: Agent) -> None:
 
 
 def test_each_attempt_is_recorded_and_its_output_can_be_read(agent: Agent, tmp_path: Path) -> None:
-    line = f'echo out $LWFM_ATTEMPT; echo err $LWFM_ATTEMPT >&2; test -e {tmp_path}/2 && exit 0; mktemp -p {tmp_path} > /dev/null; ' \
-        f'mv {tmp_path}/1 {tmp_path}/2 2> /dev/null || mv {tmp_path}/tmp.* {tmp_path}/1; exit 9'  # fmt: skip
+    line = (
+        f"echo out $LWFM_ATTEMPT; echo err $LWFM_ATTEMPT >&2; [ -e {tmp_path}/2 ] && exit 0;"
+        f" if [ -e {tmp_path}/1 ]; then touch {tmp_path}/2; else touch {tmp_path}/1; fi; exit 9"
+    )
     job = agent.submit(line, retries=4)
     after = agent.on_job(job, "true")
     failed = agent.on_job(job, "true", states=["FAILED"])
@@ -223,7 +234,10 @@ def test_secrets_reach_the_job_and_nothing_else(agent: Agent, tmp_path: Path) ->
     words = ["sh", "-c", script, "-", "--password", option, f"https://me:{url}@host/x", token]
     agent_env = {"DB_PASSWORD": env, "EXPECT1": ""}
     line = f"test \"$DB_PASSWORD\" = '' && exit 1; true --token={option} https://me:{url}@host/"
-    jobs = [agent.submit(words, env={**agent_env, "EXPECT1": "$DB_PASSWORD"}, retries=1), agent.submit(line, env={"DB_PASSWORD": env})]
+    jobs = [
+        agent.submit(words, env={**agent_env, "EXPECT1": "$DB_PASSWORD"}, retries=1),
+        agent.submit(line, env={"DB_PASSWORD": env}),
+    ]
     handler = agent.on_data({"go": "secret"}, words, repeat=2, defn={"env": agent_env})
     repeated = agent.on_data({"go": "secret"}, line, repeat=True, defn={"env": {"DB_PASSWORD": env}})
     single = agent.on_job(jobs, line, states=["COMPLETE", "FAILED"], defn={"env": {"DB_PASSWORD": env}})
@@ -238,8 +252,15 @@ def test_secrets_reach_the_job_and_nothing_else(agent: Agent, tmp_path: Path) ->
     agent.cancel(told["job_ids"][0])
     answers = [json.dumps(agent.client.get("/v1/handlers", {"limit": 0}))]
     for job in [*jobs, *handler["job_ids"], *repeats, *single["job_ids"], *told["job_ids"]]:
-        answers += [json.dumps(agent.client.get(path_of("jobs", job, *part))) for part in ((), ("statuses",), ("tree",), ("why",))]
-    kept = {str(path): path.read_bytes() for path in agent.home.root.iterdir() if re.match(r"thread\.db|agent\.log", path.name)}
+        answers += [
+            json.dumps(agent.client.get(path_of("jobs", job, *part)))
+            for part in ((), ("statuses",), ("tree",), ("why",))
+        ]
+    kept = {
+        str(path): path.read_bytes()
+        for path in agent.home.root.iterdir()
+        if re.match(r"thread\.db|agent\.log", path.name)
+    }
     assert len(kept) >= 3
     for secret in secrets:
         assert not [name for name, data in kept.items() if secret.encode() in data], secret

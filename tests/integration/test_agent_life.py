@@ -236,7 +236,9 @@ def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
         agent.wait_state(running, "RUNNING")
         waiting = agent.submit("echo $MY_TOKEN", workflow=workflow, env={"MY_TOKEN": "s3cret"})
         after = agent.on_job([running, waiting], "true", of=workflow)["job_ids"][0]
-        on_data = agent.on_data({"x": 1}, 'test "$MY_TOKEN" = s3cret', of=workflow, defn={"env": {"MY_TOKEN": "s3cret"}})
+        on_data = agent.on_data(
+            {"x": 1}, 'test "$MY_TOKEN" = s3cret', of=workflow, defn={"env": {"MY_TOKEN": "s3cret"}}
+        )
         agent.client.post("/v1/logs", {"lines": [{"message": "remember me", "workflow": workflow}]})
         before = agent.client.get(f"/v1/workflows/{workflow}/dump")
         origin = agent.client.get("/v1/agent")["origin"]
@@ -259,10 +261,15 @@ def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_an_attached_job_is_still_watched_after_a_restart() -> None:
-    with running_agent() as agent, subprocess.Popen(["sleep", "600"]) as dies, subprocess.Popen(["sleep", "600"]) as reports:
+    with (
+        running_agent() as agent,
+        subprocess.Popen(["sleep", "600"]) as dies,
+        subprocess.Popen(["sleep", "600"]) as reports,
+    ):
         definition = {"definition": {"command": "me"}}
         gone, kept = (
-            agent.client.post("/v1/jobs/attach", {**definition, "pid": process.pid})["job_id"] for process in (dies, reports)
+            agent.client.post("/v1/jobs/attach", {**definition, "pid": process.pid})["job_id"]
+            for process in (dies, reports)
         )
         agent.kill()
         dies.kill()
@@ -273,7 +280,9 @@ def test_an_attached_job_is_still_watched_after_a_restart() -> None:
         agent.restart()
         assert agent.cancel(kept, "enough")["state"] == "FINISHING"
         assert reports.wait(20) == -signal.SIGINT
-        agent.client.post(f"/v1/jobs/{kept}/finish", {"exit_code": None, "signal": "SIGINT", "cause": "cancel", "reason": "enough"})
+        agent.client.post(
+            f"/v1/jobs/{kept}/finish", {"exit_code": None, "signal": "SIGINT", "cause": "cancel", "reason": "enough"}
+        )
         found = agent.wait(kept)
         assert (found["state"], found["reason"]) == ("CANCELLED", "enough")
 

@@ -66,7 +66,9 @@ def test_never_more_cores_than_there_are(agent: Agent, tmp_path: Path) -> None:
     assert most_at_once(found) <= CORES
     for span in found:
         assert len(span.cores) == span.asked
-        together = [other for other in found if other is not span and other.began < span.ended and span.began < other.ended]
+        together = [
+            other for other in found if other is not span and other.began < span.ended and span.began < other.ended
+        ]
         assert not [other for other in together if set(other.cores) & set(span.cores)]
     recorded = {tuple(status["cores_used"]) for job in ids for status in agent.statuses(job) if "cores_used" in status}
     assert recorded == {tuple(span.cores) for span in found}

@@ -25,6 +25,7 @@ from lwfm.errors import Conflict, StoreFull
 from lwfm.instance import Instance
 from lwfm.models import JobDefn, Metasheet
 from lwfm.paths import Home
+from lwfm.sites.base import JobRequest
 from lwfm.store import queries
 from lwfm.wire import Decoder, Message, dump, encode
 
@@ -84,7 +85,10 @@ async def queued(instance: Instance, count: int) -> None:
 
 
 async def call(
-    function: Callable[[Instance, Call], Awaitable[Any]], instance: Instance, body: Optional[JSON] = None, *arguments: str
+    function: Callable[[Instance, Call], Awaitable[Any]],
+    instance: Instance,
+    body: Optional[JSON] = None,
+    *arguments: str,
 ) -> Any:
     return await function(instance, Call(arguments, {}, dump(body).encode() if body is not None else b""))
 
@@ -122,7 +126,15 @@ class Worker:
         _dialled.append(self.writer)
         self.decoder, self.messages = Decoder(), []
         node = {"cores": list(range(self.cores)), "memory_bytes": 1 << 30, "gpus": []}
-        hello = {"t": "hello", "protocols": [1], "worker": self.name, "pid": 1, "host": "here", "version": "0", "node": node}
+        hello = {
+            "t": "hello",
+            "protocols": [1],
+            "worker": self.name,
+            "pid": 1,
+            "host": "here",
+            "version": "0",
+            "node": node,
+        }
         self.say({**hello, "jobs": [list(job) for job in jobs], "first_unacked": 1})
 
     def hang_up(self) -> None:
@@ -133,7 +145,9 @@ class Worker:
 
     def started(self, job: str, attempt: int = 1, **keys: Any) -> int:
         self.number = keys.pop("n", self.number + 1)
-        self.say({"t": "started", "n": self.number, "job": job, "attempt": attempt, "time": utc_now(), "pid": 77, **keys})
+        self.say(
+            {"t": "started", "n": self.number, "job": job, "attempt": attempt, "time": utc_now(), "pid": 77, **keys}
+        )
         return self.number
 
     def ended(self, job: str, attempt: int = 1, **keys: Any) -> int:
@@ -218,7 +232,7 @@ async def submit_waiting(instance: Instance, **keys: Any) -> str:
     try:
         return await submit(instance, **keys)
     finally:
-        del instance.dispatcher.reserve  # type: ignore[method-assign]
+        del instance.dispatcher.reserve
 
 
 def is_empty(instance: Instance) -> bool:
@@ -426,9 +440,11 @@ def test_handing_over_the_same_job_again_is_harmless() -> None:
         loop = asyncio.get_running_loop()
         tasks: list[asyncio.Future[None]] = []
         capacity = dispatcher.Capacity(1, 1 << 30, 0)
-        placing = dispatcher.Dispatcher(claim, loop.call_soon, lambda c: tasks.append(asyncio.ensure_future(c)), capacity)
-        request = dispatcher.JobRequest("job", 1, JobDefn("true", cwd="/"))
-        again = dispatcher.JobRequest("job", 2, JobDefn("true", cwd="/"))
+        placing = dispatcher.Dispatcher(
+            claim, loop.call_soon, lambda c: tasks.append(asyncio.ensure_future(c)), capacity
+        )
+        request = JobRequest("job", 1, JobDefn("true", cwd="/"))
+        again = JobRequest("job", 2, JobDefn("true", cwd="/"))
         placing.place([request, request])
         assert placing.waiting == 1
         sent: list[Message] = []

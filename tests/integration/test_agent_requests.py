@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -23,11 +23,51 @@ from support.agents import Agent, new_home, running_agent
 JSON = dict[str, Any]
 EXAMPLES = 600
 
-JUNK_TEXT = ["", " ", "a\0b", "\ud800", "x" * 3000, "é", "last", "~[", "*", "=", "0" * 36, "-1", "1e400", "nan", "../..", "local"]
+JUNK_TEXT = [
+    "",
+    " ",
+    "a\0b",
+    "\ud800",
+    "\ud800" * 36,
+    "x" * 3000,
+    "é",
+    "last",
+    "~[",
+    "*",
+    "=",
+    "0" * 36,
+    "-1",
+    "1e400",
+    "nan",
+    "../..",
+    "local",
+]
 JUNK: list[Any] = [
-    None, True, False, 0, -1, 3, 10**30, -(10**30), 1.5, -0.0, 1e308, float("inf"), float("nan"), *JUNK_TEXT,
-    [], [None], ["x", 5], [[]], {}, {"x": None}, {"": 1}, {"a": {"b": [{"c": "\ud800"}]}}, {"command": "true"}, [{"command": "true"}],
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    10**30,
+    -(10**30),
+    1.5,
+    -0.0,
+    1e308,
+    float("inf"),
+    float("nan"),
+    *JUNK_TEXT,
+    [],
+    [None],
+    ["x", 5],
+    [[]],
+    {},
+    {"x": None},
+    {"": 1},
+    {"a": {"b": [{"c": "\ud800"}]}},
+    {"command": "true"},
+    [{"command": "true"}],
+]
 
 
 def deep(levels: int) -> Any:
@@ -49,43 +89,107 @@ class World:
         agent.wait(job)
         handler = agent.on_data({"never": "put"}, "true", of=workflow)["handler_id"]
         data = agent.put({"a": 1}, workflow=workflow)
-        context = {"host": "h", "user": "u", "cwd": str(directory), "env": {"PATH": "/usr/bin:/bin"}, "git": {"commit": "c", "dirty": False}}
+        context = {
+            "host": "h",
+            "user": "u",
+            "cwd": str(directory),
+            "env": {"PATH": "/usr/bin:/bin"},
+            "git": {"commit": "c", "dirty": False},
+        }
         defn = {
-            "command": ["true"], "name": "n", "cwd": str(directory), "env": {"A": "b", "MY_TOKEN": "t"}, "inputs": ["file"],
-            "resources": {"cores": 1, "memory_bytes": 1 << 30, "gpus": 0, "time_limit_s": 5.5}, "outputs": ["file"],
-            "meta": {"k": [1, {"x": "y"}]}, "retries": 0, "grace_s": 0.1, "site": "local", "job_id": "01a20000-0000-7000-8000-00000000abcd",
-        }  # fmt: skip
+            "command": ["true"],
+            "name": "n",
+            "cwd": str(directory),
+            "env": {"A": "b", "MY_TOKEN": "t"},
+            "inputs": ["file"],
+            "resources": {"cores": 1, "memory_bytes": 1 << 30, "gpus": 0, "time_limit_s": 5.5},
+            "outputs": ["file"],
+            "meta": {"k": [1, {"x": "y"}]},
+            "retries": 0,
+            "grace_s": 0.1,
+            "site": "local",
+            "job_id": "01a20000-0000-7000-8000-00000000abcd",
+        }
         common = {"workflow": workflow, "parent": job, "context": context}
         action = {"defn": defn, "site": "local", "name": "n"}
-        self.ids = {"workflows": workflow, "jobs": job, "handlers": handler, "data": data, "sites": "local", "resources": "node"}
+        self.ids = {
+            "workflows": workflow,
+            "jobs": job,
+            "handlers": handler,
+            "data": data,
+            "sites": "local",
+            "resources": "node",
+        }
         self.bodies: dict[str, list[JSON]] = {
             "/v1/jobs": [{**common, "site": "local", "jobs": [defn]}],
             "/v1/jobs/wait": [{"jobs": [job], "mode": "all", "timeout_s": 0.01}],
             "/v1/jobs/cancel": [{"jobs": [job], "workflow": workflow, "reason": "r"}],
             "/v1/jobs/attach": [{**common, "definition": defn, "site": "local", "pid": pid}],
             "/v1/jobs/*/cancel": [{"reason": "r"}],
-            "/v1/jobs/*/emit": [{"state": "INFO", "reason": "r", "native_status": "n", "exit_code": 0, "host": "h", "cpu_seconds": 1.0}],
-            "/v1/jobs/*/finish": [{"exit_code": 1, "signal": None, "cause": "exit", "reason": "r", "stdout": {"size": 1, "data": "eA=="}}],
-            "/v1/progress": [{"workflow": workflow, "since": 0, "timeout_s": 0.01}, {"jobs": [job], "since": 10**9, "timeout_s": 0.01}],
+            "/v1/jobs/*/emit": [
+                {"state": "INFO", "reason": "r", "native_status": "n", "exit_code": 0, "host": "h", "cpu_seconds": 1.0}
+            ],
+            "/v1/jobs/*/finish": [
+                {"exit_code": 1, "signal": None, "cause": "exit", "reason": "r", "stdout": {"size": 1, "data": "eA=="}}
+            ],
+            "/v1/progress": [
+                {"workflow": workflow, "since": 0, "timeout_s": 0.01},
+                {"jobs": [job], "since": 10**9, "timeout_s": 0.01},
+            ],
             "/v1/data": [
-                {"op": "put", "site": "local", "path": str(file), "site_path": "kept/file", "properties": {"p": 1}, "job": job, "workflow": workflow},
+                {
+                    "op": "put",
+                    "site": "local",
+                    "path": str(file),
+                    "site_path": "kept/file",
+                    "properties": {"p": 1},
+                    "job": job,
+                    "workflow": workflow,
+                },
                 {"op": "put", "path": str(file), "properties": {"p": 1}, "notate": True},
                 {"op": "event", "properties": {"p": {"q": [1]}}, "workflow": workflow},
             ],
             "/v1/data/fetch": [{"data": data, "path": str(directory / "got"), "job": job}],
-            "/v1/workflows": [{"name": "w", "description": "d", "meta": {"k": 1}, "parent_job": job, "workflow_id": workflow}],
+            "/v1/workflows": [
+                {"name": "w", "description": "d", "meta": {"k": 1}, "parent_job": job, "workflow_id": workflow}
+            ],
             "/v1/workflows/*/close": [{"reason": "r"}],
             "/v1/handlers": [
-                {"kind": "job", "event": {"jobs": [job], "states": ["FAILED"], "mode": "all", "keep": False, **action}, **common},
+                {
+                    "kind": "job",
+                    "event": {"jobs": [job], "states": ["FAILED"], "mode": "all", "keep": False, **action},
+                    **common,
+                },
                 {"kind": "data", "event": {"match": {"k": 1}, "repeat": 2, "workflow": workflow, **action}, **common},
                 {"kind": "data", "event": {"match": {"k": 1}, "notify": {"command": ["true"]}}},
             ],
-            "/v1/logs": [{"lines": [{"level": "INFO", "message": "m", "time": "2026-01-01T00:00:00.000000Z", "job": job, "workflow": workflow}]}],
+            "/v1/logs": [
+                {
+                    "lines": [
+                        {
+                            "level": "INFO",
+                            "message": "m",
+                            "time": "2026-01-01T00:00:00.000000Z",
+                            "job": job,
+                            "workflow": workflow,
+                        }
+                    ]
+                }
+            ],
             "/v1/sites/*/login": [{"answers": ["a"]}],
             "/v1/sites/*/resources": [{"kind": "node", "spec": {}}],
-        }  # fmt: skip
+        }
         self.queries: dict[str, JSON] = {
-            "/v1/jobs": {"state": "COMPLETE", "workflow": workflow, "site": "local", "parent": job, "name": "n*", "text": "true", "match": "a=1", "limit": 3},
+            "/v1/jobs": {
+                "state": "COMPLETE",
+                "workflow": workflow,
+                "site": "local",
+                "parent": job,
+                "name": "n*",
+                "text": "true",
+                "match": "a=1",
+                "limit": 3,
+            },
             "/v1/jobs/*/output": {"stream": "stdout", "offset": 1, "limit": 3, "wait_s": 0, "attempt": 1},
             "/v1/progress": {"workflow": workflow, "since": 0, "timeout_s": 0},
             "/v1/data": {"match": "a=1", "workflow": workflow, "job": job, "site": "local", "op": "put", "limit": 3},
@@ -95,7 +199,7 @@ class World:
             "/v1/handlers/*": {"reason": "r"},
             "/v1/logs": {"job": job, "workflow": workflow, "level": "INFO", "text": "m", "limit": 3},
             "/v1/search": {"q": "true", "limit": 3},
-        }  # fmt: skip
+        }
         skipped = {"/v1/agent/stop", "/v1/store/rebuild"}
         self.calls = sorted((route.method, _template(route.pattern.pattern)) for route in routes())
         self.calls = [(method, path) for method, path in self.calls if path not in skipped]
@@ -165,7 +269,9 @@ def without_ids_taken(body: Any) -> Any:
 def test_the_requests_that_make_sense_do(world: World) -> None:
     """The others are made of these, so they must be right."""
     for method, template in world.calls:
-        bodies = [encoded(without_ids_taken(body)) for body in world.bodies.get(template, [])] if method == "POST" else [None]
+        bodies: list[Optional[bytes]] = [None]
+        if method == "POST":
+            bodies = [encoded(without_ids_taken(body)) for body in world.bodies.get(template, [])]
         for body in bodies:
             query = world.queries.get(template, {}) if method != "POST" else {}
             status, answer = world.agent.raw(method, f"{world.path(template)}?{urlencode(query)}", body)
@@ -175,19 +281,25 @@ def test_the_requests_that_make_sense_do(world: World) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink]
+)
 def test_junk_in_a_body(world: World, data: st.DataObject) -> None:
     template = data.draw(st.sampled_from(sorted(world.bodies)), label="call")
     body = without_ids_taken(data.draw(st.sampled_from(world.bodies[template])))
     for _ in range(data.draw(st.integers(1, 2))):
         spots = list(places(body))
-        body = replaced(body, data.draw(st.sampled_from(spots), label="place"), data.draw(st.sampled_from(JUNK), label="junk"))
+        body = replaced(
+            body, data.draw(st.sampled_from(spots), label="place"), data.draw(st.sampled_from(JUNK), label="junk")
+        )
     asked = (template, body)
     judged(*world.agent.raw("POST", world.path(template), encoded(body)), asked)
 
 
 @given(data=st.data())
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink]
+)
 def test_junk_in_a_path_or_a_query(world: World, data: st.DataObject) -> None:
     method, template = data.draw(st.sampled_from([call for call in world.calls if call[0] != "POST"]), label="call")
     junk = st.one_of(st.sampled_from(JUNK_TEXT), st.text(max_size=12), st.integers().map(str), st.floats().map(str))
@@ -208,8 +320,21 @@ def test_junk_in_a_path_or_a_query(world: World, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"5", b'"x"', b"null", b"\xff\xfe", b'{"a": ' * 100_000, b"[" * 100_000, b'{"jobs": NaN}', b"{" + b'"a":1,' * 1000 + b'"b":2}']
-)  # fmt: skip
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"5",
+        b'"x"',
+        b"null",
+        b"\xff\xfe",
+        b'{"a": ' * 100_000,
+        b"[" * 100_000,
+        b'{"jobs": NaN}',
+        b"{" + b'"a":1,' * 1000 + b'"b":2}',
+    ],
+)
 def test_bodies_that_are_no_object(world: World, body: bytes) -> None:
     for template in world.bodies:
         judged(*world.agent.raw("POST", world.path(template), body), (template, body[:50]))
@@ -227,11 +352,24 @@ def test_values_nested_deeply(world: World, levels: int) -> None:
     judged(*world.agent.raw("POST", "/v1/jobs", encoded({"jobs": [defn]})), levels)
 
 
-@pytest.mark.parametrize(("method", "target"), [
-    ("PUT", "/v1/jobs"), ("PATCH", "/v1/jobs"), ("OPTIONS", "/"), ("HEAD", "/v1/agent"), ("BREW", "/v1/agent"),
-    ("GET", "/"), ("GET", "/v2/agent"), ("GET", "/v1/nothing"), ("DELETE", "/v1/jobs"), ("GET", "/v1/jobs/%00"),
-    ("GET", "/v1/jobs/%ff%fe"), ("GET", "/v1/../etc/passwd"), ("GET", "/v1/jobs?limit=%ff"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("PUT", "/v1/jobs"),
+        ("PATCH", "/v1/jobs"),
+        ("OPTIONS", "/"),
+        ("HEAD", "/v1/agent"),
+        ("BREW", "/v1/agent"),
+        ("GET", "/"),
+        ("GET", "/v2/agent"),
+        ("GET", "/v1/nothing"),
+        ("DELETE", "/v1/jobs"),
+        ("GET", "/v1/jobs/%00"),
+        ("GET", "/v1/jobs/%ff%fe"),
+        ("GET", "/v1/../etc/passwd"),
+        ("GET", "/v1/jobs?limit=%ff"),
+    ],
+)
 def test_calls_that_do_not_exist(world: World, method: str, target: str) -> None:
     status, answer = world.agent.raw(method, target)
     assert 400 <= status < 500

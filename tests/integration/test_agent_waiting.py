@@ -188,10 +188,18 @@ def test_progress_of_many_groups(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{}, {"jobs": ""}, {"workflow": "nonsense"}, {"jobs": "nonsense"}, {"workflow": "last", "since": "x"}, {"jobs": [5]}]
+    "query",
+    [
+        {},
+        {"jobs": ""},
+        {"workflow": "nonsense"},
+        {"jobs": "nonsense"},
+        {"workflow": "last", "since": "x"},
+        {"jobs": [5]},
+    ],
 )
 def test_progress_of_what_makes_no_sense(agent: Agent, query: JSON) -> None:
     agent.workflow()
-    for call in (lambda: agent.client.get("/v1/progress", query), lambda: agent.client.post("/v1/progress", query)):
+    for call in (agent.client.get, agent.client.post):
         with pytest.raises(errors.UsageError):
-            call()
+            call("/v1/progress", query)

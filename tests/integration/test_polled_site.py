@@ -59,7 +59,9 @@ def test_a_site_that_is_down_heals(agent: Agent, traces: Path) -> None:
     """Nothing is concluded from silence; the reason is on record."""
     (traces / "down").touch()
     job = agent.submit("true", site="shell")
-    wait_until(lambda: any("is down" in (item.get("reason") or "") for item in agent.statuses(job)), "the trouble is recorded")
+    wait_until(
+        lambda: any("is down" in (item.get("reason") or "") for item in agent.statuses(job)), "the trouble is recorded"
+    )
     assert agent.job(job)["state"] == "PENDING"
     (traces / "down").unlink()
     assert agent.wait(job)["state"] == "COMPLETE"

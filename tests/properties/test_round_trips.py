@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from hypothesis import example, given, settings
@@ -26,6 +26,14 @@ from lwfm.states import JobState
 from lwfm.store.log import GENESIS, encode_body, row_hash
 from lwfm.wire import Decoder, Message, encode
 
+Fields = dict[str, st.SearchStrategy[Any]]
+NOTHING: Fields = {}
+
+
+def fields(required: Fields, optional: Optional[Fields] = None) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(required, optional=optional or {})
+
+
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=80)
 WORD = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
 RAW_WORD = st.binary(min_size=1, max_size=8).map(
@@ -44,8 +52,8 @@ PROPERTIES = st.dictionaries(
     UNICODE, st.none() | st.booleans() | st.integers() | UNICODE | st.lists(UNICODE, max_size=2), max_size=3
 )
 
-RESOURCES = st.fixed_dictionaries(
-    {},
+RESOURCES = fields(
+    NOTHING,
     optional={
         "cores": st.integers(0, 100),
         "memory_bytes": st.integers(1, 2**50),
@@ -53,7 +61,7 @@ RESOURCES = st.fixed_dictionaries(
         "time_limit_s": st.floats(0.1, 1e6),
     },
 )
-DEFN = st.fixed_dictionaries(
+DEFN = fields(
     {"command": st.lists(RAW_WORD, min_size=1, max_size=4) | WORD.filter(str.strip)},
     optional={
         "name": WORD,
@@ -70,18 +78,16 @@ STATE = st.sampled_from([state.value for state in JobState])
 BODIES: dict[type[Record], Any] = {
     Resources: RESOURCES,
     JobDefn: DEFN,
-    JobStatus: st.fixed_dictionaries(
+    JobStatus: fields(
         {"job_id": WORD, "state": STATE}, optional={"reason": RAW_WORD, "exit_code": st.integers(), "meta": PROPERTIES}
     ),
-    JobContext: st.fixed_dictionaries({}, optional={"job_id": WORD, "trigger_properties": PROPERTIES}),
-    Workflow: st.fixed_dictionaries(
-        {"name": WORD.filter(str.strip)}, optional={"description": WORD, "meta": PROPERTIES}
+    JobContext: fields(NOTHING, optional={"job_id": WORD, "trigger_properties": PROPERTIES}),
+    Workflow: fields({"name": WORD.filter(str.strip)}, optional={"description": WORD, "meta": PROPERTIES}),
+    Metasheet: fields(
+        NOTHING, optional={"op": st.sampled_from(["put", "get", "event"]), "path": RAW_WORD, "properties": PROPERTIES}
     ),
-    Metasheet: st.fixed_dictionaries(
-        {}, optional={"op": st.sampled_from(["put", "get", "event"]), "path": RAW_WORD, "properties": PROPERTIES}
-    ),
-    Notification: st.fixed_dictionaries({"command": WORD}) | st.just({"url": "https://h/x"}),
-    JobEvent: st.fixed_dictionaries(
+    Notification: fields({"command": WORD}) | st.just({"url": "https://h/x"}),
+    JobEvent: fields(
         {"jobs": st.lists(WORD, min_size=1, max_size=3), "defn": DEFN},
         optional={
             "states": st.lists(STATE, min_size=1, max_size=3),
@@ -89,13 +95,11 @@ BODIES: dict[type[Record], Any] = {
             "keep": st.booleans(),
         },
     ),
-    MetadataEvent: st.fixed_dictionaries(
+    MetadataEvent: fields(
         {"match": st.dictionaries(UNICODE, st.integers() | st.just("t*"), min_size=1, max_size=2), "defn": DEFN},
         optional={"repeat": st.just(True) | st.integers(1, 9), "workflow": st.just("any")},
     ),
-    Handler: st.fixed_dictionaries(
-        {"handler_id": WORD, "kind": st.just("job")}, optional={"job_ids": st.lists(WORD, max_size=2)}
-    ),
+    Handler: fields({"handler_id": WORD, "kind": st.just("job")}, optional={"job_ids": st.lists(WORD, max_size=2)}),
 }
 
 
@@ -122,9 +126,7 @@ def test_records_within_records_keep_what_they_do_not_know(defn: dict[str, Any],
     assert {name: written["resources"][name] for name in unknown} == unknown
 
 
-MESSAGE = st.fixed_dictionaries(
-    {"t": WORD}, optional={"n": st.integers(), "data": VALUE, "argv": st.lists(RAW_WORD, max_size=3)}
-)
+MESSAGE = fields({"t": WORD}, optional={"n": st.integers(), "data": VALUE, "argv": st.lists(RAW_WORD, max_size=3)})
 
 
 @given(batches=st.lists(st.lists(MESSAGE, max_size=3), max_size=4), cuts=st.lists(st.integers(0, 2000), max_size=6))

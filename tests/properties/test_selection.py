@@ -77,7 +77,7 @@ def store() -> Iterator[Connection]:
 @example(rows=[{"kind": "^"}, {"kind": "b"}], match={"kind": "[^a]"}, limit=0)
 @example(rows=[{"kind": "["}], match={"kind": "[*"}, limit=0)
 @SETTINGS
-@pytest.mark.parametrize("how", ["recent", "rare", "many"])
+@pytest.mark.parametrize("how", ["few", "recent", "rare", "many"])
 def test_the_store_selects_what_matching_accepts(
     store: Connection, how: str, rows: list[dict[str, Any]], match: dict[str, Any], limit: int
 ) -> None:
@@ -87,6 +87,7 @@ def test_the_store_selects_what_matching_accepts(
         assume(False)
     store.execute("savepoint example")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "SOME", 100 if how == "few" else 0)
         if how != "recent":
             patch.setattr(selection, "RECENT", 1)
         if how == "many":
@@ -133,12 +134,13 @@ def test_many_conditions_of_a_large_store_agree_with_matching(store: Connection)
             parsed = parse_match(match)
             expected = [f"d{number:04d}" for number, row in enumerate(rows) if parsed.accepts(row)][::-1]
             for limit in (0, 1, 50, 700):
-                for recent, few in ((4000, 20_000), (150, 20_000), (150, 10)):
+                for some, recent, few in ((1000, 4000, 20_000), (0, 4000, 20_000), (0, 150, 20_000), (0, 150, 10)):
                     with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(selection, "SOME", some)
                         patch.setattr(selection, "RECENT", recent)
                         patch.setattr(selection, "FEW", few)
                         found = [sheet["data_id"] for sheet in queries.list_data(store, match=match, limit=limit)]
-                    assert found == (expected[:limit] if limit else expected), (match, limit, recent, few)
+                    assert found == (expected[:limit] if limit else expected), (match, limit, some, recent, few)
     finally:
         store.execute("rollback to example")
         store.execute("release example")

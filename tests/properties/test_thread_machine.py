@@ -6,9 +6,8 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -18,13 +17,13 @@ from lwfm.errors import LwfmError
 from lwfm.execution import record_ended, record_lost, record_started
 from lwfm.models import JobDefn, JobEvent, Metasheet
 from lwfm.recorder import Recorder
-from lwfm.states import JobState, implied_by
+from lwfm.states import JobState, implied_by, parse_state
 from lwfm.store import maintenance
 
 from support.threads import HOST, Thread, folded, tables
 
 ENDED = ("COMPLETE", "FAILED", "CANCELLED")
-PROPERTIES = st.fixed_dictionaries(
+PROPERTIES: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"kind": st.sampled_from(["thermo", "thermo", "plot"])},
     optional={"T": st.sampled_from([0.7, "0.7", 2, True, None, [1, 2]])},
 )
@@ -253,16 +252,20 @@ class ThreadMachine(RuleBasedStateMachine):
         query = "select event, state, fired from handlers where kind = 'job' and state <> 'unset'"
         for text, state, fired in self.rows(query):
             event = JobEvent.from_json(json.loads(text))
-            reached = [self.came_to(job, event.states) for job in event.jobs]
+            jobs, states = (
+                list(cast("list[str]", event.jobs)),
+                {parse_state(word) for word in cast("list[Any]", event.states)},
+            )
+            reached = [self.came_to(job, states) for job in jobs]
             satisfied = all(reached) if event.mode == "all" else any(reached)
             assert satisfied == (state == "done") == bool(fired), text
-            ended = [self.thread.state(job) in ENDED and not found for job, found in zip(event.jobs, reached)]
+            ended = [self.thread.state(job) in ENDED and not found for job, found in zip(jobs, reached)]
             out_of_reach = any(ended) if event.mode == "all" else all(ended)
             assert event.keep or state == "done" or not out_of_reach, text
 
-    def came_to(self, job: str, wanted: Sequence[JobState]) -> bool:
+    def came_to(self, job: str, wanted: set[JobState]) -> bool:
         seen = self.rows("select state from statuses where job_id = ?", (job,))
-        return any(implied_by(JobState(state)) & set(wanted) for (state,) in seen)
+        return any(implied_by(JobState(state)) & wanted for (state,) in seen)
 
     @invariant()
     def counts_are_right(self) -> None:

@@ -41,7 +41,9 @@ class ShellRun(Run):
             defn = request.defn
             line = defn.command if isinstance(defn.command, str) else shlex.join(defn.command)
             script = f"( {line} ) > {base}.stdout 2> {base}.stderr; echo $? > {base}.part; mv {base}.part {base}.code"
-            subprocess.Popen(["/bin/sh", "-c", script], env={**os.environ, **defn.env, **request.variables}, start_new_session=True)
+            subprocess.Popen(
+                ["/bin/sh", "-c", script], env={**os.environ, **defn.env, **request.variables}, start_new_session=True
+            )
             if (self._directory / "lose-answer").exists():
                 (self._directory / "lose-answer").unlink()
                 raise SiteError("the answer was lost")
@@ -55,7 +57,9 @@ class ShellRun(Run):
             if base.with_suffix(".code").exists():
                 code = int(base.with_suffix(".code").read_text())
                 state = JobState.COMPLETE if code == 0 else JobState.FAILED
-                said[job_id] = Observation(state, f"exit {code}", job_id[:8], None if code == 0 else f"exit code {code}", {"exit_code": code})
+                said[job_id] = Observation(
+                    state, f"exit {code}", job_id[:8], None if code == 0 else f"exit code {code}", {"exit_code": code}
+                )
             elif base.with_suffix(".cancelled").exists():
                 said[job_id] = Observation(JobState.CANCELLED, "gone", job_id[:8], "cancelled")
             elif base.with_suffix(".submitted").exists():

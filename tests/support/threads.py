@@ -25,7 +25,7 @@ from lwfm.recorder import Effects, Recorder
 from lwfm.sealing import Vault
 from lwfm.service import Service
 from lwfm.states import JobState
-from lwfm.store import Record, Store, maintenance, projections, queries, schema
+from lwfm.store import Record, Store, log, maintenance, projections, queries, schema
 from lwfm.store.connection import Connection, connect
 from lwfm.store.engine import sqlite_utils
 
@@ -157,7 +157,7 @@ class Thread:
         return queries.handler(self.connection, handler_id)
 
     def records(self) -> list[Record]:
-        return [maintenance.log.parsed(row) for row in maintenance.log.read_rows(self.connection)]
+        return [log.parsed(row) for row in log.read_rows(self.connection)]
 
     def verify(self) -> list[str]:
         """What is wrong with the store."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lwfm import filesystems, paths
+from lwfm import paths
 from lwfm.config import SiteConfig, read_sites
 from lwfm.errors import ConfigError, InsecureState
 from lwfm.filesystems import filesystem_type, is_shared
@@ -123,7 +123,7 @@ def test_where_nothing_can_be_made() -> None:
 
 def test_what_belongs_to_somebody_else_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     us = os.getuid()
-    monkeypatch.setattr(paths.os, "getuid", lambda: us + 1)
+    monkeypatch.setattr("lwfm.paths.os.getuid", lambda: us + 1)
     for check in (private_directory, check_owner):
         with pytest.raises(InsecureState, match=f"belongs to user {us}, not to you"):
             check(tmp_path)
@@ -134,7 +134,7 @@ def test_what_belongs_to_somebody_else_is_not_trusted(tmp_path: Path, monkeypatc
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths.os, "access", lambda path, mode: False)
+    monkeypatch.setattr("lwfm.paths.os.access", lambda path, mode: False)
     with pytest.raises(ConfigError, match="cannot write to"):
         private_directory(tmp_path)
 
@@ -171,9 +171,9 @@ nonsense
     ],
 )  # fmt: skip
 def test_kinds_of_file_systems(path: str, kind: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystems.Path, "read_text", lambda self, **_: MOUNTS)
-    monkeypatch.setattr(filesystems.Path, "exists", lambda self: True)
-    monkeypatch.setattr(filesystems.os.path, "realpath", lambda path: str(path))
+    monkeypatch.setattr("lwfm.filesystems.Path.read_text", lambda self, **_: MOUNTS)
+    monkeypatch.setattr("lwfm.filesystems.Path.exists", lambda self: True)
+    monkeypatch.setattr("lwfm.filesystems.os.path.realpath", lambda path: str(path))
     assert filesystem_type(Path(path)) == kind
     assert is_shared(Path(path)) is shared
 
@@ -182,6 +182,6 @@ def test_a_kind_that_cannot_be_told_is_not_shared(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object, **__: object) -> str:
         raise OSError
 
-    monkeypatch.setattr(filesystems.Path, "read_text", fail)
+    monkeypatch.setattr("lwfm.filesystems.Path.read_text", fail)
     assert filesystem_type(tmp_path / "not" / "there") is None
     assert not is_shared(tmp_path)

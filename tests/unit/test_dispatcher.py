@@ -102,7 +102,8 @@ def test_the_claim_comes_before_the_job_and_the_context_once(place: Place) -> No
     assert place.claimed == [("w1", "j0", 1), ("w1", "j1", 1)]
 
 
-def test_what_was_not_claimed_is_not_sent_and_waits_again(place: Place) -> None:
+def test_what_was_not_claimed_is_not_sent_and_waits_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLAIM_AGAIN_S", 0)
     place.failure = StoreFull()
     channel = place.node()
     place.place(request("j0"))
@@ -159,7 +160,7 @@ def test_memory_and_gpus_are_kept_apart(place: Place) -> None:
 
 def test_smaller_jobs_go_ahead_but_not_forever(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("lwfm.dispatcher.time.monotonic", lambda: now[0])
     channel = place.node(cores=2)
     place.place(request("running"), request("wide", cores=2), request("small"))
     assert channel.jobs() == ["running", "small"]
@@ -263,7 +264,7 @@ def test_nobody_overtakes_by_reserving(place: Place) -> None:
 def test_a_busy_worker_is_sent_ahead_a_little_but_only_simple_jobs(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.time, "monotonic", lambda: 5.0)
+    monkeypatch.setattr("lwfm.dispatcher.time.monotonic", lambda: 5.0)
     channel = place.node(cores=1, memory=4 * GIB)
     for number in range(40):
         place.place(request(f"j{number}"))

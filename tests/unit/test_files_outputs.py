@@ -57,7 +57,12 @@ def test_a_checksum_is_remembered_as_long_as_the_file_has_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(files, "checksum", lambda path: read.append(path) or checksum(path))
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return checksum(path)
+
+    monkeypatch.setattr(files, "checksum", counted)
     path, recorder = tmp_path / "f", FileRecorder()
     path.write_bytes(b"one")
     assert recorder.checksum(str(path)) == recorder.checksum(str(path))

@@ -9,7 +9,6 @@ import uuid
 
 import pytest
 
-from lwfm import clock, ids
 from lwfm.clock import MAX_ADVANCE_MS, HybridClock, parse_utc, utc_now, utc_text
 from lwfm.ids import derived_id, new_id, new_origin, short
 
@@ -29,7 +28,7 @@ def test_ids_are_uuids_in_the_order_of_their_making() -> None:
 def test_ids_go_on_when_the_clock_is_set_back_or_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     last = new_id()
     for now in (10**18, 5, 5):
-        monkeypatch.setattr(ids.time, "time_ns", lambda now=now: now)
+        monkeypatch.setattr("lwfm.ids.time.time_ns", lambda now=now: now)
         for _ in range(5000):
             following = new_id()
             assert following > last
@@ -85,7 +84,7 @@ def test_times_sort_as_text() -> None:
 def test_a_hybrid_clock_never_runs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid, stamps = HybridClock(), []
     for now_ms in (1000, 1000, 500, 2000):
-        monkeypatch.setattr(clock.time, "time_ns", lambda now_ms=now_ms: now_ms * 1_000_000)
+        monkeypatch.setattr("lwfm.clock.time.time_ns", lambda now_ms=now_ms: now_ms * 1_000_000)
         stamps.append(hybrid.tick())
     assert stamps == ["0000000003e8-0000", "0000000003e8-0001", "0000000003e8-0002", "0000000007d0-0000"]
     for _ in range(0x10000):
@@ -94,7 +93,7 @@ def test_a_hybrid_clock_never_runs_backwards(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_hybrid_clock_follows_others_but_not_into_the_far_future(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock.time, "time_ns", lambda: 1_000_000_000)
+    monkeypatch.setattr("lwfm.clock.time.time_ns", lambda: 1_000_000_000)
     hybrid = HybridClock()
     hybrid.witness("0000000007d0-0005")
     assert hybrid.tick() == "0000000007d0-0006"

@@ -150,8 +150,8 @@ def test_a_key_named_extra_is_kept_like_any_other() -> None:
 
 def test_events_take_jobs_as_they_come() -> None:
     status = JobStatus("j1", JobState.COMPLETE)
-    assert JobEvent(status, defn=JobDefn("x")).jobs == ("j1",)  # type: ignore[arg-type]
-    assert JobEvent([status, "j2"], "failed", JobDefn("x")).states == (JobState.FAILED,)  # type: ignore[list-item, arg-type]
+    assert JobEvent(status, defn=JobDefn("x")).jobs == ("j1",)
+    assert JobEvent([status, "j2"], "failed", JobDefn("x")).states == (JobState.FAILED,)
 
 
 @pytest.mark.parametrize(

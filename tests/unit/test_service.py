@@ -113,7 +113,8 @@ def test_a_directory_and_variables_of_the_submitter_that_are_no_unicode(thread: 
 def test_one_bad_definition_of_many_is_named_and_none_is_recorded() -> None:
     with pytest.raises(InvalidRecord, match=r"job 2 of 3: the command is empty"):
         definitions_of({"jobs": [{"command": "a"}, {"command": ""}, {"command": "b"}]})
-    for body in ({}, {"jobs": []}, {"jobs": "x"}, {"jobs": {"command": "x"}}):
+    bodies: list[dict[str, Any]] = [{}, {"jobs": []}, {"jobs": "x"}, {"jobs": {"command": "x"}}]
+    for body in bodies:
         with pytest.raises(InvalidRecord, match="a list"):
             definitions_of(body)
     with pytest.raises(InvalidRecord, match="list of job ids"):

@@ -8,12 +8,16 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
 from lwfm.clock import HybridClock
 from lwfm.errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreTooNew
+from lwfm.models import JobDefn
+from lwfm.recorder import JobNow, Recorder
 from lwfm.store import Store, Transaction, queries, schema
+from lwfm.store.connection import connect
 from lwfm.store.log import GENESIS, read_head
 
 from support.threads import Thread, tables
@@ -89,6 +93,34 @@ def test_a_unit_that_raises_is_undone_alone(tmp_path: Path) -> None:
     assert names == [("first",), ("second",)]
     assert thread.connection.execute("select count(*) from jobs").fetchone() == (0,)
     assert queries.job_counts(thread.connection) == {}
+    assert thread.verify() == []
+    thread.close()
+
+
+def test_what_comes_after_an_undone_unit_sees_nothing_of_it(tmp_path: Path) -> None:
+    """Also what was remembered of a job's row within the transaction must go."""
+    thread = Thread(tmp_path)
+    job, workflow = thread.submit("true"), thread.workflow()
+    states: list[Optional[JobNow]] = []
+
+    def end_then_fail(recorder: Recorder) -> None:
+        thread.service.emit_status(recorder, job, {"state": "COMPLETE", "exit_code": 0})
+        thread.service.submit(recorder, {"workflow": workflow}, [JobDefn("true")])
+        raise ZeroDivisionError
+
+    def look(recorder: Recorder) -> None:
+        states.append(recorder.job_now(job))
+
+    def fail_it(recorder: Recorder) -> None:
+        thread.service.emit_status(recorder, job, {"state": "FAILED", "reason": "really"})
+
+    raised = thread.batch(look, end_then_fail, look, fail_it)
+    assert [type(error) for error in raised] == [type(None), ZeroDivisionError, type(None), type(None)]
+    assert [now.state.value for now in states if now] == ["PENDING", "PENDING"]
+    found = thread.job(job)
+    assert (found["state"], found["reason"]) == ("FAILED", "really")
+    assert "exit_code" not in found
+    assert queries.job_counts(thread.connection) == {"FAILED": 1}
     assert thread.verify() == []
     thread.close()
 
@@ -261,6 +293,9 @@ def test_on_a_shared_file_system_there_is_no_write_ahead_log(tmp_path: Path, mon
     (mode,) = thread.connection.execute("pragma journal_mode").fetchone()
     assert mode == "delete"
     job = thread.submit("true")
+    monkeypatch.setattr(
+        "lwfm.store.database.connect", lambda path, **options: connect(path, **{**options, "timeout": 0.01})
+    )
     with pytest.raises(StoreLocked):
         Store.open(thread.store.path, host="h", user="u", home="x")
     thread.run(job)

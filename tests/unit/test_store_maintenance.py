@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lwfm.errors import StoreCorrupt, StoreFull
-from lwfm.store import maintenance
+from lwfm.store import log, maintenance
 
 from support.threads import Thread, folded, tables
 
@@ -158,13 +158,13 @@ def test_many_problems_are_cut_off(thread: Thread) -> None:
 def test_verifying_sees_one_moment_while_others_write(thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = thread.store.reader()
     assert reader is not None
-    chain = maintenance.log.chain_problems
+    chain = log.chain_problems
 
     def write_meanwhile(connection: sqlite3.Connection) -> Iterator[str]:
         yield from chain(connection)
         thread.submit("true")
 
-    monkeypatch.setattr(maintenance.log, "chain_problems", write_meanwhile)
+    monkeypatch.setattr(log, "chain_problems", write_meanwhile)
     compare = maintenance._compare
 
     def and_again(connection: sqlite3.Connection, scratch: sqlite3.Connection, table: str) -> Iterator[str]:
@@ -196,7 +196,6 @@ def test_pages_that_were_overwritten_are_named_not_a_crash(tmp_path: Path) -> No
 def test_no_room_to_verify_is_not_a_damaged_store(thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Iterator[str]:
         raise sqlite3.OperationalError("database or disk is full")
-        yield ""
 
     monkeypatch.setattr(maintenance, "_fold", full)
     with pytest.raises(StoreFull, match="to verify"):

@@ -9,7 +9,7 @@ import pytest
 
 from lwfm.matching import parse_match
 from lwfm.states import JobState
-from lwfm.store import queries
+from lwfm.store import queries, selection
 from lwfm.store.connection import Connection
 from lwfm.store.selection import Selection, condition_sql
 
@@ -148,24 +148,29 @@ class TestPlans:
     def test_properties(self, thread: Thread, condition: str) -> None:
         (parsed,) = parse_match({"k": condition}).conditions
         for clause, values in condition_sql(parsed):
-            query = f"select owner from properties where owner_kind = ? and key = ? and {clause} limit 9"
-            plan = self.plan(thread.connection, query, ["job", "k", *values])
+            plan = self.plan(thread.connection, selection._owners_where(clause) + " limit 9", ["job", "k", *values])
+            bounds = plan.partition("(")[2]
             assert "SEARCH properties USING" in plan
-            assert "owner_kind=? AND key=?" in plan
+            assert bounds.startswith("owner_kind=? AND key=?")
+            if "number" in clause and "is not" not in clause:
+                assert "number" in bounds, "the index must bound the numbers, or nulls, not only the key"
 
     @pytest.mark.parametrize("condition", ["a", "0.7"])
     def test_owners_of_an_equal_property_come_in_order(self, thread: Thread, condition: str) -> None:
         (parsed,) = parse_match({"k": condition}).conditions
         ((clause, values),) = condition_sql(parsed)
-        query = f"select owner from properties where owner_kind = ? and key = ? and {clause} order by owner desc"
+        query = selection._owners_where(clause) + " order by owner desc"
         assert "B-TREE" not in self.plan(thread.connection, query, ["job", "k", *values])
 
     @pytest.mark.parametrize(
         ("query", "index"),
         [
-            ("select id from metasheets where path = ? order by id desc limit 1", "metasheets_by_path"),
-            ("select id from metasheets where url = ? order by id desc limit 1", "metasheets_by_url"),
-            ("select id from metasheets where sha256 = ? order by id desc limit 1", "metasheets_by_sha256"),
+            ("select id from metasheets where path = ? and op = 'put' order by id desc limit 1", "metasheets_by_path"),
+            ("select id from metasheets where url = ? and op = 'put' order by id desc limit 1", "metasheets_by_url"),
+            (
+                "select id from metasheets where sha256 = ? and op = 'put' order by id desc limit 1",
+                "metasheets_by_sha256",
+            ),
             ("select id from metasheets where job_id = ? order by id desc", "metasheets_by_job"),
             ("select job_id from firings where trigger_job = ?", "firings_by_trigger_job"),
             ("select job_id from firings where trigger_data = ?", "firings_by_trigger_data"),

@@ -164,6 +164,10 @@ def test_numbers_go_on_and_acknowledged_events_are_gone(place: str, log: Log) ->
     assert spool.ack(2) == [("a", 1)]
     assert not spool.unacked
     assert spool.ack(10**9) == []
+    assert spool.event_texts(0, 1) == (
+        [],
+        2,
+    )  # acknowledged before it was sent: nothing to send, and no end without end
     ended(spool, "b")
     assert [n for n, _, _ in events(spool)] == [3]  # nothing is told before the journal has it
     spool.flush()
