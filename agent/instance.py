@@ -126,10 +126,11 @@ class Instance:
 
     async def close(self, *, stop_worker: bool, kill: bool = False) -> None:
         """Leave: the store last, after all that is still to be written."""
-        if stop_worker and not self.workers.connections:
-            self.worker.dismiss()
+        if stop_worker:
             await self._meet_worker()
         stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
+        if stop:
+            self.worker.dismiss()  # the one we started may wait for the spool of another that leaves now
         await self.workers.close(stop=stop, kill=kill)
         for task in list(self._tasks):
             task.cancel()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .errors import NotFound
+from .files import checksum
 from .paths import private_directory
 from .store import Transaction
 
@@ -53,11 +54,8 @@ class OutputStore:
                 part = target.with_name(target.name + ".part")
                 shutil.copyfile(source, part)
                 os.replace(part, target)
-        with target.open("rb") as file:
-            digest = (
-                hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-            )
-        return {"size": target.stat().st_size, "file": str(target.relative_to(self._directory)), "sha256": digest}
+        kept = str(target.relative_to(self._directory))
+        return {"size": target.stat().st_size, "file": kept, "sha256": checksum(target)}
 
     def read(self, connection: Any, output: Optional[Mapping[str, Any]], offset: int, limit: int) -> bytes:
         """A piece of what is kept.
@@ -79,13 +77,3 @@ class OutputStore:
             raise NotFound("this output is not kept here", hint="it may still be at the instance that ran the job")
         whole: bytes = zlib.decompress(row[0])
         return whole[offset : offset + limit]
-
-
-def _digest(file: Any) -> Any:
-    """``hashlib.file_digest`` for Python before 3.11."""
-    digest = hashlib.sha256()
-    while True:
-        piece = file.read(1 << 20)
-        if not piece:
-            return digest
-        digest.update(piece)

@@ -193,6 +193,7 @@ class Census:
             if entry.group != entry.session:
                 self._sessions.setdefault(entry.group, []).append(pid)
         self._marks: dict[int, Optional[tuple[str, int]]] = {}
+        self._marked: Optional[dict[tuple[str, int], list[int]]] = None
         self.cost_s = time.perf_counter() - begin
 
     def children(self, parents: Iterable[int]) -> list[int]:
@@ -218,10 +219,7 @@ class Census:
         found.update(tree.strays)
         earliest = tree.start_s - START_TOLERANCE_S
         if search and tree.mark is not None:
-            wanted = (tree.mark, tree.attempt)
-            for pid, entry in self.entries.items():
-                if entry.start_s >= earliest and pid not in found and not entry.dead and self.mark(pid) == wanted:
-                    found.add(pid)
+            found.update(self._carriers((tree.mark, tree.attempt)))
         open_ends = list(found)
         while open_ends:
             for child in self._children.get(open_ends.pop(), ()):
@@ -235,6 +233,16 @@ class Census:
             if known is not None and not known.dead and known.start_s >= earliest:
                 alive.append(pid)
         return alive
+
+    def _carriers(self, mark: tuple[str, int]) -> Sequence[int]:
+        """The processes that carry a mark; all environments are read for the first one asked for."""
+        if self._marked is None:
+            self._marked = {}
+            for pid, entry in self.entries.items():
+                carried = None if entry.dead else self.mark(pid)
+                if carried is not None:
+                    self._marked.setdefault(carried, []).append(pid)
+        return self._marked.get(mark, ())
 
     def rss_bytes(self, tree: Tree) -> int:
         """The resident memory of a tree: the sum over its processes, pages they share counted for each."""

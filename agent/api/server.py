@@ -69,8 +69,9 @@ class Call:
         return parsed
 
     def values(self, name: str) -> list[str]:
-        """All values of a query parameter."""
-        return [value.decode("utf-8", "replace") for value in self._query.get(name, ())]
+        """All values of a query parameter; what is no Unicode, such as a file name may be, as the store shows it."""
+        texts = [value.decode("utf-8", "surrogateescape") for value in self._query.get(name, ())]
+        return [text.encode("utf-8", "backslashreplace").decode("utf-8") for text in texts]
 
     def value(self, name: str) -> Optional[str]:
         """The last value of a query parameter; None when it is absent or empty."""

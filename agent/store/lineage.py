@@ -14,8 +14,9 @@ from typing import Any
 
 from ..errors import NotFound
 from . import queries
+from .projections import text
 
-MAX_NODES = 1000
+MAX_NODES = 500
 """Beyond so many the graph ends, and says so."""
 _CHUNK = 500
 _OPS = ("put", "event", "get")
@@ -85,6 +86,7 @@ def _steps(connection: sqlite3.Connection, frontier: Sequence[Node], way: str) -
 
 
 def _start(connection: sqlite3.Connection, of: str) -> Node:
+    of = text(of)
     for column in ("path", "url", "sha256"):
         query = f"{_CONTENT} where {column} = ? and op = ? order by id desc limit 1"
         found = [row for op in _OPS for row in connection.execute(query, (of, op))]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from ..matching import flatten
-from ..states import JobState
+from ..states import TERMINAL, JobState
 from .connection import Connection
 from .jobrow import JobRow, JobRows
 from .log import Record
@@ -35,9 +35,12 @@ _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INSERT_STATUS = "insert into statuses values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 
 
+_ENDS = frozenset(state.value for state in TERMINAL)
+
+
 def state_key(attempt: int, state: str, hlc: str) -> str:
     """Orders the statuses of one job: a later attempt wins, within it an end, within that the later one."""
-    return f"{attempt:06d}.{1 if JobState(state).terminal else 0}.{hlc}"
+    return f"{attempt:06d}.{1 if state in _ENDS else 0}.{hlc}"
 
 
 def project(connection: Connection, record: Record, *, rows: Optional[JobRows] = None, followed: bool = False) -> None:

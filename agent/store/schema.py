@@ -165,11 +165,18 @@ def _migrations_class() -> Any:
     return Migrations
 
 
+def _begin(db: sqlite_utils.Database) -> None:
+    """Make a migration one transaction with the record that it was made, which commits it (sqlite-migrate begins none)."""
+    if not db.conn.in_transaction:
+        db.conn.execute("begin immediate")
+
+
 def _migrations() -> Any:
     migrations = _migrations_class()("lwfm")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
     def m001_thread_store(db: sqlite_utils.Database) -> None:
+        _begin(db)
         for statement in _TABLES.split(";\n"):
             if statement.strip():
                 db.execute(statement)
@@ -192,7 +199,12 @@ def migrate(db: sqlite_utils.Database) -> None:
             hint="use the newer lwfm that wrote it, or another LWFM_HOME",
         )
     if found < SCHEMA_VERSION:
-        _migrations().apply(db)
+        try:
+            _migrations().apply(db)
+        except BaseException:
+            if db.conn.in_transaction:
+                db.conn.execute("rollback")
+            raise
         db.conn.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
 

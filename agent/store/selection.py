@@ -76,9 +76,7 @@ class Selection:
 
     def _by_properties(self, connection: sqlite3.Connection, wanted: Optional[int]) -> list[str]:
         """Begin with the owners of a rare property."""
-        candidates: Optional[Iterator[str]] = None
-        for most in (4 * SOME, 16 * SOME, FEW):
-            candidates = candidates or self._few(connection, self.conditions, most)
+        candidates = self._few(connection, self.conditions, FEW)
         if candidates is None:
             easiest = min(self.conditions, key=lambda condition: condition.op != "eq")
             candidates = self._owners_in_order(connection, easiest)
@@ -87,12 +85,12 @@ class Selection:
     def _few(
         self, connection: sqlite3.Connection, conditions: Sequence[Condition], most: int
     ) -> Optional[Iterator[str]]:
-        """The owners of one of these properties that has no more than ``most``, newest first; None if there is none such."""
-        for condition in conditions:
-            owners = self._owners(connection, condition, most + 1)
-            if len(owners) <= most:
-                return iter(sorted(owners, reverse=True))
-        return None
+        """The owners of the rarest of these properties, newest first, if there are no more than ``most``."""
+        counts = [self._count(connection, condition, most + 1) for condition in conditions]
+        if not counts or min(counts) > most:
+            return None
+        rarest = conditions[counts.index(min(counts))]
+        return iter(sorted(self._owners(connection, rarest), reverse=True))
 
     def _with_words(self, connection: sqlite3.Connection, wanted: Optional[int]) -> list[str]:
         """The text index knows what was recorded last here: among a great many results those count as the newest."""
@@ -138,15 +136,21 @@ class Selection:
             left = [identifier for identifier in left if identifier in fitting]
         return left
 
-    def _owners(self, connection: sqlite3.Connection, condition: Condition, limit: int) -> list[str]:
-        """Up to ``limit`` owners of such a property, in no order."""
-        owners: dict[str, None] = {}
+    def _count(self, connection: sqlite3.Connection, condition: Condition, limit: int) -> int:
+        """How many such properties there are; counting ends at ``limit``."""
+        counted = 0
         for clause, values in condition_sql(condition):
-            query = f"{_owners_where(clause)} limit {int(limit)}"
-            owners.update(
-                (row[0], None) for row in connection.execute(query, [self.owner_kind, condition.key, *values])
-            )
-        return list(owners)
+            query = f"select count(*) from ({_owners_where(clause)} limit {int(limit)})"
+            counted += connection.execute(query, [self.owner_kind, condition.key, *values]).fetchone()[0]
+        return counted
+
+    def _owners(self, connection: sqlite3.Connection, condition: Condition) -> set[str]:
+        """The owners of such a property."""
+        owners: set[str] = set()
+        for clause, values in condition_sql(condition):
+            found = connection.execute(_owners_where(clause), [self.owner_kind, condition.key, *values])
+            owners.update(row[0] for row in found)
+        return owners
 
     def _owners_in_order(self, connection: sqlite3.Connection, condition: Condition) -> Iterator[str]:
         """All owners of such a property, newest first."""

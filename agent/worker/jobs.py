@@ -15,7 +15,8 @@ from .timers import Timer
 Key = tuple[str, int]
 DEFAULT_GRACE_S = 5.0
 
-QUEUED, STARTING, RUNNING, ENDED = "queued", "starting", "running", "ended"
+QUEUED, STARTING, RUNNING, OVER, ENDED = "queued", "starting", "running", "over", "ended"
+"""``over``: nothing of it is left, which is about to be told; ``ended``: it has been told."""
 
 
 class Exit(NamedTuple):

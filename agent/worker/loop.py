@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import selectors
 import signal
 import time
@@ -189,7 +188,7 @@ class Loop:
             "protocols": [PROTOCOL],
             "worker": self._spool.worker,
             "pid": os.getpid(),
-            "host": platform.node(),
+            "host": os.uname().nodename,
             "version": __version__,
             "boot_id": boot_id(),
             "node": self._node,

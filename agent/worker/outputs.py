@@ -19,7 +19,6 @@ INLINE_BYTES = 64 * 1024
 EXCERPT_BYTES = 4096
 MAX_READ_BYTES = 1024 * 1024
 STREAMS = ("stdout", "stderr")
-_SUFFIX = {"stdout": ".out", "stderr": ".err"}
 NOTHING = '{"size":0}'
 
 
@@ -30,7 +29,7 @@ class Outputs:
         self.directory = directory
         self._free: list[int] = []
         self._count = 0
-        self._to_empty: list[tuple[int, list[str]]] = []
+        self._to_empty: list[tuple[int, list[str], bool]] = []
 
     def slot_files(self, slot: int) -> tuple[str, str]:
         """The paths of a slot's files, standard output first. They may not exist yet."""
@@ -49,8 +48,8 @@ class Outputs:
 
     def restore(self, jobs: Iterable[Job]) -> None:
         """Take over a directory as an earlier process left it, with what belongs to ``jobs``; all else goes."""
-        wanted = set()
-        in_use = set()
+        wanted: set[str] = set()
+        in_use: set[int] = set()
         for job in jobs:
             wanted.update(os.path.basename(path) for path in job.output_paths.values())
             if job.slot is not None:
@@ -83,8 +82,7 @@ class Outputs:
                 # Renamed by a loop that did not live to tell.
                 described.append(self._describe_large(job, stream, own))
                 continue
-            if size > INLINE_BYTES:
-                os.rename(path, own)
+            if size > INLINE_BYTES and _renamed(path, own):
                 described.append(self._describe_large(job, stream, own))
             elif size:
                 with open(path, "rb", buffering=0) as source:
@@ -93,18 +91,21 @@ class Outputs:
                 filled.append(path)
             else:
                 described.append(NOTHING)
-            if shared and size <= INLINE_BYTES:
-                _unlink(path)
+                if shared:
+                    _unlink(path)
         if filled:
-            self._to_empty.append((slot, filled))
+            self._to_empty.append((slot, filled, shared))
         else:
             self._free.append(slot)
         return described
 
     def empty_collected(self) -> None:
         """Empty what has been collected: the journal has it now."""
-        for slot, paths in self._to_empty:
+        for slot, paths, shared in self._to_empty:
             for path in paths:
+                if shared:
+                    _unlink(path)
+                    continue
                 try:
                     os.truncate(path, 0)
                 except OSError:
@@ -157,6 +158,14 @@ class Outputs:
                 "tail": base64.b64encode(tail).decode("ascii"),
             }
         )
+
+
+def _renamed(path: str, new: str) -> bool:
+    try:
+        os.rename(path, new)
+    except OSError:
+        return False  # then its beginning is told, like that of a small one
+    return True
 
 
 def _unlink(path: str) -> None:

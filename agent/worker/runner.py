@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 from ..clock import utc_text
 from ..errors import InvalidRecord
 from ..processes import Census, TreeStop, boot_clock
-from .jobs import QUEUED, RUNNING, STARTING, Exit, Job, Key
+from .jobs import OVER, QUEUED, RUNNING, STARTING, Exit, Job, Key
 from .launcher import Launcher, NotStarted, TryAgain
 from .ledger import Ledger
 from .log import Log
@@ -32,8 +32,9 @@ SPAWN_BACK_OFF_S = 0.1
 BLOCKED_RETRY_S = 1.0
 GATHER_S = 0.005
 """How long the end of a job may wait to be told while other jobs are started."""
-CENSUS_AGE_S = 0.02
-"""One look at the node's processes serves all jobs that are being stopped within this time."""
+CENSUS_AGE_S, CENSUS_AGE_COSTS = 0.02, 10
+"""One look at the node's processes serves all jobs that are being stopped within this time, or this many times what it
+took."""
 _BLOCK_BYTES = 512
 
 
@@ -226,8 +227,12 @@ class Runner:
 
     def census(self, after_s: float) -> Census:
         """A census taken within the last moment, and after ``after_s`` on the boot clock."""
-        if self._census is None or self._census.taken_s < max(boot_clock() - CENSUS_AGE_S, after_s):
-            self._census = Census()
+        census = self._census
+        if census is not None:
+            age = max(CENSUS_AGE_S, census.cost_s * CENSUS_AGE_COSTS)
+            if census.taken_s >= max(boot_clock() - age, after_s):
+                return census
+        self._census = Census()
         return self._census
 
     def _step(self, job: Job) -> None:
@@ -277,13 +282,16 @@ class Runner:
         job.ended_at = self._now()
         if job.deadline is not None:
             job.deadline.cancel()
-        if job.stop is not None:
-            self._step(job)
-        elif self.orphans.look(job):
+        if not self.orphans.look(job):
+            if job.step is not None:
+                job.step.cancel()
+            self._release(job)
+            job.state = OVER
+            self._over.append(job)
+        elif job.stop is None:
             self.begin_stop(job, job.grace_s)
         else:
-            self._release(job)
-            self._over.append(job)
+            self._step(job)
 
     def finish_over(self, *, at_once: bool) -> None:
         """Tell of the jobs that are over.

@@ -135,12 +135,12 @@ def judge(agent: Agent, journal: Journal, jobs: list[JSON], handlers: dict[str, 
 
 
 POINTS = [
-    *(f"writer.before_commit:{count}" for count in (6, 20, 45)),
-    *(f"writer.after_commit:{count}" for count in (7, 15, 40)),
+    *(f"writer.before_commit:{count}" for count in (6, 36)),
+    *(f"writer.after_commit:{count}" for count in (15, 34)),
     *(f"writer.before_effects:{count}" for count in (10, 30)),
-    *(f"dispatcher.claimed:{count}" for count in (1, 9)),
-    *(f"dispatcher.sent:{count}" for count in (1, 12)),
-    *(f"workers.recorded:{count}" for count in (1, 11, 25)),
+    *(f"dispatcher.claimed:{count}" for count in (1, 4)),
+    *(f"dispatcher.sent:{count}" for count in (1, 4)),
+    *(f"workers.recorded:{count}" for count in (1, 7)),
     *(f"execution.retry:{count}" for count in (1, 3)),
 ]
 

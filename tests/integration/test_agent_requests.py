@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -224,6 +225,7 @@ def world() -> Iterator[World]:
             agent.verify()
         finally:
             process.kill()
+            shutil.rmtree(directory)
 
 
 def judged(status: int, answer: bytes, asked: object) -> int:

@@ -343,6 +343,31 @@ def test_cancel_of_what_has_not_started_drops_it(agent: FakeAgent, start_worker:
     assert not (place / "ran").exists()
 
 
+def test_cancel_at_the_moment_of_the_end(agent: FakeAgent, start_worker: StartWorker) -> None:
+    start_worker("--cores", "2")
+    agent.wait_connected()
+    names = [f"j{n}" for n in range(200)]
+    agent.send(*[run_message(name, "/bin/true") for name in names])
+    while len(agent.ended) < 200:
+        agent.send(*[{"t": "cancel", "job": name, "attempt": 1} for name in names if (name, 1) in agent.started])
+        count = len(agent.ended)
+        agent.wait(lambda c=count: len(agent.ended) > c, "more ends")  # type: ignore[misc]
+    assert not agent.duplicates
+    assert {event["cause"] for event in agent.ended.values()} <= {"exit", "cancel"}
+
+
+def test_many_jobs_are_cancelled_together(agent: FakeAgent, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    agent.wait_connected()
+    agent.send(*[run_message(f"j{n}", "sleep", "1000", cores=0) for n in range(200)])
+    agent.wait(lambda: len(agent.started) == 200, "200 jobs to run")
+    ticks = cpu_ticks(worker.loop_pid(agent))
+    agent.send(*[{"t": "cancel", "job": f"j{n}", "attempt": 1} for n in range(200)])
+    agent.wait(lambda: len(agent.ended) == 200, "200 ends")
+    assert {event["signal"] for event in agent.ended.values()} == {"SIGTERM"}
+    assert cpu_ticks(worker.loop_pid(agent)) - ticks < 300  # of 10 ms; looking at the node once for each would be more
+
+
 def test_a_stopped_job_can_be_cancelled(agent: FakeAgent, start_worker: StartWorker) -> None:
     start_worker()
     agent.wait_connected()

@@ -117,7 +117,7 @@ def test_large_outputs_are_moved_in_and_moving_again_gives_the_same(thread: Thre
     kept = thread.outputs.take_over(source, "0199-abcd", 1, "stdout")
     assert not source.exists()
     assert thread.outputs.take_over(source, "0199-abcd", 1, "stdout") == kept
-    assert kept["size"] == 100_000
+    assert (kept["size"], kept["sha256"]) == (100_000, hashlib.sha256(b"x" * 100_000).hexdigest())
     assert thread.outputs.read(thread.connection, kept, 99_998, 10) == b"xx"
     (directory,) = (tmp_path / "home" / "outputs").iterdir()
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700

@@ -106,7 +106,7 @@ def test_members_are_the_session_the_descendants_and_the_marked(start: Start) ->
     process = start("sh", "-c", script, LWFM_JOB_ID="census", LWFM_ATTEMPT="1")
     tree = tree_of(process, "census")
     wait_until(lambda: len(Census().members(tree)) == 4, "all four")
-    assert len(Census().members(tree, search=False)) == 3
+    wait_until(lambda: len(Census().members(tree, search=False)) == 3, "the daemon to have left")
     assert len(Census().members(tree._replace(attempt=2))) == 3
     assert Census().rss_bytes(tree) > 0
     assert os.getpid() not in Census().members(tree)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from lwfm.api.server import Call
 from lwfm.errors import NotFound
+from lwfm.files import file_url
 from lwfm.models import JobDefn
 from lwfm.store import lineage
 
@@ -24,7 +26,7 @@ def thread(tmp_path: Path) -> Iterator[Thread]:
 
 
 def put(thread: Thread, path: str, op: str = "put", sha256: Any = None, **more: Any) -> str:
-    return thread.put(op=op, path=path, url=f"file://h{path}", sha256=sha256, size_bytes=5, **more)
+    return thread.put(op=op, path=path, url=file_url("h", path), sha256=sha256, size_bytes=5, **more)
 
 
 def trace(thread: Thread, of: str, direction: str = "both", depth: int = 0) -> dict[str, Any]:
@@ -65,6 +67,14 @@ def test_by_path_url_checksum_and_shortened_id(thread: Thread) -> None:
     for nothing in ("/nowhere", "zz", ""):
         with pytest.raises(NotFound):
             trace(thread, nothing)
+
+
+def test_a_file_whose_name_is_no_unicode(thread: Thread) -> None:
+    put(thread, "/\udcff", job_id=thread.submit("make"))
+    assert edges(trace(thread, "/\udcff", "up")) == {("make", "wrote", "/\\udcff")}
+    asked = Call((), {"of": [b"/\xff"]}, b"").value("of")
+    assert asked == "/\\udcff"
+    assert edges(trace(thread, asked, "up")) == {("make", "wrote", "/\\udcff")}
 
 
 def test_a_copy_is_the_same_data(thread: Thread) -> None:
