@@ -42,7 +42,7 @@ class AttachedJobs:
         Raises:
             InvalidRecord: there is no such process.
         """
-        if isinstance(pid, int) and not isinstance(pid, bool):
+        if isinstance(pid, int) and not isinstance(pid, bool) and pid > 1:  # the first process is nobody's job
             entry = processes.inspect(pid)
             if entry is not None:
                 return pid, entry.start_s

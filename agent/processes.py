@@ -322,7 +322,8 @@ class TreeStop:
         if now >= self._kill_at:
             self._kill(census, members)
         else:
-            for pid in members:
+            # The first one first: else it could end by itself for the loss of a child, and tell another story.
+            for pid in sorted(members, key=lambda pid: pid != self.tree.pid):
                 if pid not in self._termed:
                     self._termed.add(pid)
                     send_signal(pid, census.entries[pid].start_s, signal.SIGTERM)

@@ -60,7 +60,7 @@ class RequestBuilder:
         job_id, site, attempt, workflow, context_id, handler, trigger_job, trigger_data, cwd, definition = row
         if defn is None:
             defn = JobDefn.from_json(self.vault.unseal([job_id, handler or ""], json.loads(definition)))
-        variables = {**self.variables, "LWFM_JOB_ID": job_id, "LWFM_ATTEMPT": str(attempt)}
+        variables = {"LWFM_JOB_ID": job_id, "LWFM_ATTEMPT": str(attempt)}
         if workflow:
             variables["LWFM_WORKFLOW_ID"] = workflow
         if trigger_job:
@@ -74,12 +74,14 @@ class RequestBuilder:
 
     def _environment(self, connection: Connection, context_id: Optional[str]) -> dict[str, str]:
         if not context_id:
-            return {"PATH": os.pathsep.join([os.environ.get("PATH") or os.defpath, self.programs])}
+            path = os.pathsep.join([os.environ.get("PATH") or os.defpath, self.programs])
+            return {**self.variables, "PATH": path}
         if context_id not in self._contexts:
             row = connection.execute("select env from contexts where id = ?", (context_id,)).fetchone()
             if len(self._contexts) >= CACHED_CONTEXTS:
                 self._contexts.clear()
             environment = json.loads(row[0]) if row else {}
+            environment.update(self.variables)
             environment["PATH"] = os.pathsep.join([environment.get("PATH") or os.defpath, self.programs])
             self._contexts[context_id] = environment
         return self._contexts[context_id]

@@ -27,8 +27,8 @@ class JobRequest:
         attempt: which attempt, from 1.
         defn: what to run; ``cwd`` is set, secrets are in their place.
         context_id: names ``environment``: requests with the same id have the same one.
-        environment: the variables taken over from the submitter.
-        variables: what lwfm itself tells the job (``LWFM_*``).
+        environment: the variables taken over from the submitter, and what is the same for all jobs of the instance.
+        variables: what lwfm tells this job (``LWFM_*``).
     """
 
     job_id: str

@@ -23,7 +23,7 @@ from .timers import Timer, Timers
 
 DIAL_MIN_S, DIAL_MAX_S = 0.05, 1.0
 WELCOME_WITHIN_S = 30.0
-GATHER_S = 0.005
+GATHER_S = 0.015
 FRAME_BYTES = 1024 * 1024
 """A frame of events is closed when it is larger."""
 UNSENT_BYTES = 4 * 1024 * 1024

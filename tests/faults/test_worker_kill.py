@@ -101,7 +101,7 @@ def test_adopted_jobs_are_watched_and_stopped(agent: FakeAgent, start_worker: St
     assert agent.wait_ended(limited)["cause"] == "time_limit"
     agent.send({"t": "cancel", "job": "cancelled", "attempt": 1, "reason": "enough"})
     ended = agent.wait_ended(cancelled)
-    assert (ended["cause"], ended["reason"], ended["signal"]) == ("cancel", "enough", "SIGTERM")
+    assert (ended["cause"], ended["reason"], ended["signal"]) == ("cancel", "enough", "SIGTERM"), worker.log()
     (place / "go").touch()
     assert agent.wait_ended(greedy)["cause"] == "memory_limit"
     agent.send({"t": "cancel", "job": "watched", "attempt": 1})

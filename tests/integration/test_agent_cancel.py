@@ -209,7 +209,7 @@ def test_attaching_with_a_job_id_can_be_repeated(agent: Agent, process: subproce
 
 
 def test_attaching_a_process_that_is_not_there(agent: Agent) -> None:
-    for pid in (2**22 + 1, -1, "1", None, True):
+    for pid in (2**22 + 1, -1, 0, 1, "1", None, True):
         with pytest.raises(errors.InvalidRecord, match="process"):
             agent.client.post("/v1/jobs/attach", {"definition": {"command": ["me"]}, "pid": pid})
 

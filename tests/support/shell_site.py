@@ -42,7 +42,9 @@ class ShellRun(Run):
             line = defn.command if isinstance(defn.command, str) else shlex.join(defn.command)
             script = f"( {line} ) > {base}.stdout 2> {base}.stderr; echo $? > {base}.part; mv {base}.part {base}.code"
             subprocess.Popen(
-                ["/bin/sh", "-c", script], env={**os.environ, **defn.env, **request.variables}, start_new_session=True
+                ["/bin/sh", "-c", script],
+                env={**os.environ, **request.environment, **defn.env, **request.variables},
+                start_new_session=True,
             )
             if (self._directory / "lose-answer").exists():
                 (self._directory / "lose-answer").unlink()
