@@ -27,9 +27,9 @@ from .wire import Message
 OVERTAKING_S = 10.0
 LOOKAHEAD = 64
 MIN_RECENT = 3
-BACKLOG_S = 0.1
+BACKLOG_S = 0.25
 """How many seconds' worth of its recent rate a worker is sent ahead."""
-MAX_BACKLOG = 512
+MAX_BACKLOG = 1024
 CLAIM_AGAIN_S = 1.0
 """How long to wait before claiming again what the store could not take."""
 _logger = logging.getLogger(__name__)
@@ -95,10 +95,10 @@ class Node:
         recent = max(self.ended_before, self.ended_now)
         return 0 if recent < MIN_RECENT else min(MAX_BACKLOG, recent)
 
-    def wants_more(self) -> bool:
+    def wants_more(self, backlog: int) -> bool:
         """Whether it is worth looking for jobs for this node: always with room, else when half of its backlog is gone."""
         over = self.cores_used - self.capacity.cores
-        return over < 0 or over <= self.backlog_limit() // 2
+        return over < 0 or over <= backlog // 2
 
     def fits(self, needs: Capacity, backlog: int) -> bool:
         """Whether a job may be sent here now, with ``backlog`` more than there is room for."""
@@ -329,7 +329,7 @@ class Dispatcher:
         self._scheduled = False
         chosen: dict[str, list[_Waiting]] = {}
         for node in self.nodes.values():
-            if node.channel is not None and self._waiting and node.wants_more():
+            if node.channel is not None and self._waiting and node.wants_more(node.backlog_limit()):
                 taken = self._choose(node)
                 if taken:
                     chosen[node.worker_id] = taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,7 @@ MAX_TREE_JOBS = 2000
 CANCELLED_BY_USER = "cancelled by the user"
 NOT_THERE_YET_S = 0.5
 """How long a request for output waits for a job that no worker has at the moment."""
+MAX_GATHER_S = 5.0
 PROGRESS_PAUSE_S = 0.05
 """How long changes are gathered before who follows is told, unless all has ended."""
 _OPEN_OF_WORKFLOW = (
@@ -324,7 +326,7 @@ async def finish(instance: Instance, call: Call) -> JSON:
 
 async def progress(instance: Instance, call: Call) -> JSON:
     """How far a workflow, or a set of jobs, has come; answers when that has changed."""
-    body = call.body() or {name: call.value(name) for name in ("workflow", "jobs", "since", "timeout_s")}
+    body = call.body() or {name: call.value(name) for name in ("workflow", "jobs", "since", "timeout_s", "gather_s")}
     since, timeout_s = int(number_of(body, "since")), min(number_of(body, "timeout_s"), MAX_WAIT_S)
     if body.get("workflow"):
         workflow = await instance.writer.read(queries.resolve, "workflow", str(body["workflow"]))
@@ -334,7 +336,8 @@ async def progress(instance: Instance, call: Call) -> JSON:
         followed = await _follow_jobs(instance, body.get("jobs"))
     if since == followed.revision:
         await changed_since(followed, since, timeout_s)
-        if _active(followed):
+        gather_until = time.monotonic() + min(number_of(body, "gather_s") or PROGRESS_PAUSE_S, MAX_GATHER_S)
+        while _active(followed) and time.monotonic() < gather_until:  # noqa: ASYNC110 - each change shall not wake us
             await asyncio.sleep(PROGRESS_PAUSE_S)
     revision = followed.revision
     counts = {state: count for state, count in followed.counts.items() if count}

@@ -24,8 +24,7 @@ LINE_INTERVAL_S = 2.0
 BAR_CALL_S = 1.0
 """How long a call waits while a bar is shown, whose rate and time left change by themselves."""
 LINE_CALL_S = 5.0
-FASTEST_POLL_S = 0.02
-SLOWEST_POLL_S = 0.5
+MIN_GATHER_S, MAX_GATHER_S = 0.05, 0.5
 BAR_WIDTH = 30
 _ENDED = ("COMPLETE", "FAILED", "CANCELLED")
 
@@ -269,11 +268,11 @@ def follow(
         baseline: makes what is shown, and returned, out of what the agent says.
     """
     revision: Any = None
-    pause_s = FASTEST_POLL_S
+    gather_s = MIN_GATHER_S
     try:
         while True:
             left_s = meter.call_s if deadline is None else min(meter.call_s, max(0.0, deadline - time.monotonic()))
-            answer = ask(client, workflow, jobs, revision, left_s)
+            answer = ask(client, workflow, jobs, revision, left_s, gather_s)
             changed, revision = answer.get("revision") != revision, answer.get("revision")
             seen = Progress.from_json(answer)
             shown = baseline(seen)
@@ -281,18 +280,29 @@ def follow(
             if finished(seen) or (deadline is not None and time.monotonic() >= deadline):
                 return shown
             if changed:
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, SLOWEST_POLL_S)
+                gather_s = min(gather_s * 1.5, MAX_GATHER_S)
     finally:
         meter.close()
 
 
-def ask(client: Client, workflow: str | None, jobs: Sequence[str], since: Any, timeout_s: float) -> JSON:
-    """One question for progress; waits up to ``timeout_s`` for something newer than ``since``."""
+def ask(
+    client: Client, workflow: str | None, jobs: Sequence[str], since: Any, timeout_s: float, gather_s: float = 0.0
+) -> JSON:
+    """One question for progress; waits up to ``timeout_s`` for something newer than ``since``, gathers for ``gather_s``."""
     if workflow is not None:
-        query = {"workflow": workflow, "since": since, "timeout_s": timeout_s if since is not None else 0}
+        query = {
+            "workflow": workflow,
+            "since": since,
+            "timeout_s": timeout_s if since is not None else 0,
+            "gather_s": gather_s,
+        }
         answer: JSON = client.get("/v1/progress", query)
     else:
-        body = {"jobs": list(jobs), "since": since, "timeout_s": timeout_s if since is not None else 0}
+        body = {
+            "jobs": list(jobs),
+            "since": since,
+            "timeout_s": timeout_s if since is not None else 0,
+            "gather_s": gather_s,
+        }
         answer = client.post("/v1/progress", body, repeatable=True)
     return answer
