@@ -43,6 +43,31 @@ class _Stopped(KeyboardInterrupt):
         self.number = number
 
 
+class _Stops:
+    """INT, TERM and HUP as exceptions; while they are held, the first is kept and raised afterwards."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._kept: int | None = None
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        """A signal has come."""
+        if not self._held:
+            raise _Stopped(number)
+        self._kept = self._kept or number
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For what must not be left half done."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._kept is not None:
+            raise _Stopped(self._kept)
+
+
 @click.command(
     context_settings=PASS_ON,
     epilog=example("lwfm run study.py", "lwfm run --venv ~/env study.py --temperature 0.7"),
@@ -80,9 +105,13 @@ def run(
     flow = _start_workflow(session, workflow, name or Path(script).stem, script)
     before = Progress.from_json(ask(session.client, flow["workflow_id"], (), None, 0))
     running = _Run(session, flow["workflow_id"], before, screen)
-    with _signals_as_interrupts():
+    stops = _Stops()
+    with _signals_as_interrupts(stops):
         try:
-            running.begin(command, script_environment(session, command[0], venv), sys.stderr if as_json else sys.stdout)
+            with stops.held():
+                running.begin(
+                    command, script_environment(session, command[0], venv), sys.stderr if as_json else sys.stdout
+                )
             last = running.follow(quiet)
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
@@ -261,14 +290,10 @@ def _close(session: Session, workflow_id: str) -> int:
 
 
 @contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def _signals_as_interrupts(stops: _Stops) -> Iterator[None]:
     """TERM and HUP end a run as Ctrl-C does."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise _Stopped(number)
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stops.note) for number in numbers}
     try:
         yield
     finally:
