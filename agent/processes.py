@@ -22,6 +22,7 @@ from typing import NamedTuple, Optional
 JOB_VARIABLE = "LWFM_JOB_ID"
 """In the environment of every process of a job; a process that shall outlive its job drops it."""
 ATTEMPT_VARIABLE = "LWFM_ATTEMPT"
+WORKER_VARIABLE = "LWFM_WORKER"
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -44,6 +45,14 @@ class Entry(NamedTuple):
     dead: bool
 
 
+class Mark(NamedTuple):
+    """What the processes of a job carry in their environment: the job, its attempt, and the worker that started it."""
+
+    job: str
+    attempt: int = 1
+    worker: str = ""
+
+
 class Tree(NamedTuple):
     """What belongs to a job.
 
@@ -51,16 +60,14 @@ class Tree(NamedTuple):
         pid: of its first process, which leads its session.
         start_s, latest_s: when that one started, seconds since the boot: not before and not after. Nothing that started
             before belongs to the job.
-        mark: the job's id, as its processes carry it in ``LWFM_JOB_ID``; None to go by kinship alone.
-        attempt: likewise ``LWFM_ATTEMPT``.
+        mark: what its processes carry in their environment; None to go by kinship alone.
         strays: processes known to belong to it although they left its session and lost their parents.
     """
 
     pid: int
     start_s: float
     latest_s: float
-    mark: Optional[str] = None
-    attempt: int = 1
+    mark: Optional[Mark] = None
     strays: frozenset[int] = frozenset()
 
 
@@ -126,8 +133,8 @@ def started_within(entry: Entry, earliest_s: float, latest_s: float) -> bool:
     return earliest_s - START_TOLERANCE_S <= entry.start_s <= latest_s + START_TOLERANCE_S
 
 
-def mark_of(pid: int) -> Optional[tuple[str, int]]:
-    """The job and attempt that the process carries in its environment; None without, or when it may not be read."""
+def mark_of(pid: int) -> Optional[Mark]:
+    """The mark that the process carries in its environment; None without, or when it may not be read."""
     try:
         if _HAS_PROC:
             with open(f"/proc/{pid}/environ", "rb") as source:
@@ -143,7 +150,7 @@ def mark_of(pid: int) -> Optional[tuple[str, int]]:
     if job is None:
         return None
     attempt = _variable(block, ATTEMPT_VARIABLE) or ""
-    return job, int(attempt) if attempt.isdigit() else 1
+    return Mark(job, int(attempt) if attempt.isdigit() else 1, _variable(block, WORKER_VARIABLE) or "")
 
 
 def open_files(pid: int) -> set[str]:
@@ -192,15 +199,15 @@ class Census:
             self._sessions.setdefault(entry.session, []).append(pid)
             if entry.group != entry.session:
                 self._sessions.setdefault(entry.group, []).append(pid)
-        self._marks: dict[int, Optional[tuple[str, int]]] = {}
-        self._marked: Optional[dict[tuple[str, int], list[int]]] = None
+        self._marks: dict[int, Optional[Mark]] = {}
+        self._marked: Optional[dict[Mark, list[int]]] = None
         self.cost_s = time.perf_counter() - begin
 
     def children(self, parents: Iterable[int]) -> list[int]:
         """The direct children of ``parents``."""
         return [pid for parent in parents for pid in self._children.get(parent, ())]
 
-    def mark(self, pid: int) -> Optional[tuple[str, int]]:
+    def mark(self, pid: int) -> Optional[Mark]:
         """As :func:`mark_of`, read once."""
         if pid not in self._marks:
             self._marks[pid] = mark_of(pid)
@@ -219,7 +226,7 @@ class Census:
         found.update(tree.strays)
         earliest = tree.start_s - START_TOLERANCE_S
         if search and tree.mark is not None:
-            found.update(self._carriers((tree.mark, tree.attempt)))
+            found.update(self._carriers(tree.mark))
         open_ends = list(found)
         while open_ends:
             for child in self._children.get(open_ends.pop(), ()):
@@ -234,7 +241,7 @@ class Census:
                 alive.append(pid)
         return alive
 
-    def _carriers(self, mark: tuple[str, int]) -> Sequence[int]:
+    def _carriers(self, mark: Mark) -> Sequence[int]:
         """The processes that carry a mark; all environments are read for the first one asked for."""
         if self._marked is None:
             self._marked = {}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from ..errors import InvalidRecord
-from ..processes import Tree, TreeStop
+from ..processes import Mark, Tree, TreeStop
 from .ledger import Grant, Needs
 from .timers import Timer
 
@@ -78,6 +78,7 @@ class Job:
         "stop",
         "strays",
         "tries",
+        "worker",
     )
 
     def __init__(self, message: dict[str, Any]) -> None:
@@ -88,6 +89,7 @@ class Job:
         self.context: Optional[int] = None
         self.state = QUEUED
         self.tries = 0
+        self.worker = ""
         self.grant: Optional[Grant] = None
         self.slot: Optional[int] = None
         self.pid = 0
@@ -123,7 +125,12 @@ class Job:
     @property
     def tree(self) -> Tree:
         """What belongs to it."""
-        return Tree(self.pid, self.start_s, self.latest_s, self.key[0], self.key[1], self.strays)
+        return Tree(self.pid, self.start_s, self.latest_s, self.mark, self.strays)
+
+    @property
+    def mark(self) -> Mark:
+        """What its processes carry in their environment."""
+        return Mark(self.key[0], self.key[1], self.worker)
 
     @property
     def needs_nothing(self) -> bool:

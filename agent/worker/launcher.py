@@ -13,7 +13,7 @@ import signal
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from ..processes import ATTEMPT_VARIABLE, JOB_VARIABLE
+from ..processes import ATTEMPT_VARIABLE, JOB_VARIABLE, WORKER_VARIABLE
 from .jobs import Job
 
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
@@ -73,6 +73,7 @@ class Launcher:
             environment.pop(name, None)
         environment[JOB_VARIABLE] = job.key[0]
         environment[ATTEMPT_VARIABLE] = str(job.key[1])
+        environment[WORKER_VARIABLE] = job.worker
         environment["PWD"] = job.cwd
         if self._gpus:
             granted = job.grant.gpus if job.grant else ()

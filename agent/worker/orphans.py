@@ -122,8 +122,7 @@ class Orphans:
         if job is not None:
             job.strays |= {pid}
         elif belongs:
-            mark, attempt = census.mark(pid) or (None, 1)
-            self._stop(TreeStop(Tree(pid, entry.start_s, entry.start_s, mark, attempt), DEFAULT_GRACE_S))
+            self._stop(TreeStop(Tree(pid, entry.start_s, entry.start_s, census.mark(pid)), DEFAULT_GRACE_S))
         else:
             self._log(f"process {pid} was left by a job that cannot be told; it is left alone")
 
@@ -132,10 +131,13 @@ class Orphans:
         runner = self._runner
         mark = census.mark(pid)
         if mark is not None:
-            job = runner.spool.jobs.get(mark)
+            if mark.worker != runner.spool.worker:
+                return None, False  # of a worker inside one of our jobs; its next one will look for it
+            key = (mark.job, mark.attempt)
+            job = runner.spool.jobs.get(key)
             if job is not None and job.state == RUNNING:
                 return job, True
-            return None, mark not in runner.doubtful
+            return None, key not in runner.doubtful
         for leader in (entry.session, entry.group):
             job = runner.children.get(leader) or runner.adopted.get(leader)
             if job is not None:

@@ -259,7 +259,7 @@ class Recovery:
             if entry.session == pid
             and not entry.dead
             and started_within(entry, job.start_s, latest)
-            and census.mark(pid) == job.key
+            and census.mark(pid) == job.mark
         ]
         if marked:
             self._runner.has_started(job, min(marked)[1])

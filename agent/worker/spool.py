@@ -77,6 +77,8 @@ class Spool:
             # What stood in the journal last may be gone with the node's memory, and with it numbers the agent has seen:
             # under a new name nothing can be taken for acknowledged that is not.
             self._renumber()
+        for job in self.jobs.values():
+            job.worker = self.worker
         self.compact()
 
     # --------------------------------------------------------------------------------------------- writing
@@ -113,6 +115,7 @@ class Spool:
     def take(self, job: Job) -> None:
         """Note that a job has been taken."""
         self.jobs[job.key] = job
+        job.worker = self.worker
         job.message["context"] = job.context
         self._taken.append(job.message)
 

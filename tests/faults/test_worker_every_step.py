@@ -39,7 +39,10 @@ def run_with_deaths(steps: list[int]) -> bool:
             "killed": "echo before; kill -9 $$",
             "leaves": "sleep 100 & exit 6",
         }
-        messages = [run_message(name, shell=f"echo {name} >> {place}/ran; {line}") for name, line in lines.items()]
+        own = f".{place.name}"  # a worker looks for a job's processes by the job's id: no other run shall have the same
+        messages = [
+            run_message(name + own, shell=f"echo {name} >> {place}/ran; {line}") for name, line in lines.items()
+        ]
         worker = subprocess.Popen(
             [sys.executable, mortal_worker.__file__, str(agent.path), str(place / "spool"), *map(str, steps)],
             env={**os.environ, "PYTHONPATH": str(LINK)},
@@ -53,7 +56,10 @@ def run_with_deaths(steps: list[int]) -> bool:
                     seen = len(agent.hellos)
                     named = {job[0] for job in agent.hellos[-1]["jobs"]}
                     agent.send(*[m for m in messages if m["job"] not in named and (m["job"], 1) not in agent.ended])
-            ends = {key[0]: (event["cause"], event["exit_code"], event["signal"]) for key, event in agent.ended.items()}
+            ends = {
+                key[0].partition(".")[0]: (event["cause"], event["exit_code"], event["signal"])
+                for key, event in agent.ended.items()
+            }
             assert ends == {
                 "quick": ("exit", 3, None),
                 "late": ("exit", 4, None),
@@ -61,9 +67,9 @@ def run_with_deaths(steps: list[int]) -> bool:
                 "killed": ("exit", None, "SIGKILL"),
                 "leaves": ("exit", 6, None),
             }
-            assert printed(agent.ended["late", 1]) == b"little\n"
-            assert printed(agent.ended["killed", 1]) == b"before\n"
-            much = agent.ended["much", 1]["stdout"]
+            assert printed(agent.ended["late" + own, 1]) == b"little\n"
+            assert printed(agent.ended["killed" + own, 1]) == b"before\n"
+            much = agent.ended["much" + own, 1]["stdout"]
             assert much["size"] == Path(much["path"]).stat().st_size == 70000
             assert sorted((place / "ran").read_text().split()) == sorted(lines)
             assert not agent.duplicates

@@ -12,6 +12,7 @@ from typing import Callable
 
 import pytest
 
+from lwfm.processes import mark_of
 from support.fake_agent import FakeAgent, WorkerProcess, alive
 from support.waiting import wait_until
 
@@ -45,15 +46,37 @@ def start_worker(place: Path, agent: FakeAgent) -> Iterator[StartWorker]:
         return worker
 
     yield start
-    pids = {int(hello["pid"]) for hello in agent.hellos} | {int(event["pid"]) for event in agent.started.values()}
     for worker in workers:
         if worker.process.poll() is None:
             worker.process.kill()
         worker.process.wait(10)
-    for pid in pids:
-        for kill in (os.killpg, os.kill):
-            try:
-                kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
-    wait_until(lambda: not any(alive(pid) for pid in pids), "the worker's processes to be gone")
+    wait_until(lambda: not kill_left(place, agent), "the worker's processes to be gone")
+
+
+def kill_left(place: Path, agent: FakeAgent) -> list[int]:
+    """Kill what is left of the loops and jobs of a test: by what they carry, for a number alone may be another's by now.
+
+    Returns:
+        Which there were.
+    """
+    spools = {str(hello["worker"]) for hello in agent.hellos}
+    left = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            mark = mark_of(int(name))
+            if (mark is not None and mark.worker in spools) or _serves(int(name), place):
+                left.append(int(name))
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return [pid for pid in left if alive(pid)]
+
+
+def _serves(pid: int, place: Path) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return pid != os.getpid() and os.fsencode(place / "spool") in words

@@ -13,7 +13,7 @@ from typing import Callable
 import pytest
 
 from lwfm import processes
-from lwfm.processes import Census, OwnChildren, Tree, TreeStop
+from lwfm.processes import Census, Mark, OwnChildren, Tree, TreeStop
 
 from support.waiting import wait_until
 
@@ -39,7 +39,7 @@ def start() -> Iterator[Start]:
         process.wait(10)
 
 
-def tree_of(process: subprocess.Popen[bytes], mark: str | None = None) -> Tree:
+def tree_of(process: subprocess.Popen[bytes], mark: Mark | None = None) -> Tree:
     entry = processes.inspect(process.pid)
     assert entry is not None
     return Tree(process.pid, entry.start_s, entry.start_s, mark)
@@ -95,7 +95,7 @@ def test_mark_of_a_process(start: Start) -> None:
     marked = start("sleep", "100", LWFM_JOB_ID="some-job", LWFM_ATTEMPT="3")
     plain = start("env", "-u", "LWFM_JOB_ID", "sleep", "100", NOT_LWFM_JOB_ID="x")
     wait_until(lambda: processes.mark_of(marked.pid), "exec")
-    assert processes.mark_of(marked.pid) == ("some-job", 3)
+    assert processes.mark_of(marked.pid) == ("some-job", 3, "")
     wait_until(lambda: Path(f"/proc/{plain.pid}/comm").read_text() == "sleep\n", "exec")
     assert processes.mark_of(plain.pid) is None
     assert processes.mark_of(2**22) is None
@@ -103,11 +103,13 @@ def test_mark_of_a_process(start: Start) -> None:
 
 def test_members_are_the_session_the_descendants_and_the_marked(start: Start) -> None:
     script = "sleep 100 & setsid sleep 100 & (setsid sleep 100 &) ; wait"
-    process = start("sh", "-c", script, LWFM_JOB_ID="census", LWFM_ATTEMPT="1")
-    tree = tree_of(process, "census")
+    mark = Mark("census", 1, os.urandom(4).hex())
+    process = start("sh", "-c", script, LWFM_JOB_ID="census", LWFM_ATTEMPT="1", LWFM_WORKER=mark.worker)
+    tree = tree_of(process, mark)
     wait_until(lambda: len(Census().members(tree)) == 4, "all four")
     wait_until(lambda: len(Census().members(tree, search=False)) == 3, "the daemon to have left")
-    assert len(Census().members(tree._replace(attempt=2))) == 3
+    for other in (mark._replace(attempt=2), mark._replace(worker="another")):
+        assert len(Census().members(tree._replace(mark=other))) == 3
     assert Census().rss_bytes(tree) > 0
     assert os.getpid() not in Census().members(tree)
     assert processes.stop_tree(tree, grace_s=5)

@@ -199,6 +199,7 @@ def test_environment_of_a_job() -> None:
     asked.context, asked.grant = 1, Grant(gpus=(1,))
     assert launcher.environment(asked) == {
         "PATH": "/p", "SLURM_JOB_ID": "2", "D": "job", "E": "job", "PWD": "/tmp", "LWFM_JOB_ID": "j", "LWFM_ATTEMPT": "1",
+        "LWFM_WORKER": "",
         "CUDA_VISIBLE_DEVICES": "b", "ROCR_VISIBLE_DEVICES": "b", "ZE_AFFINITY_MASK": "b",
     }  # fmt: skip
     launcher.keep_contexts({2})
