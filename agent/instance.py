@@ -180,10 +180,10 @@ class Instance:
         judged = set()
         for defn in definitions:
             name = str(defn.extra.get("site") or site)
-            if (name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus) in judged:
-                continue
-            called(name, sites.pillar(name, "run").check, defn)
-            judged.add((name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus))
+            asked = (name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus)
+            if asked not in judged:
+                called(name, sites.pillar(name, "run").check, defn)
+                judged.add(asked)
 
     def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:
         """Tell a site that a job shall end."""

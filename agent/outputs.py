@@ -37,7 +37,7 @@ class OutputStore:
         return {"size": len(data), "sha256": digest}
 
     def take_over(self, source: Path, job_id: str, attempt: int, stream: str) -> JSON:
-        """Move a large output file into the instance. May take long; not for the thread of the store.
+        """Move a large output file into the instance. May take long; not for the event loop.
 
         Moving it again after an interruption gives the same answer.
         """

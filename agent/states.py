@@ -40,7 +40,6 @@ class JobState(str, Enum):
 
 
 TERMINAL: frozenset[JobState] = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED})
-ACTIVE: frozenset[JobState] = frozenset(set(JobState) - TERMINAL)
 
 _IMPLIES: tuple[tuple[JobState, frozenset[JobState]], ...] = (
     (JobState.PENDING, frozenset({JobState.RUNNING, JobState.FINISHING, JobState.COMPLETE})),

@@ -21,8 +21,6 @@ from .text import harmless, moment, properties, size, some_properties
 if TYPE_CHECKING:
     from ..records import JSON
 
-LABELS = {"job": "job", "data": "data"}
-
 
 @click.command(
     epilog=example(

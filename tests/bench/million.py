@@ -149,7 +149,7 @@ class Maker:
         if number % 4:
             return
         source = self._last_file.get(workflow, SHARED_INPUT)
-        path = f"/work/{workflow}/{number}.log"
+        path = f"/data/{workflow}/{number}.log"
         common = {"site": "local", "host": HOST, "job_id": job, "workflow_id": workflow, "size_bytes": 100}
         for op, place in (("get", source), ("put", path)):
             body = {
