@@ -26,7 +26,7 @@ DEFAULT_IDLE_EXIT_S = 900.0
 LOG_BYTES = 2 * 1024 * 1024
 GC_THRESHOLDS = (20_000, 20, 50)
 SWITCH_INTERVAL_S = 0.0005
-"""How soon a thread that waits for the interpreter gets it: threads here mostly wait, for the disk or a file, and their turns are short."""
+"""How soon a thread that waits for the interpreter gets it: threads here mostly wait, and their turns are short."""
 _logger = logging.getLogger("lwfm.agent")
 
 
