@@ -30,6 +30,10 @@ MIN_RECENT = 3
 BACKLOG_S = 0.25
 """How many seconds' worth of its recent rate a worker is sent ahead."""
 MAX_BACKLOG = 1024
+FIRST_BACKLOG = 128
+"""What a node that has no other beside it is sent ahead, whatever its rate, while more than ``MANY_WAITING`` wait: there is no
+node that could have them sooner, and a worker that has to ask for every job starts few."""
+MANY_WAITING = 64
 CLAIM_AGAIN_S = 1.0
 """How long to wait before claiming again what the store could not take."""
 _logger = logging.getLogger(__name__)
@@ -89,7 +93,7 @@ class Node:
         self.ended_now += 1
 
     def backlog_limit(self) -> int:
-        """How many more one-core jobs than it has room for it may hold now: what it ends in ``BACKLOG_S``."""
+        """How many more one-core jobs than it has room for it may hold by its rate: what it ends in ``BACKLOG_S``."""
         if time.monotonic() - self.window_start > 2 * BACKLOG_S:
             return 0
         recent = max(self.ended_before, self.ended_now)
@@ -178,10 +182,10 @@ class Dispatcher:
             The (job, attempt) pairs by the worker they are to go to: what is to be claimed in that transaction.
         """
         claims: dict[str, list[tuple[str, int]]] = {}
+        nodes = [(node, self._backlog(node, len(requests))) for node in self.nodes.values() if node.channel is not None]
         for request in requests if not self._waiting else ():
             needs = needs_of(request.defn)
-            nodes = (node for node in self.nodes.values() if node.channel is not None)
-            node = next((node for node in nodes if node.fits(needs, node.backlog_limit())), None)
+            node = next((node for node, backlog in nodes if node.fits(needs, backlog)), None)
             if node is None:
                 break
             if request.job_id in self.flights:
@@ -329,19 +333,25 @@ class Dispatcher:
         self._scheduled = False
         chosen: dict[str, list[_Waiting]] = {}
         for node in self.nodes.values():
-            if node.channel is not None and self._waiting and node.wants_more(node.backlog_limit()):
-                taken = self._choose(node)
+            backlog = self._backlog(node, len(self._waiting))
+            if node.channel is not None and self._waiting and node.wants_more(backlog):
+                taken = self._choose(node, backlog)
                 if taken:
                     chosen[node.worker_id] = taken
         for worker_id, entries in chosen.items():
             self._spawn(self._claim_and_send(worker_id, entries))
 
-    def _choose(self, node: Node) -> list[_Waiting]:
+    def _backlog(self, node: Node, waiting: int) -> int:
+        """How many more one-core jobs than it has room for a node may hold, while so many wait."""
+        measured = node.backlog_limit()
+        alone = len(self.nodes) == 1 and waiting > MANY_WAITING
+        return max(measured, FIRST_BACKLOG) if alone else measured
+
+    def _choose(self, node: Node, backlog: int) -> list[_Waiting]:
         """Take the jobs that go to ``node`` now out of the queue and count them in."""
         taken: list[_Waiting] = []
         passed: list[_Waiting] = []
         now = time.monotonic()
-        backlog = node.backlog_limit()
         while self._queue and len(passed) < LOOKAHEAD:
             entry = self._queue.popleft()
             job_id = entry.request.job_id

@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from .ids import derived_id
 from .models import JobEvent, MetadataEvent
-from .states import TERMINAL, JobState, implied_by
+from .states import STATES, TERMINAL, JobState, implied_by
 from .store import Record, Transaction
 
 Append = tuple[str, dict[str, Any], Optional[str]]
@@ -65,7 +65,7 @@ class Rules:
             yield from _after_unset(transaction, record)
 
     def _after_status(self, transaction: Transaction, record: Record) -> Iterator[Append]:
-        job, state = record.body["job_id"], JobState(record.body["state"])
+        job, state = record.body["job_id"], STATES[record.body["state"]]
         if self.is_watched(transaction, job):
             watching = transaction.execute("select handler_id from handler_jobs where job_id = ?", (job,)).fetchall()
             for (handler,) in watching:

@@ -61,6 +61,9 @@ class Resources(Record):
                 raise InvalidRecord(f"time_limit_s must be more than 0 seconds, not {limit}")
 
 
+_NO_RESOURCES = Resources()
+
+
 @dataclass(frozen=True)
 class JobDefn(Record):
     """What to run.
@@ -85,7 +88,7 @@ class JobDefn(Record):
     name: str = ""
     cwd: Optional[str] = None
     env: Mapping[str, str] = field(default_factory=dict)
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = _NO_RESOURCES
     inputs: Sequence[str] = ()
     outputs: Sequence[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -97,12 +100,12 @@ class JobDefn(Record):
         if isinstance(self.command, str):
             if not self.command.strip():
                 raise InvalidRecord("the command is empty")
+            if "\0" in self.command:
+                raise InvalidRecord("the command holds a NUL character, which no program can be given")
         else:
             words = check_words(self, "command")
             if not words or not words[0]:
                 raise InvalidRecord("the command is empty")
-        if "\0" in self.command_line:
-            raise InvalidRecord("the command holds a NUL character, which no program can be given")
         check_text(self, "name")
         if not self.name:
             set_field(self, "name", _default_name(self.command))
@@ -126,6 +129,12 @@ class JobDefn(Record):
         check_integer(self, "retries", minimum=0)
         if check_number(self, "grace_s") < 0:
             raise InvalidRecord("grace_s cannot be negative")
+
+    @property
+    def size(self) -> int:
+        """How many characters its command, its environment and its outputs have together."""
+        words = [self.command] if isinstance(self.command, str) else self.command
+        return sum(map(len, (*words, *self.env, *self.env.values(), *self.outputs)))
 
     @property
     def command_line(self) -> str:

@@ -10,7 +10,7 @@ from .errors import Conflict
 from .events import Rules
 from .models import JobDefn
 from .requests import SiteRequest
-from .states import JobState
+from .states import STATES, JobState
 from .store import Record, Transaction
 
 
@@ -127,7 +127,7 @@ class Recorder:
         if row is None:
             return None
         return JobNow(
-            job_id, JobState(row.state), row.attempt, row.workflow_id, row.site, row.retries, row.origin, row.started
+            job_id, STATES[row.state], row.attempt, row.workflow_id, row.site, row.retries, row.origin, row.started
         )
 
     def active_job(self, job_id: str) -> JobNow:
@@ -148,7 +148,7 @@ class Recorder:
         if kind == "status":
             self._note_status(record, before)
         elif kind == "job":
-            state = JobState(body["state"])
+            state = STATES[body["state"]]
             self.effects.changes.append(StatusChange(record.uid, body.get("workflow_id"), body["site"], 1, None, state))
             if state is JobState.PENDING:
                 self.effects.pending[record.uid] = None
@@ -157,7 +157,7 @@ class Recorder:
         return record
 
     def _note_status(self, record: Record, before: Optional[JobNow]) -> None:
-        state = JobState(record.body["state"])
+        state = STATES[record.body["state"]]
         if before is None or state is JobState.INFO:
             return
         attempt = record.body["attempt"]

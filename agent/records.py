@@ -198,9 +198,11 @@ def check_words(record: Record, name: str) -> tuple[str, ...]:
         InvalidRecord: it is not a list of text.
     """
     value = getattr(record, name)
+    if value == ():
+        return ()
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(word, str) for word in value):
         raise InvalidRecord(f"{name} must be a list of text, not {value!r}"[:200])
-    if any("\0" in word for word in value):
+    if "\0" in "".join(value):
         raise InvalidRecord(f"{name} holds a NUL character, which no program and no file name can have")
     set_field(record, name, tuple(value))
     return tuple(value)

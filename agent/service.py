@@ -276,15 +276,9 @@ class Service:
 
     def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str]) -> JSON:
         """The definition as it is recorded: with its directory, without its secrets, which go to the vault."""
-        size = (
-            len(defn.command_line)
-            + sum(map(len, defn.env))
-            + sum(map(len, defn.env.values()))
-            + sum(map(len, defn.outputs))
-        )
-        if size > MAX_COMMAND_CHARACTERS:
+        if defn.size > MAX_COMMAND_CHARACTERS:
             raise InvalidRecord(
-                f"the job's command, environment and outputs have {size} characters, more than {MAX_COMMAND_CHARACTERS}",
+                f"the job's command, environment and outputs have {defn.size} characters, more than {MAX_COMMAND_CHARACTERS}",
                 hint="put what is long into a file that the job reads",
             )
         definition = defn.to_json()

@@ -30,16 +30,21 @@ class JobState(str, Enum):
     UNKNOWN = "UNKNOWN"
     """Cannot be known now; the reason says why."""
 
+    terminal: bool
+    """Whether nothing follows this state within the same attempt."""
+
+    def __init__(self, word: str) -> None:
+        self.terminal = word in ("COMPLETE", "FAILED", "CANCELLED")
+
     def __str__(self) -> str:
-        return self.value
+        return str(self.value)
 
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing follows this state within the same attempt."""
-        return self in TERMINAL
+    __hash__ = str.__hash__  # that of an enumeration is a Python function, called for every look into a dict
 
 
-TERMINAL: frozenset[JobState] = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED})
+TERMINAL: frozenset[JobState] = frozenset(state for state in JobState if state.terminal)
+STATES = {state.value: state for state in JobState}
+"""The states by their words: for words that are known to be right."""
 
 _IMPLIES: tuple[tuple[JobState, frozenset[JobState]], ...] = (
     (JobState.PENDING, frozenset({JobState.RUNNING, JobState.FINISHING, JobState.COMPLETE})),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .errors import InvalidRecord, ProtocolMismatch
+from .jsontext import compact_ascii
 
 PROTOCOL = 1
 """The version spoken here; a side serves its own and the one before."""
@@ -27,7 +28,7 @@ def encode(messages: Sequence[Message]) -> bytes:
     Raises:
         InvalidRecord: larger than a frame may be.
     """
-    body = dump(messages).encode("ascii")
+    body = compact_ascii(messages).encode("ascii")
     if len(body) > MAX_FRAME_BYTES:
         raise InvalidRecord(f"a frame of {len(body)} bytes is larger than {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body
@@ -72,11 +73,6 @@ def decode_body(body: bytes) -> list[Message]:
     ):
         raise InvalidRecord("a frame does not hold messages")
     return messages
-
-
-def dump(value: Any) -> str:
-    """Compact JSON in ASCII: also what no UTF-8 can say, such as the undecodable bytes of a file name, survives."""
-    return json.dumps(value, separators=(",", ":"))
 
 
 def agree(theirs: Sequence[int], ours: Sequence[int] = (PROTOCOL,)) -> int:

@@ -21,6 +21,7 @@ from tornado.web import Application, RequestHandler
 
 from ..errors import InvalidRecord, LwfmError, NotFound, ProtocolMismatch
 from ..instance import Instance
+from ..jsontext import compact_ascii
 from ..wire import PROTOCOL
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -164,7 +165,7 @@ class Handler(RequestHandler):
             self.write(answer.body)
         else:
             self.set_header("Content-Type", "application/json")
-            self.write(json.dumps(answer, separators=(",", ":")).encode())
+            self.write(compact_ascii(answer).encode("ascii"))
 
     get = post = delete = answer
 

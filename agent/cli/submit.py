@@ -1,7 +1,7 @@
 """``submit``: one job, or many that differ in a word.
 
 Many jobs share one template, checked once; what differs is put in as text, so that thousands cost next to nothing. They
-go to the agent in calls of a thousand, the next being made while the agent works on the last.
+go to the agent in calls of some hundred, the next being made while the agent works on the last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .waiting import wait_for
 MARK = "{}"
 FIRST_CHUNK = 100
 """Jobs in the first call: few, so that the site has work while the rest is made."""
-CHUNK = 1000
+CHUNK = 250
 LISTED_IDS = 20
 """So many ids are listed on a terminal; of more jobs only the number is told."""
 READ_BYTES = 1024 * 1024

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FIRST_CHUNK = 100
 """Jobs in the first call of many: small, so that the site has work while the rest is made."""
-CHUNK = 1000
+CHUNK = 250
 
 
 class Site:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
@@ -24,7 +24,11 @@ from .jobrow import JobRow, JobRows
 from .log import Record
 
 PAGE_CACHE_KIB = 8 * 1024
-WAL_CHECKPOINT_PAGES = 4000
+WAL_CHECKPOINT_PAGES = 16_000
+"""A write-ahead log of more pages is folded in by the commit that finds it so, which waits for that; see
+:meth:`Store.fold_journal`."""
+FOLDING_PASSES = 3
+"""A pass leaves what was written during it; the next one takes the less time."""
 ANALYSIS_LIMIT = 400
 """Rows per index that are looked at for statistics, so that leaving takes no longer with a large store."""
 
@@ -94,6 +98,16 @@ class Store:
         with mapped_errors(self.path):
             self.connection.execute("begin immediate")
             return Transaction(self.connection, self.path, self.origin, self._clock, self._rows)
+
+    def fold_journal(self) -> None:
+        """Copy what the write-ahead log holds into the database, while transactions go on. May be called from any thread."""
+        if self.journal_mode != "wal":
+            return
+        with mapped_errors(self.path), closing(connect(str(self.path), timeout=0.0)) as connection:
+            for _ in range(FOLDING_PASSES):
+                _, logged, folded = connection.execute("pragma wal_checkpoint(passive)").fetchone()
+                if logged == folded:
+                    return  # the next transaction begins the log anew
 
     def setting(self, key: str) -> Optional[str]:
         """A setting of this instance that is not history."""

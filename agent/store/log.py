@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InvalidRecord
+from ..jsontext import strict, strict_ascii
 
 GENESIS = "0" * 64
 """What the first row of an origin has as the hash before it."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_encode_escaped = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Record(NamedTuple):
@@ -49,8 +47,8 @@ def encode_body(body: dict[str, Any]) -> str:
         InvalidRecord: it holds what JSON has no word for, such as NaN.
     """
     try:
-        text = _encode(body)
-        return text if text.isascii() or _encodable(text) else _encode_escaped(body)
+        text = strict(body)
+        return text if text.isascii() or _encodable(text) else strict_ascii(body)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
+from ..jsontext import compact
 from ..matching import flatten
 from ..states import TERMINAL, JobState
 from .connection import Connection
@@ -30,7 +31,6 @@ _INSERT_JOB = (
     " trigger_data, state, attempt, reason, submitted_at, status_at, cores, memory_bytes, gpus, time_limit_s, cwd, retries,"
     " meta, definition, state_key) values (?,?,?,?,?,?,?,?,?,?,?,?,1,?,?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 )
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INSERT_STATUS = "insert into statuses values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 
@@ -253,12 +253,7 @@ _STATUS_COLUMNS = frozenset({"job_id", "attempt", "state", "native_status", "rea
 
 
 def _fact_columns(facts: Mapping[str, Any]) -> dict[str, Any]:
-    told = {}
-    for name in _FACT_COLUMNS:
-        value = facts.get(name)
-        if value is not None:
-            told[name] = dump(value) if isinstance(value, dict) else text(value)
-    return told
+    return {name: text(value) for name, value in facts.items() if value is not None and name in _NO_FACTS}
 
 
 def _overlay(connection: Connection, job: str, columns: Mapping[str, Any], *, renew: bool) -> None:
@@ -450,6 +445,8 @@ def text(value: Any) -> Any:
     """
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if value is None:
+        return None
     if isinstance(value, (dict, list)) or (isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER):
         return dump(value)
     return value
@@ -457,4 +454,4 @@ def text(value: Any) -> Any:
 
 def dump(value: Any) -> str:
     """A value for a JSON column."""
-    return str(text(_encode(value)))
+    return str(text(compact(value)))

@@ -17,9 +17,6 @@ from typing import Any, Optional
 
 from .log import Log
 
-encode = json.JSONEncoder(separators=(",", ":")).encode
-"""A value as compact ASCII JSON: made once, as building an encoder takes longer than to encode a short line."""
-
 Line = dict[str, Any]
 
 

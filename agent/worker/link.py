@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from ..errors import InvalidRecord
+from ..jsontext import compact_ascii
 from ..wire import MAX_FRAME_BYTES, Decoder, Message
-from .journal import encode
 from .log import Log
 from .spool import Spool
 from .timers import Timer, Timers
@@ -90,7 +90,7 @@ class Link:
         self._socket, self._told = dialled, False
         self._decoder = Decoder()
         self._selector.register(dialled, selectors.EVENT_READ, self._ready)
-        greeting = encode({"t": "hello", **self._hello()})
+        greeting = compact_ascii({"t": "hello", **self._hello()})
         self._unsent += _frame([greeting])
         self._watch = self._timers.after(WELCOME_WITHIN_S, lambda: self.drop("the agent does not answer"))
         self._write()
@@ -114,7 +114,7 @@ class Link:
     def answer(self, message: Message) -> None:
         """Send a message that is not an event, if there is a connection."""
         if self.welcomed:
-            self._answers.append(encode(message))
+            self._answers.append(compact_ascii(message))
 
     def push(self, *, at_once: bool = True) -> None:
         """Send what there is to send: now; or, while many jobs wait to be started, with what comes within ``GATHER_S``."""

@@ -12,8 +12,8 @@ import os
 from collections.abc import Iterable
 from typing import Optional
 
+from ..jsontext import compact_ascii
 from .jobs import Job
-from .journal import encode
 
 INLINE_BYTES = 64 * 1024
 EXCERPT_BYTES = 4096
@@ -150,7 +150,7 @@ class Outputs:
         size = self.size(path)
         head = self.read(path, 0, EXCERPT_BYTES)
         tail = self.read(path, max(0, size - EXCERPT_BYTES), EXCERPT_BYTES)
-        return encode(
+        return compact_ascii(
             {
                 "size": size,
                 "path": path,

@@ -10,8 +10,8 @@ import os
 import resource
 from typing import Optional
 
+from ..jsontext import compact_ascii
 from .jobs import Exit, Job, outcome
-from .journal import encode
 
 
 def describe_end(job: Job, printed: list[str]) -> str:
@@ -26,12 +26,12 @@ def describe_end(job: Job, printed: list[str]) -> str:
     return (
         f'"time":"{job.ended_at}","started":{_quoted(job.started_at)},"cause":"{job.cause or "exit"}",'
         f'"exit_code":{_null(exit_code)},"signal":{_quoted(signal_name)},'
-        f'"reason":{"null" if job.reason is None else encode(job.reason)},'
+        f'"reason":{"null" if job.reason is None else compact_ascii(job.reason)},'
         f'"cpu_seconds":{"null" if end.cpu_seconds is None else round(end.cpu_seconds, 6)},'
         f'"peak_rss_bytes":{_null(_peak(job, end))},'
         f'"read_bytes":{_null(end.read_bytes)},"write_bytes":{_null(end.write_bytes)},'
         f'"stdout":{printed[0]},"stderr":{printed[1]},'
-        f'"missing_outputs":{encode(missing) if missing else "[]"}'
+        f'"missing_outputs":{compact_ascii(missing) if missing else "[]"}'
     )
 
 

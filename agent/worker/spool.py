@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from typing import Optional
 
 from ..errors import InvalidRecord
+from ..jsontext import compact_ascii
 from ..processes import boot_id
 from .jobs import ENDED, QUEUED, RUNNING, STARTING, Exit, Job, Key
-from .journal import Journal, Line, encode
+from .journal import Journal, Line
 from .ledger import Grant
 from .log import Log
 
@@ -109,7 +110,7 @@ class Spool:
             known = max(self.contexts, default=0) + 1
             self._known_contexts[content] = known
             self.contexts[known] = environment
-            self._journal.append(encode({"t": "context", "id": known, "env": environment}))
+            self._journal.append(compact_ascii({"t": "context", "id": known, "env": environment}))
         return known
 
     def take(self, job: Job) -> None:
@@ -134,7 +135,7 @@ class Spool:
 
     def _note_taken(self) -> None:
         taken, self._taken = self._taken, []
-        self._journal.append(encode({"t": "taken", "jobs": taken}))
+        self._journal.append(compact_ascii({"t": "taken", "jobs": taken}))
 
     def put_back(self, job: Job) -> None:
         """Note that nothing was started after all."""
@@ -165,7 +166,7 @@ class Spool:
         Args:
             described: the event's keys from ``time`` on, as JSON without the braces.
         """
-        head = f'{{"t":"ended","n":{self._next},"job":{encode(job.key[0])},"attempt":{job.key[1]},'
+        head = f'{{"t":"ended","n":{self._next},"job":{compact_ascii(job.key[0])},"attempt":{job.key[1]},'
         self._event(job.key, head + described + "}", ends=True)
         job.state = ENDED
         job.start_text = None
@@ -267,7 +268,7 @@ class Spool:
         return event.text if event.text is not None else self._journal.read(event.offset, event.length)
 
     def _state_lines(self) -> Iterator[str]:
-        yield encode(
+        yield compact_ascii(
             {
                 "t": "spool",
                 "format": FORMAT,
@@ -278,13 +279,15 @@ class Spool:
             }
         )
         for number, environment in self.contexts.items():
-            yield encode({"t": "context", "id": number, "env": environment})
+            yield compact_ascii({"t": "context", "id": number, "env": environment})
         for job in self.jobs.values():
             if job.state == ENDED:
                 if job.output_paths:
-                    yield encode({"t": "kept", "job": job.key[0], "attempt": job.key[1], "paths": job.output_paths})
+                    yield compact_ascii(
+                        {"t": "kept", "job": job.key[0], "attempt": job.key[1], "paths": job.output_paths}
+                    )
                 continue
-            yield encode({"t": "taken", "jobs": [{**job.message, "context": job.context}]})
+            yield compact_ascii({"t": "taken", "jobs": [{**job.message, "context": job.context}]})
             if job.state == QUEUED:
                 continue
             yield self._start_line(job)
@@ -307,7 +310,7 @@ class Spool:
         self._journal.append(self._line(kind, job, more))
 
     def _line(self, kind: str, job: Job, more: str = "") -> str:
-        return f'{{"t":"{kind}","job":{encode(job.key[0])},"attempt":{job.key[1]}{more}}}'
+        return f'{{"t":"{kind}","job":{compact_ascii(job.key[0])},"attempt":{job.key[1]}{more}}}'
 
     # --------------------------------------------------------------------------------------------- replay
 
@@ -357,7 +360,7 @@ class Spool:
         elif kind == "back":
             job.state, job.slot, job.grant = QUEUED, None, None
         elif kind == "started":
-            job.state, job.pid, job.start_text = RUNNING, line["pid"], encode(line)
+            job.state, job.pid, job.start_text = RUNNING, line["pid"], compact_ascii(line)
             job.started_at = line["time"]
             self.started_pids.add(job.pid)
             self._events[line["n"]] = Event(key, False, None, place)
@@ -382,7 +385,7 @@ class Spool:
         self.acked, self._next = 0, 1
         for event, body in texts:
             body["n"] = self._next
-            text = encode(body)
+            text = compact_ascii(body)
             job = self.jobs.get(event.key)
             if not event.ends and job is not None:
                 job.start_text = text
@@ -391,4 +394,4 @@ class Spool:
 
 
 def _why(job: Job) -> str:
-    return f',"cause":{encode(job.cause)},"reason":{encode(job.reason)}'
+    return f',"cause":{compact_ascii(job.cause)},"reason":{compact_ascii(job.reason)}'

@@ -73,7 +73,7 @@ def launch(jobs: int = 5000, rounds: int = 3) -> None:
                 float(subprocess.run([program, str(jobs)], check=True, capture_output=True, text=True).stdout)
             )
             began = time.perf_counter()
-            command = [*LWFM, "submit", "--each-line", str(lines), "--wait", "--", "/bin/true", "{}"]
+            command = [*LWFM, "submit", "--each-line", str(lines), "--wait", "--", "/bin/true"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             ours.append(jobs / (time.perf_counter() - began))
             print(f"  C {limits[-1]:.0f}/s   lwfm {ours[-1]:.0f}/s   ratio {ours[-1] / limits[-1]:.3f}", flush=True)
@@ -89,9 +89,9 @@ def launch(jobs: int = 5000, rounds: int = 3) -> None:
 def _peers(lines: Path, home: Path) -> Iterator[tuple[str, list[str]]]:
     """Other programs that do the like, where they are installed; none of them keeps a durable record here."""
     if shutil.which("xargs"):
-        yield "xargs -P2", ["sh", "-c", f"xargs -P2 -n1 /bin/true < '{lines}'"]
+        yield "xargs -P2", ["sh", "-c", f"xargs -P2 -I_ /bin/true < '{lines}'"]
     if shutil.which("parallel"):
-        yield "GNU parallel -j2", ["parallel", "-j2", "-a", str(lines), "/bin/true"]
+        yield "GNU parallel -j2", ["parallel", "-j2", "-N0", "-a", str(lines), "/bin/true"]
     if shutil.which("hq"):
         start = f"export HQ_SERVER_DIR='{home}/hq'; hq server start & sleep 1; hq worker start --cpus 2 & sleep 1; "
         yield "HyperQueue", ["bash", "-c", start + f"hq submit --each-line '{lines}' --wait /bin/true; hq server stop"]

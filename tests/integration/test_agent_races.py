@@ -23,11 +23,12 @@ from lwfm.api.server import Call
 from lwfm.clock import utc_now
 from lwfm.errors import Conflict, StoreFull
 from lwfm.instance import Instance
+from lwfm.jsontext import compact_ascii
 from lwfm.models import JobDefn, Metasheet
 from lwfm.paths import Home
 from lwfm.sites.base import JobRequest
 from lwfm.store import queries
-from lwfm.wire import Decoder, Message, dump, encode
+from lwfm.wire import Decoder, Message, encode
 
 from support.agents import new_home
 
@@ -90,7 +91,7 @@ async def call(
     body: Optional[JSON] = None,
     *arguments: str,
 ) -> Any:
-    return await function(instance, Call(arguments, {}, dump(body).encode() if body is not None else b""))
+    return await function(instance, Call(arguments, {}, compact_ascii(body).encode() if body is not None else b""))
 
 
 async def submit(instance: Instance, **keys: Any) -> str:

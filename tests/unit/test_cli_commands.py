@@ -298,7 +298,7 @@ class TestSubmit:
         (tmp_path / "lines").write_text("".join(f"line {number}\n" for number in range(1500)))
         assert main(["submit", "--each-line", "lines", "--", "echo", "{}"]) == 0
         posted = [request.body["jobs"] for request in api.asked("POST", "/v1/jobs")]
-        assert [len(jobs) for jobs in posted] == [100, 1000, 400]
+        assert [len(jobs) for jobs in posted] == [100, 250, 250, 250, 250, 250, 150]
         commands = [job["command"] for jobs in posted for job in jobs]
         assert commands == [["echo", f"line {number}"] for number in range(1500)]
         ids = [job["job_id"] for jobs in posted for job in jobs]

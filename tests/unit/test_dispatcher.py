@@ -289,3 +289,24 @@ def test_the_message_says_everything_a_worker_must_know() -> None:
     }  # fmt: skip
     assert needs_of(defn) == Capacity(2, GIB, 1)
     assert needs_of(JobDefn(["x"])) == Capacity(1, 0, 0)
+
+
+def test_of_many_a_node_alone_is_sent_some_ahead_from_the_first(place: Place) -> None:
+    channel = place.node(cores=2)
+    requests = [request(f"j{number}") for number in range(module.MANY_WAITING + 1)]
+    assert place.dispatcher.reserve(requests) == {"w1": [(item.job_id, 1) for item in requests]}
+    place.dispatcher.launch(requests)
+    assert len(channel.jobs()) == len(requests)
+    place.place(*[request(f"k{number}") for number in range(2 * module.FIRST_BACKLOG)])
+    for job in channel.jobs():
+        place.end(job)
+        place.turn()
+    assert len(channel.jobs()) >= module.FIRST_BACKLOG
+    assert place.dispatcher.nodes["w1"].running <= module.FIRST_BACKLOG + 2
+
+
+def test_of_several_nodes_none_is_sent_what_another_could_have_sooner(place: Place) -> None:
+    place.node("w1", cores=2)
+    place.node("w2", cores=2)
+    claims = place.dispatcher.reserve([request(f"j{number}") for number in range(200)])
+    assert {worker: len(jobs) for worker, jobs in claims.items()} == {"w1": 2, "w2": 2}

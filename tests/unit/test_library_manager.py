@@ -60,7 +60,7 @@ class TestSubmit:
     def test_many_go_in_chunks(self, api: FakeApi, manager: LwfManager) -> None:
         api.replies["POST /v1/jobs"] = accept
         statuses = manager.get_site().run.submit_many(["true"] * 1500)
-        assert [len(request.body["jobs"]) for request in api.requests] == [100, 1000, 400]
+        assert [len(request.body["jobs"]) for request in api.requests] == [100, 250, 250, 250, 250, 250, 150]
         assert len({status.job_id for status in statuses}) == 1500
 
     def test_inside_a_job(self, api: FakeApi, manager: LwfManager, in_a_job: None) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Optional
 
@@ -314,4 +315,19 @@ def test_settings_are_those_of_this_instance(tmp_path: Path) -> None:
     store = open_store(tmp_path / "thread.db")
     assert store.setting("origin") == store.origin
     assert store.setting("nothing") is None
+    store.close()
+
+
+def test_the_write_ahead_log_is_folded_in_while_transactions_go_on(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "thread.db")
+    with store.transaction() as transaction:
+        transaction.append("log", {"message": "first"}, "l1")
+    open_one = store.begin()
+    open_one.append("log", {"message": "second"}, "l2")
+    store.fold_journal()
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        (tmp_path / "copy.db").write_bytes(store.path.read_bytes())  # the file alone, without its journal
+        assert copy.execute("select id from logs").fetchall() == [("l1",)]
+    open_one.commit()
+    assert [row[0] for row in store.connection.execute("select id from logs order by id")] == ["l1", "l2"]
     store.close()

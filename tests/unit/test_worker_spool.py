@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from lwfm.jsontext import compact_ascii
 from lwfm.worker.jobs import ENDED, QUEUED, RUNNING, STARTING, Job
-from lwfm.worker.journal import Journal, encode
+from lwfm.worker.journal import Journal
 from lwfm.worker.ledger import Grant
 from lwfm.worker.log import Log
 from lwfm.worker.spool import EVENT_TEXT_BYTES, Spool
@@ -59,7 +60,7 @@ def events(spool: Spool) -> list[tuple[int, str, str]]:
 
 def test_journal_gives_back_what_was_written(tmp_path: Path, log: Log) -> None:
     journal = Journal(str(tmp_path / "j"), log)
-    places = [journal.append(encode({"n": n, "ü": "ü\ud800"})) for n in range(3)]
+    places = [journal.append(compact_ascii({"n": n, "ü": "ü\ud800"})) for n in range(3)]
     assert list(journal.load()) == []
     assert journal.flush()
     assert [line["n"] for _, _, line in journal.load()] == [0, 1, 2]
@@ -95,7 +96,7 @@ def test_journal_on_a_full_disk_keeps_order_and_loses_nothing(
     monkeypatch.setattr(os, "write", limited)
     places = []
     for n in range(20):
-        places.append(journal.append(encode({"n": n, "pad": "x" * n})))
+        places.append(journal.append(compact_ascii({"n": n, "pad": "x" * n})))
         room += n  # never as much as would be needed
         assert not journal.flush()
         assert journal.blocked
@@ -266,7 +267,7 @@ def test_another_boot_gives_another_name(place: str, log: Log) -> None:
     spool.compact()
     journal = Path(place) / "journal"
     header, _, rest = journal.read_text().partition("\n")
-    journal.write_text(encode({**json.loads(header), "boot": "another"}) + "\n" + rest)
+    journal.write_text(compact_ascii({**json.loads(header), "boot": "another"}) + "\n" + rest)
     again = Spool(place, "k", log)
     assert again.rebooted
     assert again.worker != spool.worker
