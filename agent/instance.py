@@ -29,7 +29,7 @@ from .models import JobDefn
 from .nodes import AgentNodes
 from .notify import delivery
 from .outputs import OutputStore
-from .paths import Home
+from .paths import CACHE_VARIABLE, Home
 from .polling import PolledSites, active_of
 from .recorder import Effects, Recorder
 from .requests import RequestBuilder, SiteRequest
@@ -74,6 +74,8 @@ class Instance:
         self.outputs = OutputStore(home.outputs)
         self.files = FileRecorder()
         variables = {"LWFM_HOME": str(home.root), "LWFM_SOCKET": str(home.socket)}
+        if os.environ.get(CACHE_VARIABLE):
+            variables[CACHE_VARIABLE] = os.environ[CACHE_VARIABLE]  # the lwfm that a job calls unpacks there too
         self.builder = RequestBuilder(self.vault, variables, str(home.programs))
         self.service = Service(self.vault, delivery)
         rules = Rules()

@@ -12,10 +12,11 @@ from typing import Any, Optional
 
 from .dispatcher import Capacity
 from .errors import ConfigError
-from .paths import Home, self_command
+from .paths import CACHE_VARIABLE, Home, self_command
 from .worker.capacity import node_capacity
 
 MAX_PAUSE_S = 10.0
+_KEPT = ("LWFM_GPUS", CACHE_VARIABLE)
 _OPTIONS = {"cores": "--cores", "gpus": "--gpus", "memory_bytes": "--memory"}
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class LocalWorker:
         for name, value in self._limits.items():
             command += [_OPTIONS[name], str(value)]
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("LWFM_") or name == "LWFM_GPUS"
+            name: value for name, value in os.environ.items() if not name.startswith("LWFM_") or name in _KEPT
         }
         with self._home.agent_log.open("ab") as log:
             self._process = subprocess.Popen(

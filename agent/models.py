@@ -298,6 +298,9 @@ class Metasheet(Record):
     def __post_init__(self) -> None:
         if self.op not in ("put", "get", "event"):
             raise InvalidRecord(f"op must be put, get or event, not {self.op!r}")
+        for name in ("site", "url", "path", "host", "sha256", "source_url", "job_id", "workflow_id"):
+            if getattr(self, name) is not None:
+                check_text(self, name)
         set_field(self, "properties", check_properties(self.properties, "properties"))
 
 
@@ -449,6 +452,8 @@ class Handler(Record):
 
 
 def _check_action(event: Union[JobEvent, MetadataEvent]) -> None:
+    check_text(event, "site")
+    check_text(event, "name")
     if (event.defn is None) == (event.notify is None):
         raise InvalidRecord("an event needs either a job to run (defn) or somebody to tell (notify)")
     if event.defn is not None:

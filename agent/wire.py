@@ -15,7 +15,9 @@ from .errors import InvalidRecord, ProtocolMismatch
 from .jsontext import compact_ascii
 
 PROTOCOL = 1
-"""The version spoken here; a side serves its own and the one before."""
+"""The version of this release, of the worker's protocol and of the API."""
+SPOKEN = tuple(version for version in (PROTOCOL, PROTOCOL - 1) if version > 0)
+"""The versions spoken here, best first: this release's and the one before, so that two sides may be one release apart."""
 MAX_FRAME_BYTES = 32 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
@@ -75,7 +77,7 @@ def decode_body(body: bytes) -> list[Message]:
     return messages
 
 
-def agree(theirs: Sequence[int], ours: Sequence[int] = (PROTOCOL,)) -> int:
+def agree(theirs: Sequence[int], ours: Sequence[int] = SPOKEN) -> int:
     """The highest protocol version that both sides speak.
 
     Raises:

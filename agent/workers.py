@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 from . import faultpoints, recovery
 from .dispatcher import Capacity, Dispatcher, Flight, Node
-from .errors import InvalidRecord, LwfmError, NotFound
+from .errors import InvalidRecord, LwfmError, NotFound, ProtocolMismatch
 from .execution import record_ended, record_started
 from .files import FileRecorder
 from .models import JobDefn, Metasheet
@@ -23,7 +23,7 @@ from .outputs import OutputStore
 from .recorder import Recorder
 from .requests import RequestBuilder
 from .sites.base import JobRequest
-from .wire import PROTOCOL, Decoder, Message, agree, encode
+from .wire import Decoder, Message, agree, encode
 from .writer import Writer
 
 READ_BYTES = 256 * 1024
@@ -161,6 +161,9 @@ class WorkerServer:
                     await self._welcome(connection, messages.pop(0))
                 if messages:
                     self._receive(connection, messages)
+        except ProtocolMismatch as error:
+            _logger.error("a worker is refused: %s", error)
+            connection.send([{"t": "refused", "reason": str(error)}])
         except (LwfmError, KeyError, TypeError, ValueError) as error:
             _logger.warning("worker %s: connection ended: %s", connection.worker_id or "?", error)
         except ConnectionError:
@@ -173,7 +176,7 @@ class WorkerServer:
 
     async def _welcome(self, connection: Connection, hello: Message) -> None:
         """A worker says who it is and what it has; settle that before anything else."""
-        protocol = agree(hello["protocols"], (PROTOCOL,))
+        protocol = agree(hello["protocols"])
         worker_id, host = str(hello["worker"]), str(hello["host"])
         earlier = self.connections.pop(worker_id, None)
         if earlier is not None:

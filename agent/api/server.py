@@ -19,10 +19,10 @@ from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_unix_socket
 from tornado.web import Application, RequestHandler
 
-from ..errors import InvalidRecord, LwfmError, NotFound, ProtocolMismatch
+from ..errors import InvalidRecord, LwfmError, NotFound
 from ..instance import Instance
 from ..jsontext import compact_ascii
-from ..wire import PROTOCOL
+from ..wire import PROTOCOL, agree
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -135,6 +135,20 @@ def route(method: str, path: str, function: Function) -> Route:
     return Route(method, re.compile(re.escape(path).replace(r"\*", "([^/]+)") + "$"), function)
 
 
+def _agreed(asked: Optional[str]) -> int:
+    """The version of the API for a caller that says which ones it speaks.
+
+    Raises:
+        ProtocolMismatch: none of ours.
+    """
+    if asked is None:
+        return PROTOCOL
+    try:
+        return agree([int(word) for word in asked.split(",")])
+    except ValueError:
+        raise InvalidRecord(f"{PROTOCOL_HEADER}: {asked!r} is not a list of versions"[:200]) from None
+
+
 class Handler(RequestHandler):
     """Answers every request from the table of routes."""
 
@@ -142,6 +156,7 @@ class Handler(RequestHandler):
         """Take what the application was made with."""
         self.instance = instance
         self.routes = routes
+        self.protocol = PROTOCOL
 
     async def answer(self) -> None:
         """Find the function, run it, write what it returns."""
@@ -157,7 +172,7 @@ class Handler(RequestHandler):
         finally:
             self.instance.open_requests -= 1
             self.instance.last_request = time.monotonic()
-        self.set_header(PROTOCOL_HEADER, str(PROTOCOL))
+        self.set_header(PROTOCOL_HEADER, str(self.protocol))
         if isinstance(answer, Raw):
             for name, value in answer.headers.items():
                 self.set_header(name, value)
@@ -174,12 +189,7 @@ class Handler(RequestHandler):
 
     async def _run(self) -> Answer:
         request: HTTPServerRequest = self.request
-        asked = request.headers.get(PROTOCOL_HEADER)
-        if asked is not None and asked != str(PROTOCOL):
-            raise ProtocolMismatch(
-                f"this agent speaks protocol {PROTOCOL}, the caller {asked}",
-                hint="use the same lwfm release, or its neighbour, on both sides",
-            )
+        self.protocol = _agreed(request.headers.get(PROTOCOL_HEADER))
         allowed = False
         for candidate in self.routes:
             found = candidate.pattern.match(request.path)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from ..clock import parse_utc
 from ..errors import AgentUnreachable, LwfmError
 from . import render
 from .groups import example
+from .host import FAILURE, OK, WARNING, Finding, examine_file, examine_scheduler, examine_ssh
 from .options import json_option
 from .session import Session
 from .text import harmless, size
@@ -28,21 +29,10 @@ from .text import harmless, size
 if TYPE_CHECKING:
     from ..records import JSON
 
-OK, WARNING, FAILURE = "ok", "warning", "failure"
 LITTLE_SPACE_BYTES = 1024**3
 CLOCK_TOLERANCE_S = 5.0
 WORKER_TIMEOUT_S = 5.0
 EARLIEST_YEAR = 2025
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was looked at, how it is, and what to do."""
-
-    subject: str
-    result: str
-    message: str
-    advice: str = ""
 
 
 @click.command(epilog=example("lwfm doctor", "lwfm doctor --json"))
@@ -70,7 +60,10 @@ def _show(finding: Finding) -> None:
 def _examine(session: Session) -> Iterator[Finding]:
     yield Finding("python", OK, f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}")
     yield Finding("lwfm", OK, f"{__version__}, from {paths.running_archive() or package_parent()}")
+    yield from examine_file()
     yield _clock()
+    yield from examine_scheduler()
+    yield from examine_ssh()
     try:
         home = session.instance
         home.create()

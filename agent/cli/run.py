@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from .. import archive
 from ..client.connection import path_of
 from ..errors import LwfmError
 from ..ids import new_id, short
@@ -26,7 +27,7 @@ from .foreground import Foreground
 from .groups import example
 from .options import json_option, workflow_option
 from .progress import Progress, Screen, ask, choose_meter, follow
-from .scripts import check_script, choose_python, script_environment
+from .scripts import active_environment, check_script, choose_python, script_environment
 from .session import Session
 from .summary import collect, show
 from .text import plural
@@ -75,7 +76,9 @@ class _Stops:
 @workflow_option
 @click.option("--name", help="The new workflow's name. [default: the script's]")
 @click.option("--python", metavar="PATH", help="The Python to run it with.")
-@click.option("--venv", metavar="DIR", help="The virtual environment to run it in.")
+@click.option(
+    "--venv", metavar="DIR", help="The virtual environment to run it in. [default, for lwfm.pyz: the active one]"
+)
 @click.option("--keep-handlers", is_flag=True, help="Leave handlers that still wait for data as they are.")
 @click.option("--quiet", "-q", is_flag=True, help="Show neither progress nor summary.")
 @json_option
@@ -100,6 +103,7 @@ def run(
     script's own if that is not 0, else 11 if a job failed, else 0. With --json the summary is printed as JSON, and what
     the script prints goes to standard error.
     """
+    venv = venv or active_environment(python)
     command = [choose_python(python, venv), check_script(script), *args]
     screen = Screen()
     flow = _start_workflow(session, workflow, name or Path(script).stem, script)
@@ -303,13 +307,17 @@ def _signals_as_interrupts(stops: _Stops) -> Iterator[None]:
 
 @click.command(context_settings=PASS_ON, epilog=example("lwfm python look_at_results.py --since yesterday"))
 @click.option("--python", metavar="PATH", help="The Python to run it with.")
-@click.option("--venv", metavar="DIR", help="The virtual environment to run it in.")
+@click.option(
+    "--venv", metavar="DIR", help="The virtual environment to run it in. [default, for lwfm.pyz: the active one]"
+)
 @click.argument("script", type=click.Path())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def python(session: Session, python: str | None, venv: str | None, script: str, args: tuple[str, ...]) -> None:
     """Run a Python script that can import lwfm. It is not recorded, and nothing is waited for."""
+    venv = venv or active_environment(python)
     command = [choose_python(python, venv), check_script(script), *args]
     environment = script_environment(session, command[0], venv)
     sys.stdout.flush()
+    archive.keep_over_exec()
     os.execve(command[0], command, environment)  # noqa: S606 (no shell, and this is what is asked for)

@@ -31,6 +31,20 @@ def check_script(script: str) -> str:
         raise ConfigError(f"cannot read {script!r}: {error.strerror}", hint="see its owner and mode: ls -l") from error
 
 
+def active_environment(python: str | None) -> str | None:
+    """The virtual or conda environment of the caller, for the one file: it belongs to none itself. None when not asked for.
+
+    An installed lwfm is in an environment already: its own.
+    """
+    if python or paths.running_archive() is None:
+        return None
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        directory = os.environ.get(variable)
+        if directory and os.access(os.path.join(directory, "bin", "python"), os.X_OK):
+            return directory
+    return None
+
+
 def choose_python(python: str | None, venv: str | None) -> str:
     """The Python that ``--python`` or ``--venv`` names; ours when neither does.
 
@@ -43,6 +57,12 @@ def choose_python(python: str | None, venv: str | None) -> str:
         inside = os.path.join(os.path.abspath(os.path.expanduser(venv)), "bin", "python")
         if not os.access(inside, os.X_OK):
             raise NotFound(f"{venv!r} is not a virtual environment", hint=f"make one: python3 -m venv {venv}")
+        version = _version_of(inside)
+        if version and version < (3, 9):
+            named = ".".join(map(str, version))
+            raise ConfigError(
+                f"{venv!r} is of Python {named}; lwfm needs 3.9 or newer", hint="make one with a newer Python"
+            )
         return inside
     if python:
         found = shutil.which(os.path.expanduser(python))
@@ -50,6 +70,16 @@ def choose_python(python: str | None, venv: str | None) -> str:
             raise NotFound(f"there is no Python {python!r}", hint="give its path")
         return os.path.abspath(found)
     return sys.executable
+
+
+def _version_of(python: str) -> tuple[int, ...]:
+    """The version of a virtual environment's Python, as ``pyvenv.cfg`` tells; empty where there is none."""
+    try:
+        with open(os.path.join(os.path.dirname(os.path.dirname(python)), "pyvenv.cfg"), encoding="utf-8") as stream:
+            told = dict(line.partition("=")[::2] for line in stream.read().replace(" ", "").splitlines())
+        return tuple(int(number) for number in (told.get("version") or told.get("version_info") or "").split(".")[:2])
+    except (OSError, ValueError):
+        return ()
 
 
 def script_environment(session: Session, python: str, venv: str | None) -> dict[str, str]:

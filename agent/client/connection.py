@@ -21,9 +21,8 @@ from urllib.parse import quote, urlencode
 
 from .. import errors, paths
 from ..errors import AgentUnreachable, LwfmError
+from ..wire import SPOKEN
 
-API_PROTOCOL = 1
-"""The version of the API spoken here."""
 CALL_TIMEOUT_S = 300.0
 """How long an ordinary call may take before the agent counts as hung."""
 CONNECT_TIMEOUT_S = 20.0
@@ -276,7 +275,7 @@ class _Connection(http.client.HTTPConnection):
 
     def send_request(self, method: str, target: str, data: bytes | None) -> None:
         """Send a request whole."""
-        headers = {"Lwfm-Protocol": str(API_PROTOCOL)}
+        headers = {"Lwfm-Protocol": ", ".join(map(str, SPOKEN))}
         if data is not None:
             headers["Content-Type"] = "application/json"
         self.request(method, target, body=data, headers=headers)

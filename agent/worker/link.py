@@ -22,6 +22,8 @@ from .spool import Spool
 from .timers import Timer, Timers
 
 DIAL_MIN_S, DIAL_MAX_S = 0.05, 1.0
+REFUSED_PAUSE_S = 30.0
+"""After a refusal; the next agent there may be another release's."""
 WELCOME_WITHIN_S = 30.0
 GATHER_S = 0.015
 FRAME_BYTES = 1024 * 1024
@@ -209,6 +211,9 @@ class Link:
     def _receive(self, message: Message) -> None:
         if self.welcomed:
             self._handle(message)
+        elif message["t"] == "refused":
+            self._pause_s = REFUSED_PAUSE_S
+            self.drop(f"it refuses this worker: {message.get('reason')}")
         elif message["t"] == "welcome":
             if self._watch is not None:
                 self._watch.cancel()

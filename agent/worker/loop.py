@@ -17,7 +17,7 @@ from typing import Any, Optional
 from .. import __version__
 from ..errors import InvalidRecord
 from ..processes import become_subreaper, boot_id
-from ..wire import PROTOCOL, Message
+from ..wire import SPOKEN, Message
 from .capacity import node_capacity
 from .jobs import ENDED, QUEUED
 from .launcher import Launcher
@@ -185,7 +185,7 @@ class Loop:
             [*job.key, job.state if job.state in (QUEUED, ENDED) else "running"] for job in self._spool.jobs.values()
         ]
         return {
-            "protocols": [PROTOCOL],
+            "protocols": list(SPOKEN),
             "worker": self._spool.worker,
             "pid": os.getpid(),
             "host": os.uname().nodename,

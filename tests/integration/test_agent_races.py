@@ -10,7 +10,7 @@ import contextlib
 import functools
 import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -28,7 +28,7 @@ from lwfm.models import JobDefn, Metasheet
 from lwfm.paths import Home
 from lwfm.sites.base import JobRequest
 from lwfm.store import queries
-from lwfm.wire import Decoder, Message, encode
+from lwfm.wire import PROTOCOL, Decoder, Message, encode
 
 from support.agents import new_home
 
@@ -122,14 +122,14 @@ class Worker:
         await self.next("welcome")
         return self
 
-    async def dial(self, *jobs: tuple[str, int, str]) -> None:
+    async def dial(self, *jobs: tuple[str, int, str], protocols: Sequence[int] = (1,)) -> None:
         self.reader, self.writer = await asyncio.open_unix_connection(str(self.instance.home.worker_socket))
         _dialled.append(self.writer)
         self.decoder, self.messages = Decoder(), []
         node = {"cores": list(range(self.cores)), "memory_bytes": 1 << 30, "gpus": []}
         hello = {
             "t": "hello",
-            "protocols": [1],
+            "protocols": list(protocols),
             "worker": self.name,
             "pid": 1,
             "host": "here",
@@ -632,3 +632,19 @@ async def _until_async(condition: Callable[[], Awaitable[bool]]) -> None:
     while not await condition():
         assert loop.time() < deadline, "it does not come about"
         await asyncio.sleep(0.001)
+
+
+async def test_a_worker_one_release_ahead_is_taken_in_the_version_of_both() -> None:
+    async with an_instance() as instance:
+        worker = Worker(instance)
+        await worker.dial(protocols=(PROTOCOL + 1, PROTOCOL))
+        assert (await worker.next("welcome"))["protocol"] == PROTOCOL
+
+
+async def test_a_worker_without_a_common_version_is_told_so() -> None:
+    async with an_instance() as instance:
+        worker = Worker(instance)
+        await worker.dial(protocols=(98, 99))
+        refused = await worker.next("refused")
+        assert "[98, 99]" in refused["reason"]
+        assert not instance.dispatcher.nodes

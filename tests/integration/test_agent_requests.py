@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from lwfm import errors
 from lwfm.api.calls import routes
+from lwfm.wire import PROTOCOL
 
 from support.agents import Agent, new_home, running_agent
 
@@ -378,9 +379,25 @@ def test_calls_that_do_not_exist(world: World, method: str, target: str) -> None
     assert b"Traceback" not in answer
 
 
-def test_another_protocol_is_refused(world: World) -> None:
-    status, answer = world.agent.raw("GET", "/v1/agent", None, **{"Lwfm-Protocol": "99"})
-    assert (status, json.loads(answer)["error"]["code"]) == (426, "ProtocolMismatch")
+def test_a_caller_one_release_ahead_is_served(world: World) -> None:
+    """Such a caller says that it speaks its own version and the one before."""
+    status, answer = world.agent.raw("GET", "/v1/agent", None, **{"Lwfm-Protocol": f"{PROTOCOL + 1}, {PROTOCOL}"})
+    assert (status, json.loads(answer)["protocol"]) == (200, PROTOCOL)
+
+
+@pytest.mark.parametrize("spoken", ["99", "3, 4"])
+def test_a_caller_without_a_common_version_is_told_both_sides(world: World, spoken: str) -> None:
+    status, answer = world.agent.raw("GET", "/v1/agent", None, **{"Lwfm-Protocol": spoken})
+    error = json.loads(answer)["error"]
+    assert (status, error["code"]) == (426, "ProtocolMismatch")
+    assert f"[{spoken}]" in error["message"]
+    assert f"[{PROTOCOL}]" in error["message"]
+    assert "neighbour" in error["hint"]
+
+
+def test_what_is_no_version_is_refused(world: World) -> None:
+    status, answer = world.agent.raw("GET", "/v1/agent", None, **{"Lwfm-Protocol": "newest"})
+    assert (status, json.loads(answer)["error"]["code"]) == (400, "InvalidRecord")
 
 
 def test_what_a_newer_version_says_is_kept(world: World) -> None:
@@ -392,7 +409,7 @@ def test_what_a_newer_version_says_is_kept(world: World) -> None:
 
 
 def test_too_long_a_command_is_refused_at_once(world: World) -> None:
-    with pytest.raises(errors.InvalidRecord, match="3000005") as caught:
+    with pytest.raises(errors.InvalidRecord, match="3000004") as caught:
         world.agent.submit(["true", "x" * 3_000_000])
     assert caught.value.hint
     with pytest.raises(errors.InvalidRecord, match="characters"):

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_greets_with_what_the_node_has(agent: FakeAgent, start_worker: StartWork
     assert hello["pid"] != worker.keeper
     agent.send({"t": "ping"}, {"t": "of another release", "key": 1})
     agent.wait(lambda: agent.pongs == 1, "a pong")
+
+
+def test_an_agent_that_refuses_it_is_not_asked_again_at_once(agent: FakeAgent, start_worker: StartWorker) -> None:
+    agent.refuses = "the other side speaks protocol [7], this side [9]"
+    worker = start_worker()
+    wait_until(
+        lambda: "speaks protocol [7]" in worker.log() if agent.hellos else None, "the reason in the worker's log"
+    )
+    time.sleep(0.5)  # else it dials again after 0.05 s
+    assert len(agent.hellos) == 1
 
 
 def test_only_one_worker_has_a_spool(agent: FakeAgent, start_worker: StartWorker) -> None:

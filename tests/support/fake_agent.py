@@ -29,6 +29,7 @@ class FakeAgent:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.acknowledges = True
+        self.refuses = ""
         self.hellos: list[Message] = []
         self.events: list[Message] = []
         self.started: dict[Key, Message] = {}
@@ -162,6 +163,10 @@ class FakeAgent:
         with self._changed:
             if kind == "hello":
                 self.hellos.append(message)
+                if self.refuses:
+                    connection.sendall(encode([{"t": "refused", "reason": self.refuses}]))
+                    connection.close()
+                    return
                 connection.sendall(
                     encode([{"t": "welcome", "protocol": 1, "acked": self._acked.get(message["worker"], 0)}])
                 )

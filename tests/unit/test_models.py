@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -180,3 +181,18 @@ def test_states_and_what_they_imply() -> None:
     assert can_reach(JobState.COMPLETE, [JobState.RUNNING])
     with pytest.raises(InvalidRecord, match="is not a job state"):
         parse_state(None)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: JobEvent("j", defn=JobDefn("true"), site=["local"]), "site must be text"),  # type: ignore[arg-type]
+        (lambda: JobEvent("j", defn=JobDefn("true"), name=7), "name must be text"),  # type: ignore[arg-type]
+        (lambda: MetadataEvent({"a": 1}, defn=JobDefn("true"), site={}), "site must be text"),  # type: ignore[arg-type]
+        (lambda: Metasheet(site=["local"]), "site must be text"),  # type: ignore[arg-type]
+        (lambda: Metasheet(path=["a"]), "path must be text"),  # type: ignore[arg-type]
+    ],
+)
+def test_names_of_sites_and_files_are_text(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(InvalidRecord, match=said):
+        make()
