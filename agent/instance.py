@@ -7,7 +7,6 @@ waits, and hand pending jobs to their sites; sites report through the worker ser
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 import socket
@@ -29,7 +28,7 @@ from .models import JobDefn
 from .nodes import AgentNodes
 from .notify import delivery
 from .outputs import OutputStore
-from .paths import CACHE_VARIABLE, Home
+from .paths import CACHE_VARIABLE, Home, user_name
 from .polling import PolledSites, active_of
 from .recorder import Effects, Recorder
 from .requests import RequestBuilder, SiteRequest
@@ -69,7 +68,7 @@ class Instance:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sites_signature = signature(home.sites_file)
         sites = read_sites(home.sites_file)
-        self.store = Store.open(home.database, host=self.host, user=getpass.getuser(), home=str(home.root))
+        self.store = Store.open(home.database, host=self.host, user=user_name(), home=str(home.root))
         self.vault = Vault(home.sealed)
         self.outputs = OutputStore(home.outputs)
         self.files = FileRecorder()

@@ -7,10 +7,12 @@ sockets and the worker's spool, where the home does not suit) lies in a private 
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import stat
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Optional
 
@@ -181,6 +183,15 @@ def check_owner(path: Path) -> None:
         raise InsecureState(
             f"{path} belongs to user {found.st_uid}, not to you", hint="set LWFM_HOME to a directory of your own"
         )
+
+
+@lru_cache(maxsize=1)
+def user_name() -> str:
+    """The user's name; the number where nobody knows a name, as in a container or while a directory service is down."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def self_command() -> list[str]:

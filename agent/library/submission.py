@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import pwd
 import socket
 import subprocess
 import time
-from functools import lru_cache
 
 from .. import __version__
 from ..client.startup import COMMAND_VARIABLE
+from ..paths import user_name
 from ..records import JSON
 from ..redaction import taken_over
 
@@ -37,7 +36,7 @@ def capture_context(cwd: str | None = None) -> JSON:
         environment[COMMAND_VARIABLE] = os.environ[COMMAND_VARIABLE]
     context: JSON = {
         "host": socket.gethostname(),
-        "user": _user(),
+        "user": user_name(),
         "cwd": directory,
         "env": environment,
         "python": platform.python_version(),
@@ -107,11 +106,3 @@ def _in_working_copy(directory: str) -> bool:
         if parent == directory:
             return False
         directory = parent
-
-
-@lru_cache(maxsize=1)
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # no entry, as in a container
-        return str(os.getuid())

@@ -11,7 +11,7 @@ from ..errors import LwfmError
 from ..processes import boot_clock
 from .keeper import LOOP_FAILED, Keeper
 from .log import Log
-from .options import Options, parse
+from .options import HELP, Options, parse
 
 LOCK = "lock"
 
@@ -22,8 +22,12 @@ def main(argv: Optional[list[str]] = None) -> int:
     Returns:
         The exit code; 0 as well when another worker has this spool.
     """
+    given = sys.argv[1:] if argv is None else argv
+    if "--help" in given:
+        sys.stdout.write(HELP)
+        return 0
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        options = parse(given)
         options = options._replace(connect=os.path.abspath(options.connect), spool=os.path.abspath(options.spool))
     except LwfmError as error:
         return _refuse(error)

@@ -6,6 +6,14 @@ from typing import NamedTuple, Optional
 
 from ..errors import UsageError
 
+HELP = """lwfm worker starts, watches and stops the jobs of this node for an agent, which starts it; it is not for use by hand.
+
+  --connect SOCKET   the agent's socket
+  --spool DIR        where it remembers its jobs: a directory of this node
+  --cores N, --gpus N, --memory BYTES
+                     what of this node may be used (default: all)
+  --linger-s S       how long it stays without an agent and without jobs
+"""
 USAGE = "lwfm worker --connect SOCKET --spool DIR [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
 DEFAULT_LINGER_S = 60.0
 

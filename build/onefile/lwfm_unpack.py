@@ -104,7 +104,7 @@ def _unpack_in(root: str, group: str, parts: list[dict[str, Any]]) -> str:
     with _locked(os.path.join(root, ".lock")) as alone:
         if not is_whole(directory):  # or else somebody else did it while this process waited
             _clean_up(root, alone=alone)
-            os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+            _make_private(os.path.dirname(directory))
             _fill(directory, parts)
     return directory
 
@@ -129,6 +129,14 @@ def _fill(directory: str, parts: list[dict[str, Any]]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(f"{fresh}.files")
         raise
+
+
+def _make_private(directory: str) -> None:
+    """Make a directory and those above it, all for the owner alone, whatever the umask."""
+    if not os.path.isdir(directory):
+        _make_private(os.path.dirname(directory))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
 
 
 def _replace(fresh: str, directory: str) -> None:
@@ -165,7 +173,7 @@ def _extract(source: zipfile.ZipFile, part: dict[str, Any], directory: str) -> l
                 path = os.path.join(directory, member.name)
                 parent = os.path.dirname(path)
                 if parent not in made:
-                    os.makedirs(parent, mode=0o700, exist_ok=True)
+                    _make_private(parent)
                     made.add(parent)
                 with open(path, "wb", opener=_private) as file:
                     file.write(data)

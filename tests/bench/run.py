@@ -198,6 +198,12 @@ def worker() -> None:
     subprocess.run([sys.executable, str(HERE / "worker_rate.py")], check=True)
 
 
+def onefile() -> None:
+    """The start of dist/lwfm.pyz, with every Python of this machine."""
+    if subprocess.run([sys.executable, str(HERE / "onefile.py")], check=False).returncode:
+        _missed.append("onefile")
+
+
 def million() -> None:
     """A store of a million jobs."""
     if subprocess.run([sys.executable, str(HERE / "million.py")], check=False).returncode:
@@ -210,6 +216,7 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
     "idle": idle,
     "startup": startup,
     "worker": worker,
+    "onefile": onefile,
     "million": million,
 }
 

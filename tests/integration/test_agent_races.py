@@ -634,6 +634,7 @@ async def _until_async(condition: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.001)
 
 
+@in_loop
 async def test_a_worker_one_release_ahead_is_taken_in_the_version_of_both() -> None:
     async with an_instance() as instance:
         worker = Worker(instance)
@@ -641,6 +642,7 @@ async def test_a_worker_one_release_ahead_is_taken_in_the_version_of_both() -> N
         assert (await worker.next("welcome"))["protocol"] == PROTOCOL
 
 
+@in_loop
 async def test_a_worker_without_a_common_version_is_told_so() -> None:
     async with an_instance() as instance:
         worker = Worker(instance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import sys
 from pathlib import Path
@@ -185,3 +186,15 @@ def test_a_kind_that_cannot_be_told_is_not_shared(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("lwfm.filesystems.Path.read_text", fail)
     assert filesystem_type(tmp_path / "not" / "there") is None
     assert not is_shared(tmp_path)
+
+
+def test_a_user_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that is run as somebody its system does not know."""
+
+    def unknown(uid: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    paths.user_name.cache_clear()
+    assert paths.user_name() == str(os.getuid())
+    paths.user_name.cache_clear()

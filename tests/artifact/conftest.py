@@ -1,0 +1,47 @@
+"""The one file, built once for all tests that use it, and how they run it: in an empty home, with nothing of ours installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.onefile import ROOT, Pyz
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly built ``lwfm.pyz``."""
+    target = tmp_path_factory.mktemp("dist") / "lwfm.pyz"
+    subprocess.run(
+        [sys.executable, str(ROOT / "build" / "make_pyz.py"), "--output", str(target)], check=True, timeout=600
+    )
+    return target
+
+
+@pytest.fixture
+def make_pyz(archive: Path, tmp_path: Path) -> Iterator[Callable[..., Pyz]]:
+    """Makes a way to run the file: with which Python, with which further variables. Agents are stopped afterwards."""
+    made: list[Pyz] = []
+
+    def make(python: str = sys.executable, **variables: str) -> Pyz:
+        home = tmp_path / f"home{len(made)}"
+        home.mkdir()
+        pyz = Pyz(archive, home, python, {"LWFM_CACHE": str(tmp_path / "cache"), **variables})
+        made.append(pyz)
+        return pyz
+
+    yield make
+    for pyz in made:
+        if (pyz.home / ".lwfm" / "agent.sock").exists() or os.listdir(pyz.home):
+            pyz.run("agent", "stop", "--kill")
+
+
+@pytest.fixture
+def pyz(make_pyz: Callable[..., Pyz]) -> Pyz:
+    """The file, run by the Python of these tests."""
+    return make_pyz()
