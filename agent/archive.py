@@ -74,4 +74,5 @@ def keep_over_exec() -> None:
 
 
 def _start() -> Optional[ModuleType]:
-    return sys.modules.get("lwfm_start")
+    start = sys.modules.get("lwfm_start")
+    return start if start is not None and start.in_charge() else None

@@ -22,6 +22,7 @@ UNUSABLE = 2
 
 archive = os.path.abspath(sys.argv[0])
 _in_use: list[int] = []
+_in_charge: list[bool] = []
 
 
 class Refused(Exception):
@@ -40,12 +41,18 @@ def main() -> None:
     except Refused as error:
         sys.stderr.write(f"lwfm: {error}\n")
         sys.exit(UNUSABLE)
+    _in_charge.append(True)
     sys.path[:1] = directories  # the first was this archive
     sys.path.append(archive)  # for this module and lwfm_unpack
     sys.dont_write_bytecode = False  # into the cache, which is ours: else all is compiled at every start
     from lwfm.__main__ import main as run
 
     sys.exit(run())
+
+
+def in_charge() -> bool:
+    """Whether this process was started from the one file; else somebody has only imported this module."""
+    return bool(_in_charge)
 
 
 def target() -> str:

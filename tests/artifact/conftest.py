@@ -37,7 +37,7 @@ def make_pyz(archive: Path, tmp_path: Path) -> Iterator[Callable[..., Pyz]]:
 
     yield make
     for pyz in made:
-        if (pyz.home / ".lwfm" / "agent.sock").exists() or os.listdir(pyz.home):
+        if os.listdir(pyz.home):
             pyz.run("agent", "stop", "--kill")
 
 

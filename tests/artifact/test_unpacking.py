@@ -4,6 +4,7 @@ ones."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -157,15 +158,36 @@ def test_a_directory_of_that_name_that_others_can_use_is_not_trusted(make_pyz: M
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
-def test_without_the_variable_the_scratch_of_the_node_is_used(pyz: Pyz, tmp_path: Path) -> None:
-    """``$TMPDIR`` first; a place that will not do is passed over."""
+@pytest.fixture
+def unheard_of(pyz: Pyz, tmp_path: Path) -> Iterator[Pyz]:
+    """A copy of the file that takes itself for another build, of which nothing can lie anywhere; without ``$LWFM_CACHE``."""
     del pyz.environment["LWFM_CACHE"]
+    name = f"test{os.getpid()}{time.time_ns():x}"
+    copy = tmp_path / "copy" / "lwfm.pyz"
+    copy.parent.mkdir()
+    with zipfile.ZipFile(pyz.archive) as source, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as target:
+        for info in source.infolist():
+            content = source.read(info)
+            if info.filename == "lwfm_start.py":
+                content = re.sub(rb'BUILD, VERSION = "\w+"', f'BUILD, VERSION = "{name}"'.encode(), content)
+            target.writestr(info, content)
+    pyz.archive = copy
+    yield pyz
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):
+        shutil.rmtree(Path(place) / f"lwfm-{os.getuid()}" / name, ignore_errors=True)
+
+
+def test_without_the_variable_the_scratch_of_the_node_is_used(unheard_of: Pyz, tmp_path: Path) -> None:
+    """``$TMPDIR`` first; a place that will not do is passed over."""
     first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    pyz(*STATUS, code=7, TMPDIR=str(first))
-    assert (first / f"lwfm-{os.getuid()}").is_dir()
-    pyz(*STATUS, code=7, TMPDIR=str(second))  # is not there
+    unheard_of(*STATUS, code=7, TMPDIR=str(second))  # is not there
     assert not second.exists()
+    first.mkdir()
+    unheard_of(*STATUS, code=7, TMPDIR=str(first))
+    assert not (first / f"lwfm-{os.getuid()}").exists()  # what lies whole elsewhere is used
+    shutil.rmtree(next(Path("/tmp").glob(f"lwfm-{os.getuid()}/test{os.getpid()}*")))
+    unheard_of(*STATUS, code=7, TMPDIR=str(first))
+    assert (first / f"lwfm-{os.getuid()}").is_dir()
 
 
 @pytest.fixture
@@ -182,12 +204,11 @@ def noexec(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_place_mounted_noexec_will_not_do(pyz: Pyz, noexec: Path, tmp_path: Path) -> None:
-    done = pyz.run(*STATUS, LWFM_CACHE=str(noexec))
+def test_a_place_mounted_noexec_will_not_do(unheard_of: Pyz, noexec: Path) -> None:
+    done = unheard_of.run(*STATUS, LWFM_CACHE=str(noexec))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert f"{noexec} (mounted noexec)" in done.stderr
-    del pyz.environment["LWFM_CACHE"]
-    pyz(*STATUS, code=7, TMPDIR=str(noexec))
+    unheard_of(*STATUS, code=7, TMPDIR=str(noexec))
     assert os.listdir(noexec) == []
 
 
