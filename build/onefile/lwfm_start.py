@@ -1,7 +1,7 @@
 """How lwfm.pyz starts: which parts this interpreter needs, where they lie unpacked, and off to lwfm.
 
 This module is compiled anew at every start, so it is kept short; what only an empty cache needs is in ``lwfm_unpack``.
-Parts are unpacked into ``lwfm-UID/BUILD/TARGET/GROUP`` of a directory on this node; beside each lies ``GROUP.files``, which
+Parts are unpacked into ``lwfm-parts-UID/BUILD/TARGET/GROUP`` of a directory on this node; beside each lies ``GROUP.files``, which
 lists what must be there. ``docs/decisions/0004-one-file.md`` tells why it is as it is.
 """
 
@@ -102,7 +102,7 @@ def places() -> list[str]:
 
 def root_of(place: str) -> str:
     """The directory in ``place`` that is this user's."""
-    return os.path.join(place, f"lwfm-{os.getuid()}")
+    return os.path.join(place, f"lwfm-parts-{os.getuid()}")
 
 
 def provide(group: str) -> str:

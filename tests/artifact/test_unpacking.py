@@ -144,8 +144,8 @@ def test_without_a_place_it_says_which_were_tried_and_why(pyz: Pyz, tmp_path: Pa
 def test_a_directory_of_that_name_that_others_can_use_is_not_trusted(make_pyz: MakePyz, tmp_path: Path) -> None:
     """Somebody else may have made it, to have us load what lies in it."""
     scratch = tmp_path / "scratch"
-    (scratch / f"lwfm-{os.getuid()}").mkdir(parents=True)
-    (scratch / f"lwfm-{os.getuid()}").chmod(0o777)
+    (scratch / f"lwfm-parts-{os.getuid()}").mkdir(parents=True)
+    (scratch / f"lwfm-parts-{os.getuid()}").chmod(0o777)
     pyz = make_pyz(LWFM_CACHE=str(scratch))
     done = pyz.run("job", "list")
     assert done.returncode == 2
@@ -153,7 +153,7 @@ def test_a_directory_of_that_name_that_others_can_use_is_not_trusted(make_pyz: M
     linked = tmp_path / "linked"
     linked.mkdir()
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (linked / f"lwfm-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    (linked / f"lwfm-parts-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     assert pyz.run("job", "list", LWFM_CACHE=str(linked)).returncode == 2
     assert os.listdir(tmp_path / "elsewhere") == []
 
@@ -174,7 +174,7 @@ def unheard_of(pyz: Pyz, tmp_path: Path) -> Iterator[Pyz]:
     pyz.archive = copy
     yield pyz
     for place in ("/tmp", "/var/tmp", "/dev/shm"):
-        shutil.rmtree(Path(place) / f"lwfm-{os.getuid()}" / name, ignore_errors=True)
+        shutil.rmtree(Path(place) / f"lwfm-parts-{os.getuid()}" / name, ignore_errors=True)
 
 
 def test_without_the_variable_the_scratch_of_the_node_is_used(unheard_of: Pyz, tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_without_the_variable_the_scratch_of_the_node_is_used(unheard_of: Pyz, t
     assert not second.exists()
     first.mkdir()
     unheard_of(*STATUS, code=7, TMPDIR=str(first))
-    assert not (first / f"lwfm-{os.getuid()}").exists()  # what lies whole elsewhere is used
-    shutil.rmtree(next(Path("/tmp").glob(f"lwfm-{os.getuid()}/test{os.getpid()}*")))
+    assert not (first / f"lwfm-parts-{os.getuid()}").exists()  # what lies whole elsewhere is used
+    shutil.rmtree(next(Path("/tmp").glob(f"lwfm-parts-{os.getuid()}/test{os.getpid()}*")))
     unheard_of(*STATUS, code=7, TMPDIR=str(first))
-    assert (first / f"lwfm-{os.getuid()}").is_dir()
+    assert (first / f"lwfm-parts-{os.getuid()}").is_dir()
 
 
 @pytest.fixture
@@ -284,3 +284,14 @@ def test_a_running_lwfm_holds_what_it_uses(pyz: Pyz) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(descriptor)
+
+
+def test_what_an_instance_keeps_in_the_scratch_is_none_of_its_business(unheard_of: Pyz, tmp_path: Path) -> None:
+    """Sockets and spools of instances with a home on a shared file system lie in the same scratch."""
+    scratch = tmp_path / "scratch"
+    spool = scratch / f"lwfm-{os.getuid()}" / "0123456789ab" / "spool"
+    spool.mkdir(parents=True)
+    for path in (spool, spool.parent, spool.parent.parent):
+        os.utime(path, (0, 0))
+    unheard_of(*STATUS, code=7, TMPDIR=str(scratch))
+    assert spool.is_dir()

@@ -28,7 +28,7 @@ class Pyz:
     @property
     def cache(self) -> Path:
         """The directory into which this user's parts are unpacked."""
-        return Path(self.environment["LWFM_CACHE"]) / f"lwfm-{os.getuid()}"
+        return Path(self.environment["LWFM_CACHE"]) / f"lwfm-parts-{os.getuid()}"
 
     def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run it, whatever comes of it."""
