@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .clock import utc_now
 from .execution import record_lost
 from .outputs import OutputStore
 from .recorder import Recorder
@@ -29,9 +30,10 @@ class Reconciliation:
 def reconcile(
     recorder: Recorder, worker_id: str, host: str, known: Mapping[tuple[str, int], str], outputs: OutputStore
 ) -> Reconciliation:
-    """Settle the claims of the local node's worker, which has just said which jobs it knows.
+    """Settle the claims on a worker that has just said which jobs it knows.
 
-    A claim on a worker that is no longer this node's (its spool is gone) can never be answered: those jobs are lost.
+    A claim on an earlier worker of the same host (its spool is gone) can never be answered: those jobs are lost. What is with
+    workers of other hosts is their business.
 
     Args:
         recorder: the unit of work.
@@ -40,6 +42,8 @@ def reconcile(
     """
     result = Reconciliation()
     transaction = recorder.transaction
+    hosts = dict(transaction.execute("select worker_id, host from local_workers").fetchall())
+    transaction.execute("insert or replace into local_workers values (?, ?, ?)", (worker_id, host, utc_now()))
     claims = transaction.execute("select job_id, attempt, worker_id from local_claims order by job_id").fetchall()
     for job_id, attempt, claimed_by in claims:
         job = recorder.job_now(job_id)
@@ -53,6 +57,8 @@ def reconcile(
             result.held[job_id] = known[job_id, attempt] != "queued"
             if job.state is JobState.FINISHING:
                 result.stop.append((job_id, attempt, "cancel requested"))
+        elif claimed_by != worker_id and hosts.get(claimed_by, host) != host:
+            continue
         elif claimed_by != worker_id:
             release(recorder, job_id, attempt)
             reason = "the worker that had it is gone, and its spool with it (was the node restarted?)"
@@ -70,6 +76,33 @@ def reconcile(
         if (job_id, attempt) not in claimed and known[job_id, attempt] != "ended":
             result.stop.append((job_id, attempt, "the agent does not know that it runs here"))
     return result
+
+
+def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore) -> int:
+    """Nothing more is expected of a worker: whatever it has is lost, or tried again where that was asked for.
+
+    A worker that comes back all the same is told to stop what it still runs (:func:`reconcile`).
+
+    Returns:
+        How many jobs it had.
+    """
+    transaction = recorder.transaction
+    row = transaction.execute("select host from local_workers where worker_id = ?", (worker_id,)).fetchone()
+    claims = transaction.execute("select job_id, attempt from local_claims where worker_id = ?", (worker_id,)).fetchall()
+    for job_id, attempt in claims:
+        release(recorder, job_id, attempt)
+        record_lost(recorder, job_id, attempt, reason, row[0] if row else "", outputs)
+    transaction.execute("delete from local_workers where worker_id = ?", (worker_id,))
+    return len(claims)
+
+
+def claimants(recorder: Recorder) -> dict[str, str]:
+    """The workers that have jobs, and where each was last seen."""
+    found = recorder.transaction.execute(
+        "select distinct c.worker_id, coalesce(w.host, '') from local_claims c left join local_workers w"
+        " on w.worker_id = c.worker_id"
+    )
+    return dict(found.fetchall())
 
 
 def claim(recorder: Recorder, worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:

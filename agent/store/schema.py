@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -182,6 +182,14 @@ def _migrations() -> Any:
                 db.execute(statement)
         for name, query in _VIEWS.items():
             db.execute(f"create view {name} as {query}")
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m002_workers(db: sqlite_utils.Database) -> None:
+        """Where each worker was last seen: a claim on a worker is no longer one on this node's only worker."""
+        _begin(db)
+        db.execute(
+            "create table local_workers (worker_id text primary key, host text not null, seen_at text not null) without rowid"
+        )
 
     return migrations
 

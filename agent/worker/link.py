@@ -7,9 +7,7 @@ at once when it is quiet, and gathered for two milliseconds when there are many.
 
 from __future__ import annotations
 
-import os
 import selectors
-import socket
 import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
@@ -17,6 +15,7 @@ from typing import Any, Callable, Optional
 from ..errors import InvalidRecord
 from ..jsontext import compact_ascii
 from ..wire import MAX_FRAME_BYTES, Decoder, Message
+from .line import Line
 from .log import Log
 from .spool import Spool
 from .timers import Timer, Timers
@@ -24,20 +23,20 @@ from .timers import Timer, Timers
 DIAL_MIN_S, DIAL_MAX_S = 0.05, 1.0
 REFUSED_PAUSE_S = 30.0
 """After a refusal; the next agent there may be another release's."""
+DIAL_WITHIN_S = 15.0
 WELCOME_WITHIN_S = 30.0
 GATHER_S = 0.015
 FRAME_BYTES = 1024 * 1024
 """A frame of events is closed when it is larger."""
 UNSENT_BYTES = 4 * 1024 * 1024
 """While more than this waits for the agent to read, no more is put into frames."""
-_RECEIVE_BYTES = 256 * 1024
 
 
 class Link:
     """The worker's side of the connection.
 
     Args:
-        address: path of the agent's socket.
+        address: where the agent is, for people. ``dial`` begins a line to it.
         hello: gives the greeting's keys.
         handle: takes each message after the greeting.
         lost: called when the connection is gone, ``found`` when the agent has answered.
@@ -46,6 +45,7 @@ class Link:
     def __init__(
         self,
         address: str,
+        dial: Callable[[], Line],
         selector: selectors.BaseSelector,
         timers: Timers,
         spool: Spool,
@@ -57,12 +57,13 @@ class Link:
         lost: Callable[[], None],
     ) -> None:
         self._address = address
+        self._dial = dial
         self._selector = selector
         self._timers = timers
         self._spool = spool
         self._log = log
         self._hello, self._handle, self._found, self._lost = hello, handle, found, lost
-        self._socket: Optional[socket.socket] = None
+        self._line: Optional[Line] = None
         self._decoder = Decoder()
         self._unsent = bytearray()
         self._answers: list[str] = []
@@ -76,35 +77,56 @@ class Link:
 
     def dial(self) -> None:
         """Try to reach the agent; again later when it is not there."""
-        dialled = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        dialled.setblocking(False)
         try:
-            if os.stat(self._address).st_uid not in (os.getuid(), 0):
-                raise OSError(None, f"{self._address} belongs to somebody else")
-            dialled.connect(self._address)
+            self._line = self._dial()
         except OSError as error:
-            dialled.close()
-            if not self._told:
-                self._log(f"no agent at {self._address}: {error.strerror}")
-                self._told = True
-            self._dial_later()
+            self._not_reached(error)
             return
-        self._socket, self._told = dialled, False
+        self._watch = self._timers.after(DIAL_WITHIN_S, lambda: self.drop("it cannot be reached"))
+        self._selector.register(self._line.socket, selectors.EVENT_WRITE, self._advance)
+        self._advance(0)
+
+    def _advance(self, events: int) -> None:
+        """Go on with a line that is being made."""
+        del events
+        assert self._line is not None
+        self._selector.unregister(self._line.socket)
+        try:
+            wanted = self._line.advance()
+        except OSError as error:
+            self._line.close()
+            self._line = None
+            if self._watch is not None:
+                self._watch.cancel()
+            self._not_reached(error)
+            return
+        if wanted:
+            self._selector.register(self._line.socket, wanted, self._advance)
+            return
+        self._told = False
         self._decoder = Decoder()
-        self._selector.register(dialled, selectors.EVENT_READ, self._ready)
+        self._selector.register(self._line.socket, selectors.EVENT_READ, self._ready)
         greeting = compact_ascii({"t": "hello", **self._hello()})
         self._unsent += _frame([greeting])
+        if self._watch is not None:
+            self._watch.cancel()
         self._watch = self._timers.after(WELCOME_WITHIN_S, lambda: self.drop("the agent does not answer"))
         self._write()
 
+    def _not_reached(self, error: OSError) -> None:
+        if not self._told:
+            self._log(f"no agent at {self._address}: {error.strerror or error}")
+            self._told = True
+        self._dial_later()
+
     def drop(self, why: str) -> None:
         """Give up this connection and dial anew."""
-        if self._socket is None:
+        if self._line is None:
             return
         self._log(f"the connection to the agent is gone: {why}")
-        self._selector.unregister(self._socket)
-        self._socket.close()
-        self._socket = None
+        self._selector.unregister(self._line.socket)
+        self._line.close()
+        self._line = None
         self.welcomed = False
         self._unsent.clear()
         self._answers.clear()
@@ -137,14 +159,14 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether there is a connection, welcomed or not."""
-        return self._socket is not None
+        return self._line is not None
 
     def close(self) -> None:
         """Hang up for good."""
-        if self._socket is not None:
-            self._selector.unregister(self._socket)
-            self._socket.close()
-            self._socket = None
+        if self._line is not None:
+            self._selector.unregister(self._line.socket)
+            self._line.close()
+            self._line = None
             self.welcomed = False
 
     def _dial_later(self) -> None:
@@ -168,11 +190,11 @@ class Link:
                 self._unsent += _frame(texts)
 
     def _write(self) -> None:
-        if self._socket is None:
+        if self._line is None:
             return
         try:
             while self._unsent:
-                sent = self._socket.send(self._unsent)
+                sent = self._line.send(self._unsent)
                 del self._unsent[:sent]
                 if self.welcomed and not self._unsent:
                     self._fill()
@@ -182,20 +204,20 @@ class Link:
             self.drop(str(error.strerror))
             return
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
-        if self._selector.get_key(self._socket).events != wanted:
-            self._selector.modify(self._socket, wanted, self._ready)
+        if self._selector.get_key(self._line.socket).events != wanted:
+            self._selector.modify(self._line.socket, wanted, self._ready)
 
     def _ready(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
             self._write()
-        if not events & selectors.EVENT_READ or self._socket is None:
+        if not events & selectors.EVENT_READ or self._line is None:
             return
         try:
-            data = self._socket.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return
+            data = self._line.receive()
         except OSError as error:
             self.drop(str(error.strerror))
+            return
+        if data is None:
             return
         if not data:
             self.drop("the agent hung up")

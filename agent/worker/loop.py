@@ -22,6 +22,7 @@ from .capacity import node_capacity
 from .jobs import ENDED, QUEUED
 from .launcher import Launcher
 from .ledger import Ledger
+from .line import LocalLine, RemoteLine
 from .link import Link
 from .log import Log
 from .monitor import Monitor
@@ -89,7 +90,8 @@ class Loop:
             options.spool, generation, self._keeper_pid, self._runner, outputs, self._selector, self._timers, log
         )
         self._link = Link(
-            options.connect,
+            options.connect or options.rendezvous,
+            lambda: RemoteLine(options.rendezvous) if options.rendezvous else LocalLine(options.connect),
             self._selector,
             self._timers,
             self._spool,

@@ -28,7 +28,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         return 0
     try:
         options = parse(given)
-        options = options._replace(connect=os.path.abspath(options.connect), spool=os.path.abspath(options.spool))
+        options = _whole(options)
     except LwfmError as error:
         return _refuse(error)
     code = _apart(lambda: _make_private(options.spool))
@@ -47,12 +47,34 @@ def main(argv: Optional[list[str]] = None) -> int:
     return Keeper(options.spool, log).keep(lambda generation, bell: _run_loop(options, generation, bell))
 
 
+def _whole(options: Options) -> Options:
+    """The options with absolute paths; without a spool, one of this node's for this rendezvous."""
+    if options.connect:
+        return options._replace(connect=os.path.abspath(options.connect), spool=os.path.abspath(options.spool))
+    rendezvous = os.path.abspath(options.rendezvous)
+    spool = os.path.abspath(options.spool) if options.spool else _own_spool(rendezvous)
+    return options._replace(rendezvous=rendezvous, spool=spool)
+
+
+def _own_spool(rendezvous: str) -> str:
+    """A directory of this node. Its host's name is part of it: some clusters have scratch that several nodes share."""
+    import zlib
+
+    digest = f"{zlib.crc32(os.fsencode(rendezvous)):08x}"
+    scratch = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - checked to be ours
+    return os.path.join(scratch, f"lwfm-{os.getuid()}", f"{digest}-{os.uname().nodename}", "spool")
+
+
 def _make_private(spool: str) -> int:
     from pathlib import Path
 
     from ..paths import private_directory
 
     try:
+        above = Path(spool).parents[1]
+        if above.name == f"lwfm-{os.getuid()}":  # in the scratch of the node, where others could have made it
+            private_directory(above)
+            private_directory(above / Path(spool).parent.name)
         private_directory(Path(spool))
         private_directory(Path(spool) / "out")
     except LwfmError as error:

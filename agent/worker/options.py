@@ -8,13 +8,14 @@ from ..errors import UsageError
 
 HELP = """lwfm worker starts, watches and stops the jobs of this node for an agent, which starts it; it is not for use by hand.
 
-  --connect SOCKET   the agent's socket
-  --spool DIR        where it remembers its jobs: a directory of this node
+  --connect SOCKET   the agent's socket, for a worker on the agent's node
+  --rendezvous FILE  the file that tells where the agent is, for a worker on another node of its allocation
+  --spool DIR        where it remembers its jobs: a directory of this node (default with --rendezvous: in $TMPDIR or /tmp)
   --cores N, --gpus N, --memory BYTES
                      what of this node may be used (default: all)
   --linger-s S       how long it stays without an agent and without jobs
 """
-USAGE = "lwfm worker --connect SOCKET --spool DIR [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
+USAGE = "lwfm worker (--connect SOCKET --spool DIR | --rendezvous FILE) [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
 DEFAULT_LINGER_S = 60.0
 
 
@@ -22,7 +23,7 @@ class Options(NamedTuple):
     """What a worker was told at its start.
 
     Args:
-        connect: path of the agent's socket.
+        connect: path of the agent's socket. ``rendezvous``: the file that tells where it is; one of the two is empty.
         spool: directory of the spool, on a disk of this node.
         cores, gpus, memory_bytes: how much of the node jobs may use; None: what there is.
         linger_s: seconds to stay without an agent when nothing runs.
@@ -36,6 +37,7 @@ class Options(NamedTuple):
     memory_bytes: Optional[int] = None
     linger_s: float = DEFAULT_LINGER_S
     keeper: str = ""
+    rendezvous: str = ""
 
 
 def parse(argv: list[str]) -> Options:
@@ -48,24 +50,26 @@ def parse(argv: list[str]) -> Options:
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
-        if name not in ("--connect", "--spool", "--cores", "--gpus", "--memory", "--linger-s"):
+        if name not in ("--connect", "--rendezvous", "--spool", "--cores", "--gpus", "--memory", "--linger-s"):
             raise UsageError(f"worker: no option {name}", hint=USAGE)
         if not equals:
             value = next(words, "")
         if not value:
             raise UsageError(f"worker: {name} needs a value", hint=USAGE)
         given[name] = value
-    for name in ("--connect", "--spool"):
-        if name not in given:
-            raise UsageError(f"worker: {name} is missing", hint=USAGE)
+    if ("--connect" in given) == ("--rendezvous" in given):
+        raise UsageError("worker: either --connect or --rendezvous is needed", hint=USAGE)
+    if "--connect" in given and "--spool" not in given:
+        raise UsageError("worker: --spool is missing", hint=USAGE)
     linger = given.get("--linger-s", str(DEFAULT_LINGER_S))
     try:
         linger_s = float(linger)
     except ValueError:
         raise UsageError(f"worker: --linger-s must be seconds, not {linger!r}", hint=USAGE) from None
     return Options(
-        connect=given["--connect"],
-        spool=given["--spool"],
+        connect=given.get("--connect", ""),
+        rendezvous=given.get("--rendezvous", ""),
+        spool=given.get("--spool", ""),
         cores=_count(given, "--cores"),
         gpus=_count(given, "--gpus"),
         memory_bytes=_count(given, "--memory"),

@@ -1,0 +1,104 @@
+"""Where the workers of an allocation find their agent: a file of the home that only its owner can read.
+
+It names the addresses at which the agent listens and the key of the allocation. Workers are told the file's name and read it
+anew each time they dial, so that an agent that was started again, on another node even, is found. The key is a certificate
+with its private key, made for this allocation: both sides show it, and trust no other (RFC 8446, mutual authentication).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import AgentUnreachable, InsecureState
+from .jsontext import compact_ascii
+
+FILE = "agent.json"
+KEY = "key.pem"
+
+
+class Address(NamedTuple):
+    """A place to dial: a numeric address, and a port."""
+
+    host: str
+    port: int
+
+
+class Rendezvous(NamedTuple):
+    """What the file says.
+
+    Args:
+        addresses: where the agent listens, best first.
+        key: the file with the certificate and its private key.
+    """
+
+    addresses: tuple[Address, ...]
+    key: Path
+
+
+def write(directory: Path, addresses: Sequence[Address]) -> Path:
+    """Write the file into ``directory``, beside the key; whoever reads it finds the old one or the new one, whole."""
+    target = directory / FILE
+    part = directory / f".{FILE}.{os.getpid()}"
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(compact_ascii({"format": 1, "addresses": [list(address) for address in addresses], "key": KEY}))
+        stream.flush()
+        os.fsync(stream.fileno())  # on a shared file system: so that other nodes come to see it
+    os.replace(part, target)
+    return target
+
+
+def read(path: Path) -> Rendezvous:
+    """Read the file.
+
+    Raises:
+        AgentUnreachable: it is not there, or not one of ours. InsecureState: others can read it or the key.
+    """
+    try:
+        check_private(path)
+        found = json.loads(path.read_text(encoding="ascii"))
+        addresses = tuple(Address(str(host), int(port)) for host, port in found["addresses"])
+        key = path.parent / str(found["key"])
+        check_private(key)
+    except OSError as error:
+        raise AgentUnreachable(f"no agent has told where it is: {error.filename}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise AgentUnreachable(f"{path} does not tell where the agent is") from None
+    return Rendezvous(addresses, key)
+
+
+def check_private(path: Path) -> None:
+    """Make sure that nobody else can read or change ``path``.
+
+    Raises:
+        InsecureState: somebody can. OSError: it is not there.
+    """
+    found = os.stat(path)
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise InsecureState(f"{path} is not yours alone", hint="remove its directory; the agent makes it anew")
+
+
+def server_context(key: Path) -> ssl.SSLContext:
+    """For the agent: it shows the key's certificate, and takes only who shows the same."""
+    return _trusting(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), key)
+
+
+def client_context(key: Path) -> ssl.SSLContext:
+    """For a worker, likewise. No name is checked: there is one certificate that counts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    return _trusting(context, key)
+
+
+def _trusting(context: ssl.SSLContext, key: Path) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(key)
+    context.load_verify_locations(key)
+    return context
