@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Optional, cast
 
 from . import __version__, faultpoints, recovery
+from .allocated import AllocatedWorkers, find_allocation
 from .attached import AttachedJobs
 from .attached import release as release_attached
 from .clock import utc_text
@@ -23,6 +24,7 @@ from .dispatcher import Dispatcher, node_facts
 from .errors import LwfmError
 from .events import Rules
 from .files import FileRecorder
+from .heartbeat import Heartbeat
 from .local_worker import LocalWorker
 from .models import JobDefn
 from .nodes import AgentNodes
@@ -96,6 +98,8 @@ class Instance:
         )
         self.nodes = AgentNodes(self._loop, self.dispatcher, self.workers)
         self.registry = Registry(sites, self._site_context)
+        self.allocated: Optional[AllocatedWorkers] = None
+        self.heartbeat = Heartbeat(self.workers, lambda: self.writer.write(recovery.claimants), self.host)
         self.attached = AttachedJobs(self.writer, self.spawn)
         self.polled = PolledSites(self.writer, lambda name: cast(Run, self.registry.pillar(name, "run")), self.spawn)
         self.open_requests = 0
@@ -111,9 +115,26 @@ class Instance:
         await self.writer.write(self._tidy_vault)
         await self.attached.restore()
         await self.workers.start()
+        await self._join_allocation()
         self.worker.start()
         faultpoints.hit("instance.started")
         self.spawn(self._look_after())
+        self.spawn(self.heartbeat.run())
+
+    async def _join_allocation(self) -> None:
+        """If we are in an allocation of several nodes, have workers on all of them; when that fails, go on with this node."""
+        try:
+            allocation = await asyncio.to_thread(find_allocation)
+            if allocation is None:
+                return
+            allocated = AllocatedWorkers(self.home, allocation, self.workers)
+            if allocated.others:
+                await allocated.open()
+                self.worker.rendezvous = allocated.rendezvous
+                self.allocated = allocated
+                self.spawn(allocated.bring_up())
+        except (LwfmError, OSError) as error:
+            _logger.error("only this node is used: %s", error)
 
     async def _resume_polled(self, names: list[str]) -> None:
         """Go on asking the sites that do not report by themselves."""
@@ -133,6 +154,8 @@ class Instance:
         if stop:
             self.worker.dismiss()  # the one we started may wait for the spool of another that leaves now
         await self.workers.close(stop=stop, kill=kill)
+        if self.allocated is not None:
+            await self.allocated.close(stop=stop)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -160,8 +183,16 @@ class Instance:
             "version": __version__, "protocol": PROTOCOL, "pid": os.getpid(), "host": self.host, "home": str(self.home.root),
             "socket": str(self.home.socket), "store": str(self.home.database), "origin": self.store.origin,
             "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "journal_mode": self.store.journal_mode,
-            "workers": [node_facts(node) for node in self.dispatcher.nodes.values()],
+            "allocation": self._allocation(), "workers": [node_facts(node) for node in self.dispatcher.nodes.values()],
         }  # fmt: skip
+
+    def _allocation(self) -> Optional[dict[str, Any]]:
+        if self.allocated is None:
+            return None
+        allocation = self.allocated.allocation
+        ends_at = None if allocation.ends_at is None else utc_text(allocation.ends_at)
+        told = {"scheduler": allocation.scheduler, "id": allocation.id, "ends_at": ends_at}
+        return {**told, "nodes": len(allocation.nodes), "other_nodes": self.allocated.states()}
 
     def sites(self) -> Registry:
         """The sites, as ``sites.toml`` has them now.

@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 from .dispatcher import Capacity
@@ -24,6 +25,9 @@ _logger = logging.getLogger(__name__)
 class LocalWorker:
     """Starts the worker, and again when it is gone.
 
+    Attributes:
+        rendezvous: in an allocation, where the worker finds an agent that was started again on another node.
+
     Args:
         home: the instance.
         options: of the site ``local``: ``cores``, ``gpus`` and ``memory_bytes`` say what of this node may be used.
@@ -31,6 +35,7 @@ class LocalWorker:
 
     def __init__(self, home: Home, options: Mapping[str, Any]):
         self._home = home
+        self.rendezvous: Optional[Path] = None
         self._limits: dict[str, int] = {}
         for name in _OPTIONS:
             value = options.get(name)
@@ -61,6 +66,8 @@ class LocalWorker:
             "--spool",
             str(self._home.spool),
         ]
+        if self.rendezvous is not None:
+            command += ["--rendezvous", str(self.rendezvous)]
         for name, value in self._limits.items():
             command += [_OPTIONS[name], str(value)]
         environment = {

@@ -57,6 +57,11 @@ class OutputStore:
         kept = str(target.relative_to(self._directory))
         return {"size": target.stat().st_size, "file": kept, "sha256": checksum(target)}
 
+    def incoming(self, job_id: str, attempt: int, stream: str) -> Path:
+        """Where to write an output that comes from another node, before it is taken over."""
+        private_directory(self._directory)
+        return self._directory / f".incoming.{job_id}.{attempt}.{stream}"
+
     def read(self, connection: Any, output: Optional[Mapping[str, Any]], offset: int, limit: int) -> bytes:
         """A piece of what is kept.
 

@@ -88,7 +88,9 @@ def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore) 
     """
     transaction = recorder.transaction
     row = transaction.execute("select host from local_workers where worker_id = ?", (worker_id,)).fetchone()
-    claims = transaction.execute("select job_id, attempt from local_claims where worker_id = ?", (worker_id,)).fetchall()
+    claims = transaction.execute(
+        "select job_id, attempt from local_claims where worker_id = ?", (worker_id,)
+    ).fetchall()
     for job_id, attempt in claims:
         release(recorder, job_id, attempt)
         record_lost(recorder, job_id, attempt, reason, row[0] if row else "", outputs)

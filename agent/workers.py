@@ -9,9 +9,11 @@ import asyncio
 import base64
 import logging
 import os
+import ssl
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from . import faultpoints, recovery
 from .dispatcher import Capacity, Dispatcher, Flight, Node
@@ -21,6 +23,7 @@ from .files import FileRecorder
 from .models import JobDefn, Metasheet
 from .outputs import OutputStore
 from .recorder import Recorder
+from .rendezvous import Address
 from .requests import RequestBuilder
 from .sites.base import JobRequest
 from .wire import Decoder, Message, agree, encode
@@ -30,14 +33,23 @@ READ_BYTES = 256 * 1024
 RETRY_S = 1.0
 """How long to wait before writing again what the store could not take."""
 READ_TIMEOUT_S = 35.0
+FETCH_BYTES = 512 * 1024
+HANDSHAKE_TIMEOUT_S = 15.0
 _logger = logging.getLogger(__name__)
 
 
 class Connection:
-    """One worker's connection."""
+    """One worker's connection.
+
+    Attributes:
+        remote: whether the worker is on another node, so that its files are not ours to take.
+        heard_at: when it last said anything, on the monotonic clock.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter):
         self._writer = writer
+        self.remote = writer.get_extra_info("ssl_object") is not None
+        self.heard_at = time.monotonic()
         self._reads: dict[int, asyncio.Future[Message]] = {}
         self._next_read = 0
         self._outstanding: set[int] = set()
@@ -124,7 +136,7 @@ class WorkerServer:
         self._builder = builder
         self._files = files
         self._spawn = spawn
-        self._server: Optional[asyncio.AbstractServer] = None
+        self._servers: list[asyncio.AbstractServer] = []
         self.connections: dict[str, Connection] = {}
 
     async def start(self) -> None:
@@ -132,14 +144,29 @@ class WorkerServer:
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(self._serve, str(self._path))
+            self._servers.append(await asyncio.start_unix_server(self._serve, str(self._path)))
         finally:
             os.umask(mask)
 
+    async def listen(self, hosts: Sequence[str], context: ssl.SSLContext) -> list[Address]:
+        """Listen for workers of other nodes too.
+
+        Args:
+            hosts: numeric addresses of this node. ``context``: who may come.
+
+        Returns:
+            Where they can dial.
+        """
+        server = await asyncio.start_server(
+            self._serve, cast("Any", list(hosts)), ssl=context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+        )
+        self._servers.append(server)
+        return [Address(*item.getsockname()[:2]) for item in server.sockets]
+
     async def close(self, *, stop: bool, kill: bool) -> None:
         """Stop listening; tell the workers to leave (``stop``), if need be with what they run (``kill``)."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self.connections.values()):
             if stop:
                 connection.send([{"t": "stop", "kill": kill}])
@@ -156,6 +183,7 @@ class WorkerServer:
                 data = await reader.read(READ_BYTES)
                 if not data:
                     return
+                connection.heard_at = time.monotonic()
                 messages = list(decoder.feed(data))
                 if not connection.worker_id and messages:
                     await self._welcome(connection, messages.pop(0))
@@ -236,16 +264,21 @@ class WorkerServer:
         for stream in ("stdout", "stderr"):
             output = message.get(stream) or {}
             if "path" in output:
-                message[stream] = await self._taken_over(output, message["job"], message["attempt"], stream)
+                message[stream] = await self._taken_over(connection, output, message, stream)
         sheets = await asyncio.to_thread(self._files.declared, defn, str(message["job"])) if defn else []
         await self._record(connection, [(message, sheets)])
         connection.send([{"t": "forget", "job": message["job"], "attempt": message["attempt"]}])
 
-    async def _taken_over(self, output: Message, job_id: str, attempt: int, stream: str) -> Message:
+    async def _taken_over(self, connection: Connection, output: Message, message: Message, stream: str) -> Message:
         """Take a large output over, when there is room for it; one that is gone is recorded without its content."""
+        job_id, attempt = str(message["job"]), int(message["attempt"])
         while True:
             try:
-                return await asyncio.to_thread(self._outputs.take_over, Path(output["path"]), job_id, attempt, stream)
+                if connection.remote:
+                    source = await self._fetched(connection, job_id, attempt, stream, int(output["size"]))
+                else:
+                    source = Path(output["path"])
+                return await asyncio.to_thread(self._outputs.take_over, source, job_id, attempt, stream)
             except FileNotFoundError:
                 _logger.error("%s of job %s is gone: %s", stream, job_id, output["path"])
                 return {"size": output.get("size", 0)}
@@ -253,10 +286,44 @@ class WorkerServer:
                 _logger.error("cannot take over %s of job %s, trying again: %s", stream, job_id, error)
                 await asyncio.sleep(RETRY_S)
 
+    async def _fetched(self, connection: Connection, job_id: str, attempt: int, stream: str, size: int) -> Path:
+        """A large output of another node, brought here piece by piece; a file that is about to be taken over.
+
+        Raises:
+            FileNotFoundError: the worker no longer has it. NotFound: the worker is gone; it will tell of the end again.
+        """
+        target = self._outputs.incoming(job_id, attempt, stream)
+        with target.open("wb") as file:
+            while file.tell() < size:
+                try:
+                    chunk = await connection.read_output(job_id, attempt, stream, file.tell(), FETCH_BYTES, 0.0)
+                except asyncio.TimeoutError:
+                    connection.close()
+                    raise NotFound("the worker does not answer", transient=True) from None
+                data = base64.b64decode(chunk.get("data") or "")
+                if not data:
+                    raise FileNotFoundError(f"{stream} of {job_id}")
+                await asyncio.to_thread(file.write, data)
+        return target
+
     async def _record(self, connection: Connection, events: list[_Event]) -> None:
         await self._durably(_record_events, events, connection.host, self._outputs)
         faultpoints.hit("workers.recorded")
         connection.acknowledge([int(message["n"]) for message, _ in events])
+
+    def absent(self) -> list[tuple[str, str]]:
+        """The workers that were here and are not connected: id and host."""
+        return [(node.worker_id, node.host) for node in self._dispatcher.nodes.values() if node.channel is None]
+
+    async def lose(self, worker_id: str, reason: str) -> None:
+        """Nothing more is expected of a worker: record what that means for its jobs, and place nothing there."""
+        connection = self.connections.pop(worker_id, None)
+        if connection is not None:
+            self._dispatcher.left(worker_id)
+            connection.close()
+        lost = await self._durably(recovery.lose, worker_id, reason, self._outputs)
+        self._dispatcher.dismissed(worker_id)
+        _logger.error("worker %s: %s; it had %d jobs", worker_id, reason, lost)
 
     async def _durably(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Write until it is written: what a worker told must not be lost to a full disk."""

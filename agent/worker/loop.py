@@ -22,7 +22,7 @@ from .capacity import node_capacity
 from .jobs import ENDED, QUEUED
 from .launcher import Launcher
 from .ledger import Ledger
-from .line import LocalLine, RemoteLine
+from .line import Line, LocalLine, RemoteLine
 from .link import Link
 from .log import Log
 from .monitor import Monitor
@@ -91,7 +91,7 @@ class Loop:
         )
         self._link = Link(
             options.connect or options.rendezvous,
-            lambda: RemoteLine(options.rendezvous) if options.rendezvous else LocalLine(options.connect),
+            self._dial,
             self._selector,
             self._timers,
             self._spool,
@@ -112,6 +112,16 @@ class Loop:
             "ping": self._on_ping,
             "stop": self._on_stop,
         }
+
+    def _dial(self) -> Line:
+        """A line to the agent: by its socket, else, where there is none (any more), to wherever it is now."""
+        if self._options.connect:
+            try:
+                return LocalLine(self._options.connect)
+            except OSError:
+                if not self._options.rendezvous:
+                    raise
+        return RemoteLine(self._options.rendezvous)
 
     def run(self) -> int:
         """Work until it is time to leave.

@@ -49,11 +49,10 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 def _whole(options: Options) -> Options:
     """The options with absolute paths; without a spool, one of this node's for this rendezvous."""
-    if options.connect:
-        return options._replace(connect=os.path.abspath(options.connect), spool=os.path.abspath(options.spool))
-    rendezvous = os.path.abspath(options.rendezvous)
+    connect = os.path.abspath(options.connect) if options.connect else ""
+    rendezvous = os.path.abspath(options.rendezvous) if options.rendezvous else ""
     spool = os.path.abspath(options.spool) if options.spool else _own_spool(rendezvous)
-    return options._replace(rendezvous=rendezvous, spool=spool)
+    return options._replace(connect=connect, rendezvous=rendezvous, spool=spool)
 
 
 def _own_spool(rendezvous: str) -> str:

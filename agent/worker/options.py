@@ -15,7 +15,7 @@ HELP = """lwfm worker starts, watches and stops the jobs of this node for an age
                      what of this node may be used (default: all)
   --linger-s S       how long it stays without an agent and without jobs
 """
-USAGE = "lwfm worker (--connect SOCKET --spool DIR | --rendezvous FILE) [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
+USAGE = "lwfm worker --connect SOCKET --spool DIR | --rendezvous FILE [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
 DEFAULT_LINGER_S = 60.0
 
 
@@ -23,7 +23,7 @@ class Options(NamedTuple):
     """What a worker was told at its start.
 
     Args:
-        connect: path of the agent's socket. ``rendezvous``: the file that tells where it is; one of the two is empty.
+        connect: path of the agent's socket. ``rendezvous``: the file that tells where it is; with both, the socket is tried first.
         spool: directory of the spool, on a disk of this node.
         cores, gpus, memory_bytes: how much of the node jobs may use; None: what there is.
         linger_s: seconds to stay without an agent when nothing runs.
@@ -57,8 +57,8 @@ def parse(argv: list[str]) -> Options:
         if not value:
             raise UsageError(f"worker: {name} needs a value", hint=USAGE)
         given[name] = value
-    if ("--connect" in given) == ("--rendezvous" in given):
-        raise UsageError("worker: either --connect or --rendezvous is needed", hint=USAGE)
+    if "--connect" not in given and "--rendezvous" not in given:
+        raise UsageError("worker: --connect or --rendezvous is needed", hint=USAGE)
     if "--connect" in given and "--spool" not in given:
         raise UsageError("worker: --spool is missing", hint=USAGE)
     linger = given.get("--linger-s", str(DEFAULT_LINGER_S))
