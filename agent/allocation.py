@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -140,6 +140,8 @@ def _slurm(environment: Mapping[str, str], _read: Read, ask: Ask, now: float) ->
     job = environment.get("SLURM_JOB_ID") or environment.get("SLURM_JOBID")
     if not job:
         return None
+    if not re.fullmatch(r"\d{1,18}", job, re.ASCII):
+        raise ConfigError(f"SLURM_JOB_ID is malformed: {job[:200]!r}")
     name = _first(environment, "SLURM_JOB_NODELIST", "SLURM_NODELIST", told="SLURM_JOB_ID")
     hosts = _unique(_hosts(environment[name], name), name)
     here = hosts[0] if len(hosts) == 1 else environment.get("SLURMD_NODENAME")
@@ -232,13 +234,15 @@ def _pbs(environment: Mapping[str, str], read: Read, _ask: Ask, _now: float) -> 
     if not job:
         return None
     hosts = _file_of_hosts(environment, "PBS_NODEFILE", read, told="PBS_JOBID")
-    lines = {host: hosts.count(host) for host in dict.fromkeys(hosts)}
+    lines: dict[str, list[int]] = {}
+    for index, host in enumerate(hosts):
+        lines.setdefault(host, []).append(index)
     processors = _whole(environment, "NCPUS")
-    ranks = processors is not None and processors > lines[hosts[0]]
+    ranks = processors is not None and processors > len(lines[hosts[0]])
     nodes = []
-    for host, count in lines.items():
-        cores = (processors if host == hosts[0] else None) if ranks else count
-        nodes.append(NodeShare(host, cores=cores, index=hosts.index(host)))
+    for host, found in lines.items():
+        cores = (processors if host == hosts[0] else None) if ranks else len(found)
+        nodes.append(NodeShare(host, cores=cores, index=found[0]))
     return Allocation("pbs", job, tuple(nodes))
 
 
@@ -449,11 +453,7 @@ def _idset(text: str, name: str) -> list[int]:
     if not text:
         return []
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    return _distinct(map(int, _hosts(f"[{bare}]", name)))
-
-
-def _distinct(numbers: Iterable[int]) -> list[int]:
-    return list(dict.fromkeys(numbers))
+    return list(dict.fromkeys(map(int, _hosts(f"[{bare}]", name))))
 
 
 def _malformed(environment: Mapping[str, str], name: str) -> ConfigError:

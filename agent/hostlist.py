@@ -7,6 +7,7 @@ brackets, zeros in front kept. Lists with commas or white space between plain na
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Optional
@@ -34,22 +35,16 @@ def expand(text: str) -> list[str]:
     hosts: list[str] = []
     for item in _items(text):
         parts = [_numbers(piece, item) if piece.startswith("[") else [piece] for piece in _pieces(item)]
-        count = len(hosts)
-        size = 1
-        for part in parts:
-            size *= len(part)
-        if count + size > MAX_HOSTS:
+        if len(hosts) + math.prod(map(len, parts)) > MAX_HOSTS:
             raise _too_many()
-        hosts.extend("".join(combination) for combination in itertools.product(*parts))
-        for host in itertools.islice(hosts, count, None):
-            check_name(host)
+        hosts.extend(check_name("".join(combination)) for combination in itertools.product(*parts))
     if not hosts:
         raise InvalidRecord("a list of hosts is empty")
     return hosts
 
 
 def fold(hosts: Sequence[str]) -> str:
-    """The shortest text that :func:`expand` turns into ``hosts`` again, in the same order; ``""`` for none.
+    """A short text that :func:`expand` turns into ``hosts`` again, in the same order; ``""`` for none.
 
     Only neighbours in the list are put into one bracket, by the last number in their names. A command that names a
     thousand nodes stays far below the length that the system allows one argument (128 KiB on Linux).
@@ -133,13 +128,13 @@ def _runs(hosts: Sequence[str]) -> Iterator[tuple[str, list[tuple[str, str]], st
     for host in hosts:
         found = _NUMBERED.fullmatch(host)
         before, number, after = found.groups() if found else (host, "", "")
-        if current is None or not number or (before, after) != (current[0], current[2]) or not current[1]:
+        if current is None or not number or not current[1] or (before, after) != (current[0], current[2]):
             if current is not None:
                 yield current
             current = (before, [(number, number)] if number else [], after)
             continue
         first, last = current[1][-1]
-        if number == str(int(last) + 1).zfill(len(first)) and len(number) <= 18:
+        if number == str(int(last) + 1).zfill(len(first)):
             current[1][-1] = (first, number)
         else:
             current[1].append((number, number))

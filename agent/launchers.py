@@ -86,6 +86,11 @@ def commands(
     others = [node for node in allocation.nodes if node is not own]
     if launcher is not None and launcher not in _MAKERS:
         raise ConfigError(f"there is no launcher {launcher!r}", hint=f"one of {', '.join(_MAKERS)}")
+    if launcher in _OF_SCHEDULER.values() and launcher != _OF_SCHEDULER.get(allocation.scheduler):
+        raise ConfigError(
+            f"the launcher {launcher} does not fit an allocation of {allocation.scheduler}",
+            hint="ask for mpiexec or ssh, or leave the choice to lwfm",
+        )
     if not words or any("\0" in word for word in words):
         raise ConfigError("the command of a worker is empty or holds a NUL character")
     if not others:
@@ -185,8 +190,6 @@ def _pbsdsh(
     better but are TORQUE's alone, and ``-o`` means different things in the two. The task has the environment that PBS
     makes for a job, without what the job script changed; the login shell gives it PATH and modules.
     """
-    if any(node.index is None for node in nodes):
-        raise ConfigError("pbsdsh starts tasks inside a job of PBS only", hint="ask for another launcher, such as ssh")
     script = "exec " + shlex.join(words)
     return [Launch(("pbsdsh", "-n", str(node.index), "--", "bash", "-l", "-c", script), (node.host,)) for node in nodes]
 
@@ -217,10 +220,6 @@ def _flux(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...
     Not ``flux run``: that is a job, which would hold the cores that the users' own ``flux run`` are meant to get, or wait
     for them. ``flux exec`` starts children of the brokers, next to all jobs. It is for the owner of the instance.
     """
-    if any(node.index is None for node in nodes):
-        raise ConfigError(
-            "flux starts tasks inside an instance of Flux only", hint="ask for another launcher, such as ssh"
-        )
     ranks = hostlist.fold([str(node.index) for node in nodes]).strip("[]")
     return [Launch(("flux", "exec", "--noinput", f"--rank={ranks}", *words), _names(nodes))]
 
@@ -234,35 +233,27 @@ def _mpiexec(
     """
     try:
         told = versions(["mpiexec", "--version"])
-    except OSError:
-        told = ""
-    options: Optional[tuple[str, ...]] = None
-    for pattern, found in _MPIEXEC.items():
+    except OSError as error:
+        told = str(error)
+    for pattern, options, hosts_option in _MPIEXEC:
         if re.search(pattern, told, re.IGNORECASE):
-            options = found
-            break
-    if options is None:
-        raise ConfigError(
-            f"mpiexec is of an MPI that is not known here: {told.strip()[:200]!r}", hint="ask for another launcher"
-        )
-    listing = "".join(f"{node.host}\n" for node in nodes)
-    argv = ("mpiexec", *options, "-n", str(len(nodes)), *_hosts_option(told), *words)
-    return [Launch(argv, _names(nodes), {}, {_HOSTS_FILE: listing})]
+            argv = ("mpiexec", *options, "-n", str(len(nodes)), hosts_option, f"{{file:{_HOSTS_FILE}}}", *words)
+            return [Launch(argv, _names(nodes), {}, {_HOSTS_FILE: "".join(f"{node.host}\n" for node in nodes)})]
+    raise ConfigError(
+        f"mpiexec is of an MPI that is not known here: {told.strip()[:200]!r}",
+        hint="ask for another launcher, such as ssh",
+    )
 
 
-_MPIEXEC: Mapping[str, tuple[str, ...]] = {
-    # One process on each node whatever slots the host file or the scheduler gives it: a host without slots may have all
-    # its cores as slots, which would put all workers on the first.
-    r"open ?mpi|openrte|prrte": ("--bind-to", "none", "--map-by", "ppr:1:node"),
-    r"intel\(r\) mpi": ("-genv", "I_MPI_PIN", "off", "-ppn", "1"),
-    r"hydra|mpich": ("-bind-to", "none", "-ppn", "1"),
-    r"pals": ("--cpu-bind", "none", "--ppn", "1"),
-}
-
-
-def _hosts_option(told: str) -> tuple[str, str]:
-    hydra = re.search(r"intel\(r\) mpi|hydra|mpich", told, re.IGNORECASE)
-    return ("-f" if hydra else "--hostfile", f"{{file:{_HOSTS_FILE}}}")
+# One process on each node, whatever slots the host file or the scheduler gives it: for some, a host without slots has all
+# its cores as slots, which would put all workers on the first.
+_MPIEXEC = (
+    (r"intel\(r\) mpi", ("-genv", "I_MPI_PIN", "off", "-ppn", "1"), "-f"),
+    (r"hydra|mpich", ("-bind-to", "none", "-ppn", "1"), "-f"),
+    (r"open ?mpi|openrte|prrte", ("--bind-to", "none", "--map-by", "ppr:1:node"), "--hostfile"),
+    (r"\bpals\b", ("--cpu-bind", "none", "--ppn", "1"), "--hostfile"),
+)
+"""What ``mpiexec --version`` says, the options that go with it, and the one for the file of hosts."""
 
 
 def _ssh(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...], _versions: Versions) -> list[Launch]:

@@ -59,14 +59,8 @@ def start(session: Session, idle_exit: float | None, as_json: bool) -> None:
         render.say(f"agent {word}: pid {now['pid']}, socket {harmless(str(now['socket']))}")
 
 
-@agent.command(epilog=example("lwfm agent stop"))
-@click.option(
-    "--kill", is_flag=True, help="End its jobs too; otherwise they go on, and the next agent takes them over."
-)
-@json_option
-@click.pass_obj
-def stop(session: Session, kill: bool, as_json: bool) -> None:
-    """Stop the agent. Harmless when it does not run."""
+def stop_agent(session: Session, *, kill: bool = False) -> JSON | None:
+    """Have the agent leave, and wait until it has; what it said of itself before, None when it did not run."""
     try:
         before = _ask(session)
     except LwfmError:  # it answers, but is not well: all the more reason
@@ -77,6 +71,18 @@ def stop(session: Session, kill: bool, as_json: bool) -> None:
         except AgentUnreachable:
             pass  # it left before it could answer
         _until_gone(session, before["pid"])
+    return before
+
+
+@agent.command(epilog=example("lwfm agent stop"))
+@click.option(
+    "--kill", is_flag=True, help="End its jobs too; otherwise they go on, and the next agent takes them over."
+)
+@json_option
+@click.pass_obj
+def stop(session: Session, kill: bool, as_json: bool) -> None:
+    """Stop the agent. Harmless when it does not run."""
+    before = stop_agent(session, kill=kill)
     if as_json:
         render.print_json({"stopped": before is not None})
     else:

@@ -40,6 +40,7 @@ ENTRIES = {
     "Places": {
         "site": ("sites:site", "Sites: list, show, check, login."),
         "spin": ("sites:spin", "Resources of a site: list, create, destroy."),
+        "node": ("nodes:node", "Nodes: list."),
         "agent": ("agent:agent", "The agent: start, stop, status, logs."),
         "store": ("store:store", "The thread store: verify, rebuild, path."),
         "doctor": ("doctor:doctor", "Look for what is wrong here, and say what to do."),

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from ..library.bodies import without_none
 from ..library.submission import capture_context
 from ..records import JSON
 from . import render
+from .agent import stop_agent
 from .errors import EXIT_FAILED_JOBS, EXIT_INTERRUPTED
 from .foreground import Foreground
 from .groups import example
@@ -105,8 +106,35 @@ def run(
     """
     venv = venv or active_environment(python)
     command = [choose_python(python, venv), check_script(script), *args]
+    try:
+        return _follow(
+            session, command, workflow, name or Path(script).stem, script, venv, keep_handlers, quiet, as_json
+        )
+    finally:
+        _leave_allocation(session)
+
+
+def _leave_allocation(session: Session) -> None:
+    """In an allocation, the agent that this run has started ends with it, and with it the workers of all nodes."""
+    if session.client.has_started_agent:
+        with suppress(LwfmError):
+            if session.client.get("/v1/agent").get("allocation"):
+                stop_agent(session)
+
+
+def _follow(
+    session: Session,
+    command: list[str],
+    workflow: str | None,
+    name: str,
+    script: str,
+    venv: str | None,
+    keep_handlers: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
     screen = Screen()
-    flow = _start_workflow(session, workflow, name or Path(script).stem, script)
+    flow = _start_workflow(session, workflow, name, script)
     before = Progress.from_json(ask(session.client, flow["workflow_id"], (), None, 0))
     running = _Run(session, flow["workflow_id"], before, screen)
     stops = _Stops()

@@ -82,6 +82,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, idle_exit_s: float | None = DEFAULT_IDLE_EXIT_S):
         self.endpoint = endpoint
         self._idle_exit_s = idle_exit_s
+        self.has_started_agent = False
         self._local = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
@@ -205,6 +206,7 @@ class Client:
                 ) from None
             from .startup import start_agent  # loads much that is rarely needed
 
+            self.has_started_agent = True
             connection = start_agent(self.endpoint.home, self._idle_exit_s, lambda: self._open(timeout))
         self._local.connection = connection
         self._connections.add(connection)

@@ -1,0 +1,62 @@
+"""``node``: the nodes that the agent has, or waits for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from . import render
+from .groups import Group, example
+from .options import json_option
+from .session import Session
+from .text import size
+
+if TYPE_CHECKING:
+    from ..records import JSON
+
+
+@click.group(cls=Group, short_help="The nodes.")
+def node() -> None:
+    """The nodes that jobs run on: this machine, and in an allocation all its nodes."""
+
+
+@node.command("list", epilog=example("lwfm node list", "lwfm node list --json"))
+@json_option
+@click.pass_obj
+def list_nodes(session: Session, as_json: bool) -> None:
+    """List the nodes: whether they are there, and what of them is in use.
+
+    A node of the allocation that has not come yet is starting; one that did not come in time is missing.
+    """
+    found = session.client.get("/v1/agent")
+    nodes = nodes_of(found)
+    if as_json:
+        render.print_json(nodes)
+        return
+    rows = (
+        (item["host"], item["state"], _share(item, "cores"), _memory(item), _share(item, "gpus"), item.get("jobs"))
+        for item in nodes
+    )
+    render.table(("NODE", "STATE", "CORES", "MEMORY", "GPUS", "JOBS"), rows)
+    allocation = found.get("allocation")
+    if allocation:
+        until = f" until {allocation['ends_at']}" if allocation.get("ends_at") else ""
+        render.say(f"Allocation {allocation['id']} ({allocation['scheduler']}), {allocation['nodes']} nodes{until}")
+
+
+def nodes_of(found: JSON) -> list[JSON]:
+    """The nodes in what the agent says of itself, those without a worker included."""
+    nodes: list[JSON] = list(found.get("workers") or ())
+    states = (found.get("allocation") or {}).get("other_nodes") or {}
+    nodes += [{"host": host, "state": state} for host, state in states.items() if state != "up"]
+    return sorted(nodes, key=lambda item: str(item["host"]))
+
+
+def _share(item: JSON, name: str) -> str:
+    return f"{item.get(name + '_used', 0)}/{item[name]}" if item.get(name) is not None else ""
+
+
+def _memory(item: JSON) -> str:
+    total = item.get("memory_bytes")
+    return "" if total is None else f"{size(item.get('memory_used_bytes', 0))}/{size(total)}"
