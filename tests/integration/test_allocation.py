@@ -1,0 +1,176 @@
+"""In-situ: one instance across the nodes of an allocation of a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from support.agents import LINK
+from support.allocations import an_allocation
+from support.cluster import Cluster, cluster
+from support.journals import Journal
+from support.waiting import wait_until
+
+__all__ = ["cluster"]
+
+SCRIPT = """
+import collections, json, sys
+from lwfm import JobDefn, LwfManager
+lwf = LwfManager()
+site = lwf.get_site("local")
+hold = [JobDefn(["sh", "-c", "hostname; sleep 1"]) for _ in range(24)]
+done = lwf.wait_all(site.run.submit_many(hold))
+print(json.dumps([collections.Counter(job.host for job in done), [str(job.state) for job in done]]))
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_a_batch_script_needs_one_line(cluster: Cluster, tmp_path: Path, code: int) -> None:
+    """All nodes work, the exit code is passed on, and nothing is left on any node."""
+    (tmp_path / "flow.py").write_text(SCRIPT)
+    line = f"exec {sys.executable} -m lwfm run --quiet {tmp_path}/flow.py {code}"
+    job = cluster.batch(f"export LWFM_HOME={tmp_path}/home PYTHONPATH={LINK}\n{line}", nodes=4)
+    job.wait(90)
+    assert job.exit_code() == code, job.output()
+    hosts, states = json.loads(job.output().splitlines()[-1])
+    assert set(hosts) == set(job.hosts())
+    assert set(states) == {"COMPLETE"}
+    wait_until(
+        lambda: not any(cluster.processes(host, daemons=False) for host in cluster.hosts), "all nodes to be empty"
+    )
+    assert list((tmp_path / "home" / "allocations").iterdir()) == []
+
+
+def test_what_is_seen_of_the_nodes(cluster: Cluster) -> None:
+    with an_allocation(cluster, nodes=3) as inside:
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        told = inside.run("node", "list")
+        assert "Allocation" in told
+        assert "(slurm), 3 nodes until 20" in told
+        status = inside.ask("agent", "status")
+        assert status["allocation"]["scheduler"] == "slurm"
+        assert set(status["allocation"]["other_nodes"].values()) == {"up"}
+        key = next(inside.home.glob("allocations/*/key.pem"))
+        assert key.stat().st_mode & 0o777 == 0o600
+        for host in inside.hosts:  # neither in a command line nor in an environment
+            for pid in inside.pids(host, "worker"):
+                secret = key.read_bytes().splitlines()[1]
+                assert secret not in Path(f"/proc/{pid}/cmdline").read_bytes()
+                assert secret not in Path(f"/proc/{pid}/environ").read_bytes()
+        inside.run("agent", "stop", "--kill")
+
+
+def test_only_who_has_the_key_is_in(cluster: Cluster) -> None:
+    """Another process of the network gets no word out of the agent."""
+    with an_allocation(cluster, nodes=2) as inside:
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        told = json.loads(next(inside.home.glob("allocations/*/agent.json")).read_text())
+        host, port = told["addresses"][0]
+        code = (
+            "import socket, ssl, sys; c = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT); c.check_hostname = False;"
+            "c.verify_mode = ssl.CERT_NONE; s = c.wrap_socket(socket.create_connection((sys.argv[1], int(sys.argv[2])), 10));"
+            "s.sendall(b'\\0\\0\\0\\2[]'); print(s.recv(100))"
+        )
+        done = cluster.on(inside.hosts[1], sys.executable, "-c", code, host, str(port), check=False)
+        assert done.stdout in ("", "b''\n"), done  # hung up on, with an alert or without
+        assert len(inside.ask("node", "list")) == 2
+        inside.run("agent", "stop", "--kill")
+
+
+def test_large_output_is_brought_from_another_node(cluster: Cluster) -> None:
+    with an_allocation(cluster, nodes=2) as inside:
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        jobs = inside.submit(8, "sleep 0.5; hostname; seq 1 300000")
+        found = inside.wait_states(jobs, "COMPLETE")
+        assert {job["host"] for job in found.values()} == set(inside.hosts)
+        expected = "".join(f"{number}\n" for number in range(1, 300001))
+        for job in jobs:
+            printed = inside.run("job", "output", job)
+            assert printed == f"{found[job]['host']}\n{expected}"
+        inside.run("agent", "stop")
+
+
+@pytest.mark.parametrize("where", ["same node", "another node"])
+def test_an_agent_that_was_killed_is_followed_by_another(cluster: Cluster, where: str) -> None:
+    """The jobs run on meanwhile; their results wait on their nodes, and are all taken over; nothing is run twice."""
+    with an_allocation(cluster, nodes=4) as inside:
+        journal = Journal(inside.home / "journal")
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        jobs = inside.submit(24, journal.command("sleep 2"))
+        wait_until(lambda: journal.count("start") >= 8, "jobs on all nodes")
+        inside.kill(inside.hosts[0], "agent serve")
+        before = journal.count("end")
+        wait_until(lambda: journal.count("end") >= min(24, before + 8), "jobs that end while there is no agent")
+        if where == "another node":
+            inside.hosts = [*inside.hosts[1:], inside.hosts[0]]
+        inside.run("agent", "start")
+        found = inside.wait_states(jobs, "COMPLETE")
+        inside.wait_nodes()
+        statuses = {job: inside.ask("job", "statuses", job) for job in jobs}
+        journal.judge(list(found.values()), statuses)
+        assert Counter(line.job for line in journal.lines() if line.what == "start") == Counter(jobs)
+        inside.run("agent", "stop", "--kill")
+
+
+def test_a_node_that_is_lost_takes_only_its_own_jobs_along(cluster: Cluster) -> None:
+    """They have failed, and say why; those that may be tried again are, elsewhere."""
+    with an_allocation(cluster, nodes=3, sites='[local]\ndriver = "local"\nnode_lost_s = 4\n') as inside:
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        once = inside.submit(3, "sleep 8")
+        again = inside.submit(3, "sleep 8", "--retries", "1")
+        inside.wait_states([*once, *again], "RUNNING")
+        before = inside.jobs()
+        victim = inside.hosts[2]
+        cluster.kill_node(victim)
+        found = inside.wait_states([*once, *again], "COMPLETE", "FAILED", timeout_s=90)
+        for job in [*once, *again]:
+            on_victim = before[job]["host"] == victim
+            assert found[job]["state"] == ("FAILED" if on_victim and job in once else "COMPLETE"), found[job]
+            if on_victim and job in once:
+                assert f"node {victim} is lost" in found[job]["reason"]
+            if on_victim and job in again:
+                assert (found[job]["attempt"], found[job]["host"] != victim) == (2, True)
+        assert {before[job]["host"] for job in before} == set(inside.hosts)
+        inside.run("agent", "stop", "--kill")
+
+
+def test_a_network_cut_for_a_while_changes_nothing(cluster: Cluster) -> None:
+    with an_allocation(cluster, nodes=3) as inside:
+        journal = Journal(inside.home / "journal")
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        jobs = inside.submit(30, journal.command("sleep 0.7"))
+        wait_until(lambda: journal.count("start") >= 6, "jobs on all nodes")
+        cluster.cut(inside.hosts[1])
+        time.sleep(3)  # long enough that jobs end there meanwhile
+        cluster.join(inside.hosts[1])
+        found = inside.wait_states(jobs, "COMPLETE", timeout_s=120)
+        journal.judge(list(found.values()), {job: inside.ask("job", "statuses", job) for job in jobs})
+        assert {job["attempt"] for job in found.values()} == {1}
+        inside.run("agent", "stop", "--kill")
+
+
+def test_a_worker_that_is_killed_on_another_node_is_told_truthfully(cluster: Cluster) -> None:
+    """Its keeper goes on: nothing is lost. Both killed: what ran has not proved its success."""
+    with an_allocation(cluster, nodes=2, sites='[local]\ndriver = "local"\nnode_lost_s = 5\n') as inside:
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        jobs = inside.submit(4, "sleep 3")
+        inside.wait_states(jobs, "RUNNING")
+        here = {job: record["host"] for job, record in inside.jobs().items()}
+        inside.kill(inside.hosts[1], "worker --rendezvous")
+        found = inside.wait_states(jobs, "COMPLETE", "FAILED", timeout_s=60)
+        for job in jobs:
+            assert found[job]["state"] == ("FAILED" if here[job] == inside.hosts[1] else "COMPLETE")
+        inside.run("agent", "stop", "--kill")

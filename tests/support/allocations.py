@@ -1,0 +1,124 @@
+"""An allocation of a real cluster with an instance in it: its agent on a node, commands where the batch script would run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.agents import LINK
+from support.cluster import Cluster
+from support.waiting import wait_until
+
+JSON = dict[str, Any]
+LWFM = [sys.executable, "-m", "lwfm"]
+
+
+class InAllocation:
+    """An instance whose agent runs inside a batch job.
+
+    Args:
+        cluster: where. ``home``: of the instance; all nodes see it.
+        environment: that of the batch script.
+        hosts: the job's nodes, that of the script first.
+    """
+
+    def __init__(self, cluster: Cluster, home: Path, environment: dict[str, str], hosts: list[str]):
+        self.cluster = cluster
+        self.home = home
+        self.hosts = hosts
+        kept = {
+            name: value for name, value in environment.items() if name.startswith(("SLURM", "PATH", "LANG", "TMPDIR"))
+        }
+        self.environment = {**kept, "LWFM_HOME": str(home), "PYTHONPATH": str(LINK)}
+
+    def run(self, *words: str, host: str = "", code: int = 0, timeout_s: float = 60.0, **env: str) -> str:
+        """Run ``lwfm`` with these words on a node (the first); what it printed."""
+        host = host or self.hosts[0]
+        variables = {**self.environment, "SLURMD_NODENAME": host, **env}
+        done = self.cluster.on(host, *LWFM, *words, env=variables, timeout_s=timeout_s, check=False)
+        assert done.returncode == code, (
+            f"{words} on {host}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"
+        )
+        return done.stdout
+
+    def ask(self, *words: str, **options: Any) -> Any:
+        """The same with ``--json``: the answer."""
+        return json.loads(self.run(*words, "--json", **options))
+
+    def submit(self, count: int, command: str, *options: str) -> list[str]:
+        """Submit so many jobs that run a shell line; their ids."""
+        words = ["submit", "--json", "--array", f"1-{count}", *options, "--", "sh", "-c", command]
+        return [job["job_id"] for job in json.loads(self.run(*words))]
+
+    def jobs(self) -> dict[str, JSON]:
+        """All jobs, by id."""
+        return {job["job_id"]: job for job in self.ask("job", "list", "--limit", "0")}
+
+    def wait_states(self, jobs: Sequence[str], *states: str, timeout_s: float = 60.0) -> dict[str, JSON]:
+        """Wait until all of these are in one of the states; their records."""
+
+        def reached() -> dict[str, JSON] | None:
+            found = self.jobs()
+            return {job: found[job] for job in jobs} if all(found[job]["state"] in states for job in jobs) else None
+
+        return wait_until(
+            reached, f"{len(jobs)} jobs to be {' or '.join(states)}", timeout_s=timeout_s, on_timeout=self.log
+        )
+
+    def wait_nodes(self, *hosts: str, state: str = "up", timeout_s: float = 60.0) -> None:
+        """Wait until the agent has these nodes."""
+
+        def there() -> bool:
+            found = {node["host"]: node["state"] for node in self.ask("node", "list")}
+            return all(found.get(host) == state for host in hosts or self.hosts)
+
+        wait_until(there, f"{hosts or self.hosts} to be {state}", timeout_s=timeout_s, on_timeout=self.log)
+
+    def pids(self, host: str, word: str) -> list[int]:
+        """The pids (of this machine) of processes of this instance on a node that have ``word`` in their command line."""
+        found = self.cluster.processes(host, daemons=False)
+        return [pid for pid, words in found.items() if word in words and "lwfm" in words]
+
+    def kill(self, host: str, word: str) -> None:
+        """SIGKILL them."""
+        pids = self.pids(host, word)
+        assert pids, f"no {word} on {host}: {self.cluster.processes(host)}"
+        for pid in pids:
+            os.kill(pid, 9)
+        wait_until(lambda: not set(self.pids(host, word)) & set(pids), f"{word} on {host} to be gone")
+
+    def log(self) -> str:
+        """The end of the agent's log."""
+        path = self.home / "agent.log"
+        return path.read_text(errors="replace")[-6000:] if path.exists() else "(no log)"
+
+
+@contextmanager
+def an_allocation(cluster: Cluster, nodes: int = 4, sites: str = "") -> Iterator[InAllocation]:
+    """A batch job that holds nodes, with an instance that is not started yet. Ends with the job, and nothing left."""
+    home = Path(tempfile.mkdtemp(prefix="lwfm-"))
+    if sites:
+        (home / "sites.toml").write_text(sites)
+    job = cluster.batch(f"env -0 > {home}/environment; sleep 600", nodes=nodes, options=["--no-kill"])
+    try:
+        wait_until(lambda: (home / "environment").exists() and (home / "environment").read_bytes(), "the batch script")
+        pairs = (home / "environment").read_bytes().decode().split("\0")
+        environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        yield InAllocation(cluster, home, environment, job.hosts())
+    finally:
+        for host in cluster.hosts:
+            for pid, words in cluster.processes(host, daemons=False).items():
+                if str(home) in words or "lwfm" in words:
+                    subprocess.run(["kill", "-9", str(pid)], check=False, capture_output=True)
+        job.cancel()
+        job.wait()
+        cluster.restore()
+        shutil.rmtree(home, ignore_errors=True)
