@@ -22,6 +22,7 @@ from typing import Optional
 
 from . import hostlist, launchers, rendezvous
 from .allocation import Allocation, NodeShare, discover, from_hostfile
+from .dispatcher import Capacity
 from .errors import ConfigError, LwfmError
 from .keys import make_key
 from .paths import Home, private_directory, self_command
@@ -35,6 +36,7 @@ START_TIMEOUT_S = 60.0
 RECONNECT_S = 3.0
 """How long workers that an earlier agent has started get to come by themselves."""
 LEAVE_S = 10.0
+NO_LIMIT = 2**62
 _logger = logging.getLogger(__name__)
 
 
@@ -128,6 +130,14 @@ class AllocatedWorkers:
     def is_up(self, host: str) -> bool:
         """Whether a worker of that node is connected."""
         return any(hostlist.same_host(connection.host, host) for connection in self._workers.connections.values())
+
+    def share(self, host: str) -> Optional[Capacity]:
+        """What the scheduler gave us of a node; what it does not tell is without limit."""
+        node = self.allocation.share_of(host)
+        if node is None:
+            return None
+        told = (node.cores, node.memory_bytes, node.gpus)
+        return Capacity(*(NO_LIMIT if value is None else value for value in told))
 
     def states(self) -> dict[str, str]:
         """Each other node, and whether it is ``up``, ``starting`` or ``missing``."""

@@ -47,6 +47,14 @@ class Capacity:
     memory_bytes: int
     gpus: int
 
+    def at_most(self, other: Optional[Capacity]) -> Capacity:
+        """The smaller of both in each respect; all of this one when there is no other."""
+        if other is None:
+            return self
+        return Capacity(
+            min(self.cores, other.cores), min(self.memory_bytes, other.memory_bytes), min(self.gpus, other.gpus)
+        )
+
 
 class WorkerChannel(Protocol):
     """The connection to a worker, as far as placing needs it."""

@@ -24,7 +24,7 @@ from .dispatcher import Dispatcher, node_facts
 from .errors import LwfmError
 from .events import Rules
 from .files import FileRecorder
-from .heartbeat import Heartbeat
+from .heartbeat import Heartbeat, lost_after_s
 from .local_worker import LocalWorker
 from .models import JobDefn
 from .nodes import AgentNodes
@@ -99,7 +99,9 @@ class Instance:
         self.nodes = AgentNodes(self._loop, self.dispatcher, self.workers)
         self.registry = Registry(sites, self._site_context)
         self.allocated: Optional[AllocatedWorkers] = None
-        self.heartbeat = Heartbeat(self.workers, lambda: self.writer.write(recovery.claimants), self.host)
+        self.heartbeat = Heartbeat(
+            self.workers, lambda: self.writer.write(recovery.claimants), self.host, lost_after_s(local_options)
+        )
         self.attached = AttachedJobs(self.writer, self.spawn)
         self.polled = PolledSites(self.writer, lambda name: cast(Run, self.registry.pillar(name, "run")), self.spawn)
         self.open_requests = 0
@@ -132,6 +134,7 @@ class Instance:
                 await allocated.open()
                 self.worker.rendezvous = allocated.rendezvous
                 self.allocated = allocated
+                self.workers.share = allocated.share
                 self.spawn(allocated.bring_up())
         except (LwfmError, OSError) as error:
             _logger.error("only this node is used: %s", error)

@@ -117,6 +117,9 @@ class WorkerServer:
         path: the socket.
         writer, dispatcher, outputs, builder, files: what it works with.
         spawn: runs a coroutine in the event loop.
+
+    Attributes:
+        share: what of a host's node is ours, where it is not all that its worker finds there.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class WorkerServer:
         self._builder = builder
         self._files = files
         self._spawn = spawn
+        self.share: Callable[[str], Optional[Capacity]] = lambda _: None
         self._servers: list[asyncio.AbstractServer] = []
         self.connections: dict[str, Connection] = {}
 
@@ -225,9 +229,13 @@ class WorkerServer:
         faultpoints.hit("workers.settled")
         connection.worker_id, connection.host = worker_id, host
         self.connections[worker_id] = connection
-        connection.send([{"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}])
         described = hello["node"]
-        capacity = Capacity(len(described["cores"]), int(described["memory_bytes"]), len(described["gpus"]))
+        found = Capacity(len(described["cores"]), int(described["memory_bytes"]), len(described["gpus"]))
+        capacity = found.at_most(self.share(host))
+        welcome = {"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}
+        if capacity != found:
+            welcome["share"] = {"cores": capacity.cores, "memory_bytes": capacity.memory_bytes, "gpus": capacity.gpus}
+        connection.send([welcome])
         node = Node(worker_id, host, int(hello["pid"]), capacity, connection)
         for other in list(self._dispatcher.nodes.values()):
             if other.worker_id != worker_id and other.host == host and other.channel is None:

@@ -36,8 +36,35 @@ class Ledger:
         self.core_count, self.memory_bytes, self.gpu_count = len(cores), memory_bytes, gpus
         self._cores = sorted(cores)
         self._gpus = list(range(gpus))
+        self._surplus_cores = self._surplus_gpus = 0
         self._free = len(cores)
         self._free_memory = memory_bytes
+
+    def limit(self, cores: Optional[int], memory_bytes: Optional[int], gpus: Optional[int]) -> None:
+        """Give out no more than this from now on: the rest of the node is somebody else's. None: no limit.
+
+        What is given out already stays so; less is free until it comes back. A limit that was set is never raised.
+        """
+        if cores is not None and cores < self.core_count:
+            self._free -= self.core_count - cores
+            self._surplus_cores += self.core_count - cores
+            self.core_count = cores
+        if memory_bytes is not None and memory_bytes < self.memory_bytes:
+            self._free_memory -= self.memory_bytes - memory_bytes
+            self.memory_bytes = memory_bytes
+        if gpus is not None and gpus < self.gpu_count:
+            self._surplus_gpus += self.gpu_count - gpus
+            self.gpu_count = gpus
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Take what is beyond the limit out of what is free, the last first."""
+        while self._surplus_cores and self._cores:
+            self._cores.pop()
+            self._surplus_cores -= 1
+        while self._surplus_gpus and self._gpus:
+            self._gpus.pop()
+            self._surplus_gpus -= 1
 
     def impossible(self, needs: Needs) -> Optional[str]:
         """Why the node can never satisfy this, for a person; None when it can."""
@@ -76,6 +103,8 @@ class Ledger:
             self._cores = sorted({*self._cores, *grant.cores})
         if grant.gpus:
             self._gpus = sorted({*self._gpus, *grant.gpus})
+        if self._surplus_cores or self._surplus_gpus:
+            self._withdraw()
 
     def _neighbours(self, count: int) -> tuple[int, ...]:
         # Cores with adjacent numbers mostly share a cache or a socket: the first such run that is long enough.

@@ -53,7 +53,7 @@ class Link:
         *,
         hello: Callable[[], Mapping[str, Any]],
         handle: Callable[[Message], None],
-        found: Callable[[int], None],
+        found: Callable[[int, Message], None],
         lost: Callable[[], None],
     ) -> None:
         self._address = address
@@ -243,7 +243,7 @@ class Link:
             self._pause_s = DIAL_MIN_S
             acked = message.get("acked")
             self._sent = acked if isinstance(acked, int) else 0
-            self._found(self._sent)
+            self._found(self._sent, message)
             self._sent = min(self._sent, self._spool.durable)
             self.push()
 

@@ -208,8 +208,11 @@ class Loop:
             "first_unacked": self._spool.acked + 1,
         }
 
-    def _found(self, acked: int) -> None:
+    def _found(self, acked: int, welcome: Message) -> None:
         self._alone_since = None
+        share = welcome.get("share")
+        if isinstance(share, dict):
+            self._ledger.limit(share.get("cores"), share.get("memory_bytes"), share.get("gpus"))
         self._acknowledge(acked)
 
     def _lost(self) -> None:

@@ -347,3 +347,18 @@ def test_limits_of_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     node = capacity.node_capacity()
     assert node.memory_bytes == 2_000_000
     assert node.cores == [0, 1]
+
+
+def test_a_share_of_the_node_is_kept_to() -> None:
+    books = Ledger([0, 1, 2, 3], 100, 2)
+    first = books.take(Needs(3, 60, 1))
+    assert first == Grant(3, (0, 1, 2), 60, (0,))
+    books.limit(2, 50, 1)
+    assert books.impossible(Needs(3)) is not None
+    assert books.take(Needs(1)) is None  # three are out, two are ours
+    books.give_back(first)
+    assert books.take(Needs(2, 50, 1)) == Grant(2, (0, 1), 50, (0,))
+    assert books.take(Needs(0, None, 1)) is None
+    books.limit(None, None, None)
+    books.limit(4, 100, 2)  # never raised again
+    assert books.take(Needs(1)) is None

@@ -1,0 +1,307 @@
+"""What a report is made of: a workflow's records, asked of the agent, and what follows from them. Shows nothing.
+
+The agent is asked for the list of jobs at once, and for details of a bounded number of them, however large the workflow.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ..client import Client
+from ..client.connection import path_of
+from ..errors import LwfmError, NotFound
+from . import charts
+from .summary import why
+from .text import harmless_lines
+
+if TYPE_CHECKING:
+    from ..records import JSON
+
+ASKED_JOBS = 1_000
+"""Up to so many jobs each one's definition is asked for; of more, one for each kind of name."""
+ASKED_NAMES = 200
+ASKED_ATTEMPTS = 500
+"""Jobs of several attempts whose earlier attempts are asked for."""
+LISTED_FAILURES = 50
+LISTED_DATA = 50
+LISTED_HANDLERS = 50
+COUNTED = 10_000
+"""Data and handlers are counted up to here."""
+STDERR_BYTES = 4096
+STDERR_LINES = 15
+STDERR_WIDTH = 400
+OUTPUTS_TIME_S = 10.0
+"""How long to go on asking for what failed jobs printed."""
+STARTED = ("RUNNING", "FINISHING", "UNKNOWN", "COMPLETE", "FAILED", "CANCELLED")
+ENDED = ("COMPLETE", "FAILED", "CANCELLED")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt of a job, on a node.
+
+    Args:
+        job: the job. attempt: which of its attempts. state: how that one stands. reason: why.
+        lane: the node; for a job whose node is not known, the site.
+        span: from when to when, in seconds since the epoch (to now while it runs); its weight are the cores.
+        going_on: whether it runs now.
+        cpu_seconds, peak_rss_bytes: what was measured of it, 0 where nothing was.
+    """
+
+    job: JSON
+    attempt: int
+    state: str
+    reason: str
+    lane: str
+    span: charts.Span
+    going_on: bool
+    cpu_seconds: float
+    peak_rss_bytes: int
+
+    @property
+    def length_s(self) -> float:
+        """How long it ran."""
+        return self.span.end - self.span.start
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that jobs ran on: its cores, and whether that is known or only the most that were in use at once."""
+
+    name: str
+    cores: float
+    known: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed, the end of what it printed on standard error, or why that is not there."""
+
+    job: JSON
+    stderr: str
+    missing: str = ""
+
+
+@dataclass
+class Facts:
+    """All that a report tells.
+
+    Args:
+        made_at: when it was asked, in seconds since the epoch. context: of the workflow's first job.
+        runs: every attempt that is known to have started. skewed: how many seem to have ended before they started.
+        assumed: how many jobs are taken to need as many cores as another of their kind of name.
+        untold: how many jobs had earlier attempts that were not asked for.
+        data, handlers: the first of them, with how many there are (at most ``COUNTED``).
+    """
+
+    workflow: JSON
+    agent: JSON
+    made_at: float
+    context: JSON = field(default_factory=dict)
+    jobs: list[JSON] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    skewed: int = 0
+    assumed: int = 0
+    untold: int = 0
+    reasons: list[tuple[str, int]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    data: list[JSON] = field(default_factory=list)
+    data_count: int = 0
+    handlers: list[JSON] = field(default_factory=list)
+    handler_count: int = 0
+
+    @property
+    def start(self) -> float:
+        """When the first job started; when the report was made, if none has."""
+        return min((run.span.start for run in self.runs), default=self.made_at)
+
+    @property
+    def end(self) -> float:
+        """When the last one ended; the same."""
+        return max((run.span.end for run in self.runs), default=self.made_at)
+
+    @property
+    def wall_s(self) -> float:
+        """From the first start to the last end."""
+        return self.end - self.start
+
+    @property
+    def core_seconds(self) -> float:
+        """Cores times seconds for which jobs had them."""
+        return charts.total(run.span for run in self.runs)
+
+    @property
+    def core_seconds_there(self) -> float:
+        """Cores times seconds that the nodes seen had, from the first start to the last end."""
+        return sum(node.cores for node in self.nodes) * self.wall_s
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many jobs are in each state."""
+        return Counter(job["state"] for job in self.jobs)
+
+
+def collect(client: Client, workflow: JSON) -> Facts:
+    """Ask the agent for all that a report on ``workflow`` (its record) tells.
+
+    Raises:
+        LwfmError: as any call to the agent. What a failed job printed may be missing without an error.
+    """
+    identifier = workflow["workflow_id"]
+    agent = client.get("/v1/agent")
+    jobs: list[JSON] = client.get("/v1/jobs", {"workflow": identifier, "limit": 0})["jobs"]
+    facts = Facts(client.get(path_of("workflows", identifier)), agent, time.time())
+    facts.jobs = jobs[::-1]  # oldest first
+    if facts.jobs:
+        facts.context = client.get(path_of("jobs", facts.jobs[0]["job_id"])).get("context") or {}
+    cores, facts.assumed = _cores(client, facts.jobs)
+    _add_runs(client, facts, cores)
+    facts.nodes = _nodes(facts.runs, agent)
+    failed = sorted((job for job in facts.jobs if job["state"] == "FAILED"), key=_ended)
+    facts.reasons = Counter(why(job) or "no reason known" for job in failed).most_common()
+    facts.failures = _failures(client, failed[:LISTED_FAILURES])
+    data = client.get("/v1/data", {"workflow": identifier, "op": "put", "limit": COUNTED})["data"]
+    facts.data, facts.data_count = data[::-1][:LISTED_DATA], len(data)
+    handlers = client.get("/v1/handlers", {"workflow": identifier, "limit": COUNTED})["handlers"]
+    facts.handlers, facts.handler_count = handlers[::-1][:LISTED_HANDLERS], len(handlers)
+    return facts
+
+
+def seconds(text: Any) -> float | None:
+    """A time of a record as seconds since the epoch; None for what is none. Much faster than ``clock.parse_utc``."""
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except (AttributeError, ValueError):
+        return None
+
+
+def lane_of(host: Any, job: JSON) -> str:
+    """Where a job is drawn: its node, else its site."""
+    return str(host or f"{job.get('site') or 'local'}: node not known")
+
+
+def _ended(job: JSON) -> str:
+    return str(job.get("ended_at") or job.get("time") or "~")
+
+
+def kind_of_name(name: str) -> str:
+    """What the names of one series of jobs have in common: ``sim-17`` and ``sim-18`` are both ``sim-#``."""
+    return re.sub(r"\d+", "#", name)
+
+
+def _cores(client: Client, jobs: list[JSON]) -> tuple[dict[str, int], int]:
+    """The cores of each job, and for how many they are those of another job.
+
+    The list of jobs does not tell them, and to ask for each of 50,000 definitions would take a minute.
+    """
+    each = len(jobs) <= ASKED_JOBS
+    found: dict[str, int] = {}
+    kinds: dict[str, int] = {}
+    assumed = 0
+    for job in jobs:
+        identifier, kind = job["job_id"], kind_of_name(job.get("name", ""))
+        if not each and (kind in kinds or len(kinds) >= ASKED_NAMES):
+            found[identifier] = kinds.get(kind, 1)
+            assumed += 1
+            continue
+        definition = client.get(path_of("jobs", identifier)).get("definition") or {}
+        asked = (definition.get("resources") or {}).get("cores")
+        found[identifier] = kinds[kind] = 1 if asked is None else int(asked)
+    return found, assumed
+
+
+def _add_runs(client: Client, facts: Facts, cores: dict[str, int]) -> None:
+    asked = 0
+    for job in facts.jobs:
+        weight = float(cores[job["job_id"]])
+        if job.get("attempt", 1) > 1:
+            asked += 1
+            if asked <= ASKED_ATTEMPTS:
+                for ended in _earlier_attempts(client, job["job_id"]):
+                    _add_run(facts, job, ended, weight)
+            else:
+                facts.untold += 1
+        if job["state"] in STARTED:
+            _add_run(facts, job, job, weight)
+
+
+def _earlier_attempts(client: Client, job_id: str) -> list[JSON]:
+    statuses = client.get(path_of("jobs", job_id, "statuses"))["statuses"]
+    return [status["ended_attempt"] for status in statuses if isinstance(status.get("ended_attempt"), dict)]
+
+
+def _add_run(facts: Facts, job: JSON, attempt: JSON, weight: float) -> None:
+    """Take notice of one attempt: of ``job`` as it is, or of one that has ended before."""
+    started = seconds(attempt.get("started_at"))
+    if started is None:
+        return
+    state = attempt["state"]
+    ended = seconds(attempt.get("ended_at")) or (seconds(attempt.get("time")) if state in ENDED else None)
+    going_on = ended is None
+    until = facts.made_at if ended is None else ended
+    facts.skewed += until < started
+    facts.runs.append(
+        Run(
+            job=job,
+            attempt=int(attempt.get("attempt", 1)),
+            state=state,
+            reason=why(attempt),
+            lane=lane_of(attempt.get("host"), job),
+            span=charts.span_of(started, until, weight),
+            going_on=going_on,
+            cpu_seconds=float(attempt.get("cpu_seconds") or 0.0),
+            peak_rss_bytes=int(attempt.get("peak_rss_bytes") or 0),
+        )
+    )
+
+
+def _nodes(runs: list[Run], agent: JSON) -> list[Node]:
+    """The nodes that jobs ran on, by name."""
+    there = {str(worker["host"]): worker.get("cores") for worker in agent.get("workers") or () if "host" in worker}
+    lanes: dict[str, list[charts.Span]] = {}
+    for run in runs:
+        lanes.setdefault(run.lane, []).append(run.span)
+    found = []
+    for name in sorted(lanes, key=_natural):
+        cores = there.get(name)
+        found.append(Node(name, float(cores or charts.peak(lanes[name])), bool(cores)))
+    return found
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """An order in which ``n2`` comes before ``n10``."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _failures(client: Client, failed: list[JSON]) -> list[Failure]:
+    until = time.monotonic() + OUTPUTS_TIME_S
+    return [_failure(client, job, time.monotonic() < until) for job in failed]
+
+
+def _failure(client: Client, job: JSON, ask: bool) -> Failure:
+    size = job.get("stderr_bytes")
+    if size == 0:
+        return Failure(job, "")
+    if not ask:
+        return Failure(job, "", "not asked for: the others took too long")
+    query = {"stream": "stderr", "offset": max(0, (size or 0) - STDERR_BYTES), "limit": STDERR_BYTES}
+    try:
+        text = client.get_bytes(path_of("jobs", job["job_id"], "output"), query).body.decode("utf-8", "replace")
+    except NotFound:
+        return Failure(job, "", "no longer there")
+    except LwfmError as error:  # its site may not be reachable now; the report is worth having without
+        return Failure(job, "", error.message)
+    return Failure(job, last_lines(text))
+
+
+def last_lines(text: str) -> str:
+    """The last lines of what a job printed, without colours and with other control characters made visible."""
+    lines = harmless_lines(_COLOURS.sub("", text)).rstrip("\n").split("\n")[-STDERR_LINES:]
+    return "\n".join(line if len(line) <= STDERR_WIDTH else line[: STDERR_WIDTH - 1] + "…" for line in lines)
