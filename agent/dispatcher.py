@@ -165,6 +165,8 @@ class Dispatcher:
         self._queue: deque[_Waiting] = deque()
         self._waiting: dict[str, _Waiting] = {}
         self._reserved: dict[str, Flight] = {}
+        self._kept: dict[str, _Waiting] = {}
+        self._last_start: Optional[float] = None
         self._scheduled = False
         self.nodes: dict[str, Node] = {}
         self.flights: dict[str, Flight] = {}
@@ -192,6 +194,8 @@ class Dispatcher:
         claims: dict[str, list[tuple[str, int]]] = {}
         nodes = [(node, self._backlog(node, len(requests))) for node in self.nodes.values() if node.channel is not None]
         for request in requests if not self._waiting else ():
+            if not self._has_time(request):
+                continue
             needs = needs_of(request.defn)
             node = next((node for node, backlog in nodes if node.fits(needs, backlog)), None)
             if node is None:
@@ -226,6 +230,37 @@ class Dispatcher:
                     node.take(flight.needs, -1)
         self._reserved.clear()
 
+    def last_start_by(self, moment: float) -> None:
+        """Place no job that could still run at ``moment`` (seconds since the epoch) by its time limit, and none after it."""
+        self._last_start = moment
+
+    def cut_off(self, reason: str, grace_s: float) -> None:
+        """Place nothing more, and have the workers stop what they have; what has not started can be started elsewhere."""
+        self._last_start = 0.0
+        for job_id, flight in self.flights.items():
+            node = self.nodes.get(flight.worker_id)
+            if flight.claimed and node is not None and node.channel is not None:
+                message = {"t": "cancel", "job": job_id, "attempt": flight.request.attempt, "reason": reason}
+                node.channel.send([{**message, "cause": "cut_off", "grace_s": grace_s}])
+
+    def kept(self, job_id: str) -> Optional[str]:
+        """Why a waiting job is kept although there may be room for it; None when it is not."""
+        entry = self._kept.get(job_id)
+        if entry is None or self._last_start is None:
+            return None
+        left_s = max(0.0, self._last_start - time.time())
+        limit = entry.request.defn.resources.time_limit_s
+        if limit is None or left_s == 0:
+            return "is kept for another allocation: this one is about to end"
+        return (
+            f"is kept for another allocation: its time limit is {limit:.0f} s, and of this one {left_s:.0f} s are left"
+        )
+
+    def _has_time(self, request: JobRequest) -> bool:
+        if self._last_start is None:
+            return True
+        return time.time() + (request.defn.resources.time_limit_s or 0.0) <= self._last_start
+
     def check(self, defn: JobDefn) -> None:
         """Refuse what no node could ever run."""
         needs = needs_of(defn)
@@ -254,6 +289,7 @@ class Dispatcher:
         """
         flight = self.flights.get(job_id)
         if flight is None:
+            self._kept.pop(job_id, None)
             return self._waiting.pop(job_id, None) is None
         if not flight.claimed:
             self.ended(job_id, attempt)
@@ -365,6 +401,9 @@ class Dispatcher:
             job_id = entry.request.job_id
             if self._waiting.get(job_id) is not entry:
                 continue  # was forgotten meanwhile
+            if not self._has_time(entry.request):
+                self._kept[job_id] = entry  # for good: time only runs out
+                continue
             if node.fits(entry.needs, backlog):
                 del self._waiting[job_id]
                 node.take(entry.needs)

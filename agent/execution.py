@@ -18,7 +18,7 @@ from .recorder import JobNow, Recorder
 from .states import JobState
 
 JSON = dict[str, Any]
-_CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost")
+_CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_off")
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 
 
@@ -62,6 +62,9 @@ def record_ended(
     """
     job = recorder.job_now(job_id)
     if job is None or job.state.terminal or job.attempt != attempt:
+        return
+    if message.get("cause") == "cut_off" and not message.get("started") and job.state is JobState.PENDING:
+        recorder.record_status(job, JobState.PENDING, reason="had not started when the allocation ended")
         return
     facts = _facts(recorder, message, host, outputs)
     state, reason = verdict(message)

@@ -20,6 +20,7 @@ from .attached import AttachedJobs
 from .attached import release as release_attached
 from .clock import utc_text
 from .config import LOCAL_SITE, SiteConfig, read_sites, signature
+from .deadline import Deadline, notice_s_of
 from .dispatcher import Dispatcher, node_facts
 from .errors import LwfmError
 from .events import Rules
@@ -90,6 +91,7 @@ class Instance:
         self.watch = Watch()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
+        self._end_notice_s = notice_s_of(local_options)
         self.dispatcher = Dispatcher(
             self._claim, self._loop.call_soon, self.spawn, self.worker.capacity(), self._settle_dropped
         )
@@ -136,6 +138,8 @@ class Instance:
                 self.allocated = allocated
                 self.workers.share = allocated.share
                 self.spawn(allocated.bring_up())
+            if allocation.ends_at is not None:
+                self.spawn(Deadline(self.dispatcher, allocation.ends_at, self._end_notice_s).run())
         except (LwfmError, OSError) as error:
             _logger.error("only this node is used: %s", error)
 

@@ -104,6 +104,9 @@ async def why(instance: Instance, call: Call) -> JSON:
     if state is JobState.READY:
         lines.append(await _what_it_waits_for(instance, job))
     elif state is JobState.PENDING and not instance.dispatcher.has(job["job_id"]):
+        kept = instance.dispatcher.kept(job["job_id"])
+        if kept:
+            lines.append(kept)
         lines.append(f"waits for room: {instance.dispatcher.waiting} jobs wait in all")
         for resource in instance.dispatcher.describe():
             facts = resource.facts

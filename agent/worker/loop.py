@@ -258,7 +258,9 @@ class Loop:
         return number
 
     def _on_cancel(self, message: Message) -> None:
-        self._runner.cancel((message["job"], message["attempt"]), message.get("reason"), message.get("grace_s"))
+        cause = "cut_off" if message.get("cause") == "cut_off" else "cancel"
+        key = (message["job"], message["attempt"])
+        self._runner.cancel(key, message.get("reason"), message.get("grace_s"), cause)
 
     def _on_forget(self, message: Message) -> None:
         job = self._spool.jobs.get((message["job"], message["attempt"]))

@@ -195,11 +195,11 @@ class Runner:
 
     # --------------------------------------------------------------------------------------------- stopping
 
-    def cancel(self, key: Key, reason: Optional[str], grace_s: Optional[float]) -> None:
-        """Stop a job because somebody wants it."""
+    def cancel(self, key: Key, reason: Optional[str], grace_s: Optional[float], cause: str = "cancel") -> None:
+        """Stop a job because somebody wants it, or (``cut_off``) because the node will soon not be ours any more."""
         job = self.spool.jobs.get(key)
         if job is not None:
-            self.stop(job, "cancel", reason or "cancelled", grace_s)
+            self.stop(job, cause, reason or "cancelled", grace_s)
 
     def stop(self, job: Job, cause: str, reason: str, grace_s: Optional[float] = None) -> None:
         """Stop a job, or drop it when it has not started. The first cause given counts."""

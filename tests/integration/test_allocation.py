@@ -174,3 +174,29 @@ def test_a_worker_that_is_killed_on_another_node_is_told_truthfully(cluster: Clu
         for job in jobs:
             assert found[job]["state"] == ("FAILED" if here[job] == inside.hosts[1] else "COMPLETE")
         inside.run("agent", "stop", "--kill")
+
+
+def test_before_the_allocation_ends_what_runs_is_cut_off_and_the_rest_is_kept(cluster: Cluster) -> None:
+    """What was cut off says so; what had not started is what the next allocation begins with."""
+    with an_allocation(cluster, nodes=2, sites='[local]\ndriver = "local"\nend_notice_s = 2\n') as inside:
+        ends = {"SLURM_JOB_END_TIME": str(int(time.time()) + 20)}
+        inside.run("agent", "start", **ends)
+        inside.wait_nodes()
+        long = inside.submit(2, "true", "--time", "1:00:00")
+        (short,) = inside.submit(1, "true", "--time", "5")
+        inside.wait_states([short], "COMPLETE")
+        assert "kept for another allocation: its time limit is 3600 s" in inside.run("job", "why", long[0])
+        once = inside.submit(4, "trap 'echo warned; exit 1' TERM; sleep 60 & wait")
+        inside.wait_states(once, "RUNNING")
+        waiting = inside.submit(3, "true")
+        found = inside.wait_states(once, "FAILED")
+        assert all(job["reason"].startswith("cut off: the allocation ends at 20") for job in found.values())
+        assert inside.run("job", "output", once[0]) == "warned\n"
+        found = inside.wait_states([*long, *waiting], "PENDING")
+        assert "this one is about to end" in inside.run("job", "why", waiting[0])
+        inside.run("agent", "stop", "--kill")
+        for name in [name for name in inside.environment if name.startswith("SLURM")]:
+            del inside.environment[name]  # the next allocation is this machine
+        inside.run("agent", "start")
+        inside.wait_states([*long, *waiting], "COMPLETE")
+        inside.run("agent", "stop")

@@ -42,7 +42,9 @@ class InAllocation:
     def run(self, *words: str, host: str = "", code: int = 0, timeout_s: float = 60.0, **env: str) -> str:
         """Run ``lwfm`` with these words on a node (the first); what it printed."""
         host = host or self.hosts[0]
-        variables = {**self.environment, "SLURMD_NODENAME": host, **env}
+        variables = {**self.environment, **env}
+        if "SLURM_JOB_ID" in variables:
+            variables["SLURMD_NODENAME"] = host
         done = self.cluster.on(host, *LWFM, *words, env=variables, timeout_s=timeout_s, check=False)
         assert done.returncode == code, (
             f"{words} on {host}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"

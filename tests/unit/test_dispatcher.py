@@ -310,3 +310,38 @@ def test_of_several_nodes_none_is_sent_what_another_could_have_sooner(place: Pla
     place.node("w2", cores=2)
     claims = place.dispatcher.reserve([request(f"j{number}") for number in range(200)])
     assert {worker: len(jobs) for worker, jobs in claims.items()} == {"w1": 2, "w2": 2}
+
+
+def limited(job: str, time_limit_s: Optional[float]) -> JobRequest:
+    defn = JobDefn(["true"], resources=Resources(time_limit_s=time_limit_s))
+    return JobRequest(job, 1, defn, "c", {}, {})
+
+
+def test_a_job_that_would_outlive_the_allocation_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    channel = place.node(cores=4)
+    place.dispatcher.last_start_by(now + 100)
+    requests = [limited("long", 101.0), limited("short", 99.0), limited("free", None)]
+    assert place.dispatcher.reserve(requests) == {"w1": [("short", 1), ("free", 1)]}
+    place.dispatcher.launch(requests)
+    place.place(*requests)
+    assert channel.jobs() == ["short", "free"]
+    assert "its time limit is 101 s, and of this one 100 s are left" in str(place.dispatcher.kept("long"))
+    assert place.dispatcher.kept("short") is None
+    now += 100.5
+    place.place(limited("late", None))
+    assert "is about to end" in str(place.dispatcher.kept("late"))
+    assert place.dispatcher.forget("late", 1, "cancelled") is False
+    assert place.dispatcher.kept("late") is None
+
+
+def test_at_the_end_of_the_allocation_workers_are_told_to_stop(place: Place) -> None:
+    channel = place.node(cores=1)
+    place.place(request("runs"), request("waits"))
+    place.dispatcher.cut_off("cut off: it ends", 5.0)
+    (told,) = [message for message in channel.sent if message["t"] == "cancel"]
+    assert (told["job"], told["cause"], told["grace_s"]) == ("runs", "cut_off", 5.0)
+    place.end("runs")
+    assert channel.jobs() == ["runs"]
+    assert place.dispatcher.kept("waits")

@@ -1,0 +1,61 @@
+"""The end of the allocation: nothing more is placed shortly before it, what runs is warned, and recorded as cut off.
+
+The scheduler would kill everything at the end, the agent included, and nobody would be left to record it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .clock import utc_text
+from .dispatcher import Dispatcher
+from .errors import ConfigError
+
+DEFAULT_NOTICE_S = 60.0
+SHORTEST_SHARE = 0.1
+"""In a short allocation the notice is no more than this share of what is left of it."""
+WAKE_S = 30.0
+"""A clock may be set, and a machine may sleep: look at least so often."""
+_logger = logging.getLogger(__name__)
+
+
+def notice_s_of(options: Mapping[str, Any]) -> float:
+    """How long before the end running jobs are warned: ``end_notice_s`` of the site ``local``.
+
+    Raises:
+        ConfigError: it is not a number of seconds.
+    """
+    value = options.get("end_notice_s", DEFAULT_NOTICE_S)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise ConfigError(f"sites.toml: end_notice_s of [local] must be a number of seconds, not {value!r}")
+    return float(value)
+
+
+class Deadline:
+    """Watches the end of an allocation.
+
+    Args:
+        dispatcher: is told which jobs still have time, and to stop.
+        ends_at: seconds since the epoch. ``notice_s``: so long before it jobs are warned.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, ends_at: float, notice_s: float):
+        self._dispatcher = dispatcher
+        self._ends_at = ends_at
+        self._notice_s = min(notice_s, max(0.0, (ends_at - time.time()) * SHORTEST_SHARE))
+        dispatcher.last_start_by(ends_at - self._notice_s)
+
+    async def run(self) -> None:
+        """Wait for the end, then cut off what still runs."""
+        while True:
+            left_s = self._ends_at - self._notice_s - time.time()
+            if left_s <= 0:
+                break
+            await asyncio.sleep(min(left_s, WAKE_S))
+        reason = f"cut off: the allocation ends at {utc_text(self._ends_at)}"
+        _logger.warning("%s; nothing more is placed", reason)
+        self._dispatcher.cut_off(reason, self._notice_s / 2)
