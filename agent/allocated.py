@@ -75,8 +75,7 @@ class AllocatedWorkers:
         self._workers = workers
         self._own = allocation.share_of(own_name())
         self._directory = home.root / "allocations" / _file_name(f"{allocation.scheduler}-{allocation.id}")
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._started: dict[str, float] = {}
+        self._processes: list[tuple[subprocess.Popen[bytes], tuple[str, ...]]] = []
         self._missing: set[str] = set()
 
     @property
@@ -117,15 +116,19 @@ class AllocatedWorkers:
                 _logger.error("no workers on the other nodes: %s", error)
                 self._missing.update(wanted)
                 return
-        until = time.monotonic() + START_TIMEOUT_S
-        while wanted and time.monotonic() < until:
+        began = time.monotonic()
+        while wanted:
             await asyncio.sleep(0.1)
             wanted = [host for host in wanted if not self.is_up(host)]
-            if self._processes and all(process.poll() is not None for process in self._processes):
-                break
-        self._missing.update(wanted)
-        for host in wanted:
-            _logger.error("node %s did not come up within %.0f s and is left out", host, START_TIMEOUT_S)
+            late = time.monotonic() - began > START_TIMEOUT_S
+            for host in [host for host in wanted if late or not self._is_starting(host)]:
+                _logger.error("node %s did not come up (%.0f s) and is left out", host, time.monotonic() - began)
+                self._missing.add(host)
+                wanted.remove(host)
+
+    def _is_starting(self, host: str) -> bool:
+        """Whether a launcher for this node is still there: it stays for as long as what it has started."""
+        return any(host in hosts and process.poll() is None for process, hosts in self._processes)
 
     def is_up(self, host: str) -> bool:
         """Whether a worker of that node is connected."""
@@ -151,9 +154,9 @@ class AllocatedWorkers:
         if not stop:
             return
         until = time.monotonic() + LEAVE_S
-        while time.monotonic() < until and any(process.poll() is None for process in self._processes):  # noqa: ASYNC110
+        while time.monotonic() < until and any(process.poll() is None for process, _ in self._processes):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        for process in self._processes:
+        for process, _ in self._processes:
             if process.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGTERM)
@@ -183,7 +186,7 @@ class AllocatedWorkers:
                     launch.with_files(paths), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                     cwd="/", start_new_session=True,
                 )  # fmt: skip
-            self._processes.append(process)
+            self._processes.append((process, launch.hosts))
             _logger.info("starting workers on %s: %s", ", ".join(launch.hosts), launch.argv[0])
         (self._directory / f"started-{os.getpid()}").touch(mode=0o600)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
+from ..client import Client
+from ..errors import SiteError
 from . import render
 from .groups import Group, example
 from .options import json_option
@@ -14,6 +17,8 @@ from .text import size
 
 if TYPE_CHECKING:
     from ..records import JSON
+
+LOOK_S = 0.2
 
 
 @click.group(cls=Group, short_help="The nodes.")
@@ -51,6 +56,32 @@ def nodes_of(found: JSON) -> list[JSON]:
     states = (found.get("allocation") or {}).get("other_nodes") or {}
     nodes += [{"host": host, "state": state} for host, state in states.items() if state != "up"]
     return sorted(nodes, key=lambda item: str(item["host"]))
+
+
+def missing_nodes(found: JSON) -> list[str]:
+    """The nodes of the allocation that did not come up, in what the agent says of itself."""
+    states = (found.get("allocation") or {}).get("other_nodes") or {}
+    return sorted(host for host, state in states.items() if state == "missing")
+
+
+def wait_for_all_nodes(client: Client) -> None:
+    """Wait until every node of the allocation is up.
+
+    Raises:
+        SiteError: one did not come up in time.
+    """
+    while True:
+        found = client.get("/v1/agent")
+        missing = missing_nodes(found)
+        if missing:
+            raise SiteError(
+                f"{', '.join(missing)} did not come up",
+                hint="lwfm agent logs may tell why; or go on without --require-all",
+            )
+        states = (found.get("allocation") or {}).get("other_nodes") or {}
+        if all(state == "up" for state in states.values()):
+            return
+        time.sleep(LOOK_S)  # a launcher tells nobody how far it is
 
 
 def _share(item: JSON, name: str) -> str:

@@ -26,6 +26,7 @@ from .agent import stop_agent
 from .errors import EXIT_FAILED_JOBS, EXIT_INTERRUPTED
 from .foreground import Foreground
 from .groups import example
+from .nodes import missing_nodes, wait_for_all_nodes
 from .options import json_option, workflow_option
 from .progress import Progress, Screen, ask, choose_meter, follow
 from .scripts import active_environment, check_script, choose_python, script_environment
@@ -80,6 +81,7 @@ class _Stops:
 @click.option(
     "--venv", metavar="DIR", help="The virtual environment to run it in. [default, for lwfm.pyz: the active one]"
 )
+@click.option("--require-all", is_flag=True, help="In an allocation: run only if all its nodes come up.")
 @click.option("--keep-handlers", is_flag=True, help="Leave handlers that still wait for data as they are.")
 @click.option("--quiet", "-q", is_flag=True, help="Show neither progress nor summary.")
 @json_option
@@ -92,6 +94,7 @@ def run(
     name: str | None,
     python: str | None,
     venv: str | None,
+    require_all: bool,
     keep_handlers: bool,
     quiet: bool,
     as_json: bool,
@@ -101,17 +104,26 @@ def run(
     """Run a Python script as a workflow, and follow it to its end.
 
     It has ended when the script, its jobs and all they trigger have ended. ARGS go to the script. The exit code is the
-    script's own if that is not 0, else 11 if a job failed, else 0. With --json the summary is printed as JSON, and what
+    script's own if that is not 0, else 11 if a job failed, else 0. In an allocation it runs on all nodes that come up, and
+    the agent ends with it if it was started for it. With --json the summary is printed as JSON, and what
     the script prints goes to standard error.
     """
     venv = venv or active_environment(python)
     command = [choose_python(python, venv), check_script(script), *args]
     try:
+        if require_all:
+            wait_for_all_nodes(session.client)
         return _follow(
             session, command, workflow, name or Path(script).stem, script, venv, keep_handlers, quiet, as_json
         )
     finally:
         _leave_allocation(session)
+
+
+def _show_missing(session: Session) -> None:
+    missing = missing_nodes(session.client.get("/v1/agent"))
+    if missing:
+        render.note(f"lwfm: without {plural(len(missing), 'node')} that did not come up: {', '.join(missing)}")
 
 
 def _leave_allocation(session: Session) -> None:
@@ -159,6 +171,7 @@ def _follow(
             render.print_json(summary)
         else:
             show(summary)
+            _show_missing(session)
     return running.exit_code or (EXIT_FAILED_JOBS if failed else 0)
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from support import cluster as bed
 from support.agents import LINK
-from support.allocations import an_allocation
-from support.cluster import Cluster, cluster
+from support.allocations import LWFM, an_allocation
+from support.cluster import Cluster
 from support.journals import Journal
 from support.waiting import wait_until
 
-__all__ = ["cluster"]
+cluster = bed.cluster
 
 SCRIPT = """
 import collections, json, sys
@@ -179,8 +180,7 @@ def test_a_worker_that_is_killed_on_another_node_is_told_truthfully(cluster: Clu
 def test_before_the_allocation_ends_what_runs_is_cut_off_and_the_rest_is_kept(cluster: Cluster) -> None:
     """What was cut off says so; what had not started is what the next allocation begins with."""
     with an_allocation(cluster, nodes=2, sites='[local]\ndriver = "local"\nend_notice_s = 2\n') as inside:
-        ends = {"SLURM_JOB_END_TIME": str(int(time.time()) + 20)}
-        inside.run("agent", "start", **ends)
+        inside.run("agent", "start", SLURM_JOB_END_TIME=str(int(time.time()) + 20))
         inside.wait_nodes()
         long = inside.submit(2, "true", "--time", "1:00:00")
         (short,) = inside.submit(1, "true", "--time", "5")
@@ -200,3 +200,25 @@ def test_before_the_allocation_ends_what_runs_is_cut_off_and_the_rest_is_kept(cl
         inside.run("agent", "start")
         inside.wait_states([*long, *waiting], "COMPLETE")
         inside.run("agent", "stop")
+
+
+def test_a_node_that_does_not_come_up_is_told_and_left_out(cluster: Cluster, tmp_path: Path) -> None:
+    """Here the launcher is ssh, and one name of the host file is no node's. With --require-all nothing is run."""
+    with an_allocation(cluster, nodes=2) as inside:
+        for name in [name for name in inside.environment if name.startswith("SLURM")]:
+            del inside.environment[name]
+        hostfile = tmp_path / "hosts"
+        hostfile.write_text(f"{inside.hosts[0]}\n{inside.hosts[1]}:2\nnowhere\n")
+        script = tmp_path / "flow.py"
+        script.write_text(SCRIPT)
+        inside.environment["LWFM_HOSTFILE"] = str(hostfile)
+        done = cluster.on(
+            inside.hosts[0], *LWFM, "run", "--require-all", str(script), "0", env=inside.environment, check=False
+        )
+        assert done.returncode == 6, done
+        assert "nowhere did not come up" in done.stderr
+        assert done.stdout == ""
+        done = cluster.on(inside.hosts[0], *LWFM, "run", str(script), "0", env=inside.environment, timeout_s=120)
+        hosts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))[0]
+        assert set(hosts) == set(inside.hosts)
+        assert "without 1 node that did not come up: nowhere" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Optional
 
@@ -319,7 +320,7 @@ def limited(job: str, time_limit_s: Optional[float]) -> JobRequest:
 
 def test_a_job_that_would_outlive_the_allocation_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
-    monkeypatch.setattr(module.time, "time", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: now)
     channel = place.node(cores=4)
     place.dispatcher.last_start_by(now + 100)
     requests = [limited("long", 101.0), limited("short", 99.0), limited("free", None)]
