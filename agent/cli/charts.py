@@ -92,7 +92,9 @@ def levels(spans: Iterable[Span], start: float, end: float, bins: int) -> Levels
     mean, most = [0.0] * bins, [0.0] * bins
     level, now, moment = 0.0, 0, start
     for at, change in [*changes, (end, 0.0)]:
-        while at > moment:  # what is between two changes counts, not the moments themselves: there, some have ended already
+        while (
+            at > moment
+        ):  # what is between two changes counts, not the moments themselves: there, some have ended already
             edge = start + (now + 1) * width if now < bins - 1 else end
             until = min(at, edge)
             if until > moment:

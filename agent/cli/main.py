@@ -30,6 +30,8 @@ ENTRIES = {
         "handler": ("events:handler", "What has been set with 'on': list, unset."),
         "log": ("logs:log", "Write a line of log, or show the lines."),
         "search": ("logs:search", "Find words in names, commands and logs."),
+        "report": ("report:report", "Write a report on a workflow, as one HTML page."),
+        "top": ("top:top", "Watch nodes and jobs live."),
     },
     "Data": {
         "put": ("data:put", "Record or store a file with its metadata."),

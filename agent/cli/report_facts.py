@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..client import Client
@@ -48,7 +49,7 @@ class Run:
 
     Args:
         job: the job. attempt: which of its attempts. state: how that one stands. reason: why.
-        lane: the node; for a job whose node is not known, the site.
+        lane: the node; for a job whose node is not known (then it is not ``placed``), the site.
         span: from when to when, in seconds since the epoch (to now while it runs); its weight are the cores.
         going_on: whether it runs now.
         cpu_seconds, peak_rss_bytes: what was measured of it, 0 where nothing was.
@@ -59,6 +60,7 @@ class Run:
     state: str
     reason: str
     lane: str
+    placed: bool
     span: charts.Span
     going_on: bool
     cpu_seconds: float
@@ -72,11 +74,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Node:
-    """A node that jobs ran on: its cores, and whether that is known or only the most that were in use at once."""
+    """Where jobs ran.
+
+    Args:
+        name: of the node; of the site, for jobs whose node is not known. placed: whether it is a node.
+        cores: how many it has. known: whether that is so, or they are only the most that were in use at once.
+    """
 
     name: str
     cores: float
     known: bool
+    placed: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Failure:
 
 @dataclass
 class Facts:
-    """All that a report tells.
+    """All that a report tells. What follows from the rest is computed when it is first asked for.
 
     Args:
         made_at: when it was asked, in seconds since the epoch. context: of the workflow's first job.
@@ -117,12 +125,12 @@ class Facts:
     handlers: list[JSON] = field(default_factory=list)
     handler_count: int = 0
 
-    @property
+    @cached_property
     def start(self) -> float:
         """When the first job started; when the report was made, if none has."""
         return min((run.span.start for run in self.runs), default=self.made_at)
 
-    @property
+    @cached_property
     def end(self) -> float:
         """When the last one ended; the same."""
         return max((run.span.end for run in self.runs), default=self.made_at)
@@ -142,7 +150,7 @@ class Facts:
         """Cores times seconds that the nodes seen had, from the first start to the last end."""
         return sum(node.cores for node in self.nodes) * self.wall_s
 
-    @property
+    @cached_property
     def counts(self) -> Counter[str]:
         """How many jobs are in each state."""
         return Counter(job["state"] for job in self.jobs)
@@ -184,7 +192,7 @@ def seconds(text: Any) -> float | None:
 
 def lane_of(host: Any, job: JSON) -> str:
     """Where a job is drawn: its node, else its site."""
-    return str(host or f"{job.get('site') or 'local'}: node not known")
+    return str(host or f"{job.get('site') or 'local'}: node unknown")
 
 
 def _ended(job: JSON) -> str:
@@ -254,6 +262,7 @@ def _add_run(facts: Facts, job: JSON, attempt: JSON, weight: float) -> None:
             state=state,
             reason=why(attempt),
             lane=lane_of(attempt.get("host"), job),
+            placed=bool(attempt.get("host")),
             span=charts.span_of(started, until, weight),
             going_on=going_on,
             cpu_seconds=float(attempt.get("cpu_seconds") or 0.0),
@@ -266,12 +275,15 @@ def _nodes(runs: list[Run], agent: JSON) -> list[Node]:
     """The nodes that jobs ran on, by name."""
     there = {str(worker["host"]): worker.get("cores") for worker in agent.get("workers") or () if "host" in worker}
     lanes: dict[str, list[charts.Span]] = {}
+    placed = set()
     for run in runs:
         lanes.setdefault(run.lane, []).append(run.span)
+        if run.placed:
+            placed.add(run.lane)
     found = []
     for name in sorted(lanes, key=_natural):
-        cores = there.get(name)
-        found.append(Node(name, float(cores or charts.peak(lanes[name])), bool(cores)))
+        cores = there.get(name) if name in placed else None
+        found.append(Node(name, float(cores or charts.peak(lanes[name])), bool(cores), name in placed))
     return found
 
 

@@ -20,8 +20,7 @@ h2{font-size:1.2rem;margin:2.25rem 0 .5rem;padding-top:.75rem;border-top:1px sol
 h3{font-size:1rem;margin:1.25rem 0 .25rem}
 p{margin:.4rem 0}
 a{color:var(--level)}
-nav{margin:.75rem 0 0;font-size:.9rem}
-nav a{margin-right:1rem;white-space:nowrap}
+nav{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin:.75rem 0 0;font-size:.9rem}
 .soft,figcaption{color:var(--soft);font-size:.9rem}
 .about{color:var(--soft);overflow-wrap:anywhere}
 dl.facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:.75rem 0}
@@ -32,8 +31,9 @@ list-style:none}
 .cards li{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:.5rem .75rem}
 .cards b{display:block;font-size:1.3rem;font-weight:600;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .cards span{color:var(--soft);font-size:.85rem}
-.wide{overflow-x:auto}
+.wide{overflow-x:auto;margin-bottom:.75rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
+table.small{width:auto;min-width:16rem;max-width:100%}
 caption{text-align:left;color:var(--soft);padding:.25rem 0;font-size:.9rem}
 th,td{text-align:left;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;white-space:nowrap}

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,10 +34,11 @@ def mishap(inside: InAllocation, cluster: Cluster, chosen: random.Random) -> str
     if kind == "agent":
         inside.kill(inside.hosts[0], "agent serve")
         inside.run("agent", "start")
-    elif kind == "loop":  # the younger of the worker's two processes; the keeper starts another
+    elif kind == "loop":  # the keeper's child; a child of that is a job whose program has not begun
         pids = inside.pids(host, "worker --rendezvous")
-        if len(pids) == 2:
-            os.kill(max(pids), signal.SIGKILL)
+        for pid in pids:
+            if parent_of(pid) in pids and parent_of(parent_of(pid)) not in pids:
+                os.kill(pid, signal.SIGKILL)
     elif kind.startswith("stop"):
         pids = (
             inside.pids(inside.hosts[0], "agent serve") if "agent" in kind else inside.pids(host, "worker --rendezvous")
@@ -51,6 +53,13 @@ def mishap(inside: InAllocation, cluster: Cluster, chosen: random.Random) -> str
         time.sleep(chosen.uniform(0.5, 3.0))
         cluster.join(host)
     return f"{kind} {host}"
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
 
 
 @pytest.mark.timeout(600)
