@@ -179,7 +179,8 @@ class Rate:
         if done <= 0 or passed_s < 1 or progress.ended >= progress.total:
             return ""
         rate = done / passed_s
-        return f", {rate:.3g}/s, ETA {duration((progress.total - progress.ended) / rate)}"
+        shown = f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"  # 1200, not 1.2e+03
+        return f", {shown}/s, ETA {duration((progress.total - progress.ended) / rate)}"
 
 
 def sentence(progress: Progress) -> str:

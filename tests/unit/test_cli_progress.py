@@ -109,6 +109,7 @@ def test_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rate.text(Progress({"COMPLETE": 10}, 100)) == ""
     now[0] = 10.0
     assert rate.text(Progress({"COMPLETE": 30}, 100)) == ", 2/s, ETA 35s"
+    assert rate.text(Progress({"COMPLETE": 12010}, 24010)) == ", 1200/s, ETA 10s"
     assert rate.text(Progress({"COMPLETE": 100}, 100)) == ""
 
 
