@@ -165,6 +165,7 @@ class JobStatus(Record):
         peak_rss_bytes: largest resident memory seen of the process tree.
         read_bytes, write_bytes: moved to and from storage.
         stdout_bytes, stderr_bytes: how much it printed.
+        cores: how many it asked for; None: one, free to roam.
         meta: the job's properties.
     """
 
@@ -195,6 +196,7 @@ class JobStatus(Record):
     write_bytes: Optional[int] = None
     stdout_bytes: Optional[int] = None
     stderr_bytes: Optional[int] = None
+    cores: Optional[int] = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     extra: JSON = field(default_factory=dict)
 

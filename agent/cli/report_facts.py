@@ -23,9 +23,6 @@ from .text import harmless_lines
 if TYPE_CHECKING:
     from ..records import JSON
 
-ASKED_JOBS = 1_000
-"""Up to so many jobs each one's definition is asked for; of more, one for each kind of name."""
-ASKED_NAMES = 200
 ASKED_ATTEMPTS = 500
 """Jobs of several attempts whose earlier attempts are asked for."""
 LISTED_FAILURES = 50
@@ -103,7 +100,6 @@ class Facts:
     Args:
         made_at: when it was asked, in seconds since the epoch. context: of the workflow's first job.
         runs: every attempt that is known to have started. skewed: how many seem to have ended before they started.
-        assumed: how many jobs are taken to need as many cores as another of their kind of name.
         untold: how many jobs had earlier attempts that were not asked for.
         data, handlers: the first of them, with how many there are (at most ``COUNTED``).
     """
@@ -116,7 +112,6 @@ class Facts:
     runs: list[Run] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     skewed: int = 0
-    assumed: int = 0
     untold: int = 0
     reasons: list[tuple[str, int]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -169,8 +164,7 @@ def collect(client: Client, workflow: JSON) -> Facts:
     facts.jobs = jobs[::-1]  # oldest first
     if facts.jobs:
         facts.context = client.get(path_of("jobs", facts.jobs[0]["job_id"])).get("context") or {}
-    cores, facts.assumed = _cores(client, facts.jobs)
-    _add_runs(client, facts, cores)
+    _add_runs(client, facts)
     facts.nodes = _nodes(facts.runs, agent)
     failed = sorted((job for job in facts.jobs if job["state"] == "FAILED"), key=_ended)
     facts.reasons = Counter(why(job) or "no reason known" for job in failed).most_common()
@@ -199,36 +193,10 @@ def _ended(job: JSON) -> str:
     return str(job.get("ended_at") or job.get("time") or "~")
 
 
-def kind_of_name(name: str) -> str:
-    """What the names of one series of jobs have in common: ``sim-17`` and ``sim-18`` are both ``sim-#``."""
-    return re.sub(r"\d+", "#", name)
-
-
-def _cores(client: Client, jobs: list[JSON]) -> tuple[dict[str, int], int]:
-    """The cores of each job, and for how many they are those of another job.
-
-    The list of jobs does not tell them, and to ask for each of 50,000 definitions would take a minute.
-    """
-    each = len(jobs) <= ASKED_JOBS
-    found: dict[str, int] = {}
-    kinds: dict[str, int] = {}
-    assumed = 0
-    for job in jobs:
-        identifier, kind = job["job_id"], kind_of_name(job.get("name", ""))
-        if not each and (kind in kinds or len(kinds) >= ASKED_NAMES):
-            found[identifier] = kinds.get(kind, 1)
-            assumed += 1
-            continue
-        definition = client.get(path_of("jobs", identifier)).get("definition") or {}
-        asked = (definition.get("resources") or {}).get("cores")
-        found[identifier] = kinds[kind] = 1 if asked is None else int(asked)
-    return found, assumed
-
-
-def _add_runs(client: Client, facts: Facts, cores: dict[str, int]) -> None:
+def _add_runs(client: Client, facts: Facts) -> None:
     asked = 0
     for job in facts.jobs:
-        weight = float(cores[job["job_id"]])
+        weight = float(job.get("cores", 1))
         if job.get("attempt", 1) > 1:
             asked += 1
             if asked <= ASKED_ATTEMPTS:

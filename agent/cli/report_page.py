@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..ids import short
 from . import charts
-from .report_facts import ASKED_JOBS, COUNTED, ENDED, LISTED_DATA, LISTED_FAILURES, LISTED_HANDLERS, Facts, Run, seconds
+from .report_facts import COUNTED, ENDED, LISTED_DATA, LISTED_FAILURES, LISTED_HANDLERS, Facts, Run, seconds
 from .report_html import Cell, clean, identifier, in_order, number, state_cell, state_key, table, utc
 from .report_style import STYLE, patterns, state_rules
 from .report_svg import LEVEL_BINS, jobs_on_nodes, level_picture
@@ -131,11 +131,6 @@ def _remarks(facts: Facts) -> str:
         remarks.append(
             f"It is not known on which node {plural(unplaced, 'run')} took place: drawn by site, with as many cores"
             " taken to be available as were in use at once."
-        )
-    if facts.assumed:
-        remarks.append(
-            f"With more than {ASKED_JOBS:,} jobs not each is asked for its cores: {facts.assumed:,} are taken to need"
-            " as many as another job of the same name (numbers in it aside)."
         )
     if facts.untold:
         remarks.append(f"Earlier attempts of {plural(facts.untold, 'job')} are left out.")

@@ -21,7 +21,7 @@ JSON = dict[str, Any]
 TABLE_OF = {"job": "jobs", "workflow": "workflows", "data": "metasheets", "handler": "handlers", "log": "logs"}
 _JOB_COLUMNS = (
     "j.id as job_id, j.state, j.attempt, j.reason, j.native_status, j.name, j.command, j.site, j.workflow_id, j.parent_id,"
-    " j.origin, o.host as origin_host, j.submitted_at, j.status_at as time, j.meta, "
+    " j.origin, o.host as origin_host, j.submitted_at, j.status_at as time, j.cores, j.meta, "
     + ", ".join(f"j.{name}" for name in FACTS)
 )
 _FROM_JOBS = " from jobs j left join origins o on o.id = j.origin"

@@ -264,9 +264,8 @@ class TestPage:
             assert words in text, words
 
     def test_totals(self, api: FakeApi) -> None:
-        details = {"definition": {"resources": {"cores": 2}}}
-        second = job(2, start_s=2, length_s=2, peak_rss_bytes=3 * 2**30)
-        serve(api, [job(1, length_s=2), second, job(3, "PENDING", started_at=None)], details=details)
+        second = job(2, start_s=2, length_s=2, peak_rss_bytes=3 * 2**30, cores=2)
+        serve(api, [job(1, length_s=2, cores=2), second, job(3, "PENDING", started_at=None)])
         text = reported(api).text
         assert "4.00s wall time, first start to last end" in text
         assert "8.0 core-seconds used (50%)" in text
@@ -400,11 +399,13 @@ class TestPage:
 class TestMany:
     def test_many_jobs_are_drawn_as_strips_and_few_are_asked_for(self, api: FakeApi) -> None:
         count = report_svg.BARS + 1
-        jobs = [job(n, "FAILED" if n % 50 == 3 else "COMPLETE", start_s=n // 8, host=f"n{n % 2}") for n in range(count)]
-        serve(api, jobs, details={"definition": {"resources": {"cores": 2}}})
+        jobs = [
+            job(n, "FAILED" if n % 50 == 3 else "COMPLETE", start_s=n // 8, host=f"n{n % 2}", cores=2)
+            for n in range(count)
+        ]
+        serve(api, jobs)
         page = reported(api)
         assert "Too many runs for a bar each (3,001)" in page.text
-        assert f"{count - 1:,} are taken to need as many as another job" in page.text
         assert "Cores in use over time, at most 16" in page.text
         assert "These are the first 1,000." in page.text
         assert page.tags["rect"] < 4000
@@ -412,7 +413,7 @@ class TestMany:
 
     def test_jobs_that_need_no_core_are_seen_in_strips(self, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(report_svg, "BARS", 1)
-        serve(api, [job(1), job(2)], details={"definition": {"resources": {"cores": 0}}})
+        serve(api, [job(1, cores=0), job(2, cores=0)])
         html = reported(api).text
         assert "n1: 2 COMPLETE" in html
 
