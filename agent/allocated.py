@@ -213,21 +213,25 @@ def addresses_towards(hosts: Sequence[str]) -> list[str]:
 
 
 def _answer(words: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            list(words), stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_TIMEOUT_S, check=True
-        )
-    except subprocess.SubprocessError as error:
-        raise OSError(f"{words[0]}: {error}") from error
-    return done.stdout.decode("utf-8", "replace")
+    """What a command says on its standard output. Raises OSError, also when it fails or takes too long."""
+    return _told(words, stderr=subprocess.PIPE, check=True)
 
 
 def _version(words: Sequence[str]) -> str:
+    """What a command says, on either stream and however it ends: some tell their version as an error."""
+    return _told(words, stderr=subprocess.STDOUT, check=False)
+
+
+def _told(words: Sequence[str], *, stderr: int, check: bool) -> str:
     try:
         done = subprocess.run(
-            list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=ASK_TIMEOUT_S, check=False,
-        )  # fmt: skip
+            list(words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            timeout=ASK_TIMEOUT_S,
+            check=check,
+        )
     except subprocess.SubprocessError as error:
         raise OSError(f"{words[0]}: {error}") from error
     return done.stdout.decode("utf-8", "replace")

@@ -32,6 +32,18 @@ class SiteConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zero: bool = False) -> float:
+    """An option of ``[local]`` that is a number of seconds: more than 0, or with ``zero`` from 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    value = options.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value > 0 or (zero and value == 0)):
+        raise ConfigError(f"sites.toml: {name} of [local] must be a number of seconds, not {value!r}")
+    return float(value)
+
+
 def signature(path: Path) -> tuple[int, int, int]:
     """Tells a file from a changed one; zeros where there is none."""
     try:

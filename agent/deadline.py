@@ -8,12 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from .clock import utc_text
 from .dispatcher import Dispatcher
-from .errors import ConfigError
 
 DEFAULT_NOTICE_S = 60.0
 SHORTEST_SHARE = 0.1
@@ -21,18 +18,6 @@ SHORTEST_SHARE = 0.1
 WAKE_S = 30.0
 """A clock may be set, and a machine may sleep: look at least so often."""
 _logger = logging.getLogger(__name__)
-
-
-def notice_s_of(options: Mapping[str, Any]) -> float:
-    """How long before the end running jobs are warned: ``end_notice_s`` of the site ``local``.
-
-    Raises:
-        ConfigError: it is not a number of seconds.
-    """
-    value = options.get("end_notice_s", DEFAULT_NOTICE_S)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise ConfigError(f"sites.toml: end_notice_s of [local] must be a number of seconds, not {value!r}")
-    return float(value)
 
 
 class Deadline:

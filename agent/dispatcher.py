@@ -165,7 +165,6 @@ class Dispatcher:
         self._queue: deque[_Waiting] = deque()
         self._waiting: dict[str, _Waiting] = {}
         self._reserved: dict[str, Flight] = {}
-        self._kept: dict[str, _Waiting] = {}
         self._last_start: Optional[float] = None
         self._scheduled = False
         self.nodes: dict[str, Node] = {}
@@ -245,8 +244,8 @@ class Dispatcher:
 
     def kept(self, job_id: str) -> Optional[str]:
         """Why a waiting job is kept although there may be room for it; None when it is not."""
-        entry = self._kept.get(job_id)
-        if entry is None or self._last_start is None:
+        entry = self._waiting.get(job_id)
+        if entry is None or self._last_start is None or self._has_time(entry.request):
             return None
         left_s = max(0.0, self._last_start - time.time())
         limit = entry.request.defn.resources.time_limit_s
@@ -289,7 +288,6 @@ class Dispatcher:
         """
         flight = self.flights.get(job_id)
         if flight is None:
-            self._kept.pop(job_id, None)
             return self._waiting.pop(job_id, None) is None
         if not flight.claimed:
             self.ended(job_id, attempt)
@@ -402,8 +400,7 @@ class Dispatcher:
             if self._waiting.get(job_id) is not entry:
                 continue  # was forgotten meanwhile
             if not self._has_time(entry.request):
-                self._kept[job_id] = entry  # for good: time only runs out
-                continue
+                continue  # out of the queue for good, since time only runs out; it still waits: see kept()
             if node.fits(entry.needs, backlog):
                 del self._waiting[job_id]
                 node.take(entry.needs)

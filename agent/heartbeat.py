@@ -11,9 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
-from .errors import ConfigError
 from .workers import WorkerServer
 
 PING_S = 5.0
@@ -21,18 +19,6 @@ SILENT_S = 20.0
 DEFAULT_LOST_S = 90.0
 """Longer than a switch or a file server takes to come back, shorter than anybody wants to wait for a dead node."""
 _logger = logging.getLogger(__name__)
-
-
-def lost_after_s(options: Mapping[str, Any]) -> float:
-    """How long a node may be silent: ``node_lost_s`` of the site ``local``.
-
-    Raises:
-        ConfigError: it is not a number of seconds.
-    """
-    value = options.get("node_lost_s", DEFAULT_LOST_S)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise ConfigError(f"sites.toml: node_lost_s of [local] must be a number of seconds, not {value!r}")
-    return float(value)
 
 
 class Heartbeat:

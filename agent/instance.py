@@ -19,13 +19,13 @@ from .allocated import AllocatedWorkers, find_allocation
 from .attached import AttachedJobs
 from .attached import release as release_attached
 from .clock import utc_text
-from .config import LOCAL_SITE, SiteConfig, read_sites, signature
-from .deadline import Deadline, notice_s_of
+from .config import LOCAL_SITE, SiteConfig, read_sites, seconds_option, signature
+from .deadline import DEFAULT_NOTICE_S, Deadline
 from .dispatcher import Dispatcher, node_facts
 from .errors import LwfmError
 from .events import Rules
 from .files import FileRecorder
-from .heartbeat import Heartbeat, lost_after_s
+from .heartbeat import DEFAULT_LOST_S, Heartbeat
 from .local_worker import LocalWorker
 from .models import JobDefn
 from .nodes import AgentNodes
@@ -91,7 +91,7 @@ class Instance:
         self.watch = Watch()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
-        self._end_notice_s = notice_s_of(local_options)
+        self._end_notice_s = seconds_option(local_options, "end_notice_s", DEFAULT_NOTICE_S, zero=True)
         self.dispatcher = Dispatcher(
             self._claim, self._loop.call_soon, self.spawn, self.worker.capacity(), self._settle_dropped
         )
@@ -102,7 +102,10 @@ class Instance:
         self.registry = Registry(sites, self._site_context)
         self.allocated: Optional[AllocatedWorkers] = None
         self.heartbeat = Heartbeat(
-            self.workers, lambda: self.writer.write(recovery.claimants), self.host, lost_after_s(local_options)
+            self.workers,
+            lambda: self.writer.read(recovery.claimants),
+            self.host,
+            seconds_option(local_options, "node_lost_s", DEFAULT_LOST_S),
         )
         self.attached = AttachedJobs(self.writer, self.spawn)
         self.polled = PolledSites(self.writer, lambda name: cast(Run, self.registry.pillar(name, "run")), self.spawn)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from . import archive
 from .errors import ConfigError, LwfmError
+from .paths import write_private
 
 VALID_DAYS = 400
 """No allocation lives longer."""
@@ -30,14 +30,8 @@ def make_key(path: Path) -> None:
         content = _made_by_library()
     except (ImportError, LwfmError) as why:
         content = _made_by_program(why)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
+        write_private(path, content)
     except OSError as error:
         raise ConfigError(f"cannot write the key {path}: {error.strerror}") from error
 

@@ -151,6 +151,21 @@ def private_directory(path: Path) -> None:
         raise ConfigError(f"cannot write to {path}", hint="set LWFM_HOME to a directory you can write to")
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only the owner can read: whole and on the disk, or not at all. One process writes it at a time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, path)
+
+
 def write_program(home: Home) -> None:
     """Put an ``lwfm`` into :attr:`Home.programs` that starts this very lwfm.
 

@@ -10,6 +10,7 @@ from .execution import record_lost
 from .outputs import OutputStore
 from .recorder import Recorder
 from .states import JobState
+from .store import Connection
 
 
 @dataclass
@@ -98,9 +99,9 @@ def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore) 
     return len(claims)
 
 
-def claimants(recorder: Recorder) -> dict[str, str]:
+def claimants(connection: Connection) -> dict[str, str]:
     """The workers that have jobs, and where each was last seen."""
-    found = recorder.transaction.execute(
+    found = connection.execute(
         "select distinct c.worker_id, coalesce(w.host, '') from local_claims c left join local_workers w"
         " on w.worker_id = c.worker_id"
     )

@@ -43,14 +43,11 @@ class Rendezvous(NamedTuple):
 
 def write(directory: Path, addresses: Sequence[Address]) -> Path:
     """Write the file into ``directory``, beside the key; whoever reads it finds the old one or the new one, whole."""
+    from .paths import write_private  # which a worker, that only reads, does not need
+
     target = directory / FILE
-    part = directory / f".{FILE}.{os.getpid()}"
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(compact_ascii({"format": 1, "addresses": [list(address) for address in addresses], "key": KEY}))
-        stream.flush()
-        os.fsync(stream.fileno())  # on a shared file system: so that other nodes come to see it
-    os.replace(part, target)
+    told = {"format": 1, "addresses": [list(address) for address in addresses], "key": KEY}
+    write_private(target, compact_ascii(told).encode("ascii"))
     return target
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import StoreError
+from .paths import write_private
 from .redaction import redact_environment, redact_text, redact_words
 
 JSON = dict[str, Any]
@@ -77,14 +77,8 @@ class Vault:
 
     def _write(self, owner: str, kept: Mapping[str, Any]) -> None:
         path = self._directory / f"{owner}.json"
-        part = path.with_suffix(".part")
         try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(kept, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
+            write_private(path, json.dumps(kept).encode("utf-8"))
         except OSError as error:
             raise StoreError(f"cannot keep a secret in {path}: {error.strerror}") from error
         self._held.add(owner)

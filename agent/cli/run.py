@@ -31,6 +31,7 @@ from .options import json_option, workflow_option
 from .progress import Progress, Screen, ask, choose_meter, follow
 from .scripts import active_environment, check_script, choose_python, script_environment
 from .session import Session
+from .signals import ending_signals
 from .summary import collect, show
 from .text import plural
 
@@ -150,7 +151,7 @@ def _follow(
     before = Progress.from_json(ask(session.client, flow["workflow_id"], (), None, 0))
     running = _Run(session, flow["workflow_id"], before, screen)
     stops = _Stops()
-    with _signals_as_interrupts(stops):
+    with ending_signals(stops.note):  # TERM and HUP end a run as Ctrl-C does
         try:
             with stops.held():
                 running.begin(
@@ -332,18 +333,6 @@ def _close(session: Session, workflow_id: str) -> int:
     body = {"reason": "the workflow has ended"}
     answer = session.client.post(path_of("workflows", workflow_id, "close"), body, repeatable=True)
     return len(answer.get("unset", []))
-
-
-@contextmanager
-def _signals_as_interrupts(stops: _Stops) -> Iterator[None]:
-    """TERM and HUP end a run as Ctrl-C does."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stops.note) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @click.command(context_settings=PASS_ON, epilog=example("lwfm python look_at_results.py --since yesterday"))

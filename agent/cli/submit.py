@@ -19,6 +19,7 @@ import click
 
 from ..errors import InvalidRecord, NotFound
 from ..ids import new_id
+from ..jsontext import compact_ascii
 from ..library.bodies import without_none
 from ..library.submission import capture_context
 from ..models import JobDefn
@@ -129,7 +130,7 @@ class Template:
         varying = {key for key in ("name", "inputs", "outputs", "meta") if MARK in json.dumps(fields.get(key))}
         self._varying = {key: fields[key] for key in varying}
         fixed = {key: value for key, value in fields.items() if key not in varying}
-        self._fixed = json.dumps(fixed, separators=(",", ":"))[1:-1]
+        self._fixed = compact_ascii(fixed)[1:-1]
 
     def check(self, value: str) -> JobDefn:
         """The definition for one value, looked at in all detail.
@@ -148,7 +149,7 @@ class Template:
         own: JSON = {"job_id": new_id(), "command": self.command(value)}
         if self._varying:
             own.update(_fill(self._varying, value))
-        text = json.dumps(own, separators=(",", ":"))
+        text = compact_ascii(own)
         return f"{text[:-1]},{self._fixed}}}" if self._fixed else text
 
 
@@ -172,7 +173,7 @@ def _fill_property(held: Any, value: str) -> Any:
 
 
 def _bodies(template: Template, values: Iterable[list[str]], common: JSON) -> Iterator[bytes]:
-    head = json.dumps(common, separators=(",", ":"))[:-1] + ',"jobs":['
+    head = compact_ascii(common)[:-1] + ',"jobs":['
     checked = False
     for chunk in values:
         if not checked:

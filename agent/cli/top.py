@@ -28,6 +28,7 @@ from .groups import example
 from .nodes import nodes_of
 from .options import json_option, workflow_option
 from .session import Session
+from .signals import ending_signals
 from .text import duration, elapsed_s, size
 
 if TYPE_CHECKING:
@@ -267,13 +268,8 @@ class _Signals:
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """While this lasts, the signals are ours."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._take) for number in numbers}
-        try:
+        with ending_signals(self._take):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:

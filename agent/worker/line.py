@@ -105,12 +105,13 @@ class RemoteLine:
             raise OSError(errno.ENOENT, error.message) from None
         self._addresses: list[Address] = list(found.addresses)
         self._failure = OSError(errno.ENOENT, f"{path} names no address")
+        self._address: Optional[Address] = None
         self._handshaking = False
         self._dial_next()
 
     def _dial_next(self) -> None:
         while self._addresses:
-            address = self._addresses.pop(0)
+            self._address = address = self._addresses.pop(0)
             family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
             self.socket = socket.socket(family, socket.SOCK_STREAM)
             self.socket.setblocking(False)
@@ -122,12 +123,12 @@ class RemoteLine:
             number = self.socket.connect_ex(tuple(address))
             if number in (0, errno.EINPROGRESS):
                 return
-            self._failed(number, address)
+            self._failed(number)
         raise self._failure
 
-    def _failed(self, number: int, address: object) -> None:
+    def _failed(self, number: int) -> None:
         self.socket.close()
-        self._failure = OSError(number, f"{os.strerror(number)} ({address})")
+        self._failure = OSError(number, f"{os.strerror(number)} ({self._address})")
 
     def advance(self) -> int:
         """Connected? Then the handshake; not? Then the next address."""
@@ -136,7 +137,7 @@ class RemoteLine:
         if not self._handshaking:
             number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if number:
-                self._failed(number, "address")
+                self._failed(number)
                 self._dial_next()
                 return selectors.EVENT_WRITE
             try:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
 
 from lwfm.errors import LwfmError, NotFound
 
@@ -168,3 +172,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         """The same."""
         self.do_GET()
+
+
+@contextmanager
+def in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    """A fake agent that the command line finds as a user's would be found, outside of any job; ``tmp_path`` is the directory."""
+    for name in ("LWFM_SOCKET", "LWFM_JOB_ID", "LWFM_WORKFLOW_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with FakeApi(tmp_path / "home") as fake:
+        monkeypatch.setenv("LWFM_HOME", str(fake.home))
+        monkeypatch.chdir(tmp_path)
+        yield fake

@@ -14,7 +14,7 @@ import pytest
 from lwfm import errors
 from lwfm.__main__ import main
 
-from support.fake_api import FakeApi, Raw, Request
+from support.fake_api import FakeApi, Raw, Request, in_use
 
 JOB = "019aab12-3456-7000-8000-000000000001"
 OTHER = "019aab12-3456-7001-8000-000000000002"
@@ -24,11 +24,7 @@ DATA = "019aab12-1111-7000-8000-000000000004"
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    for name in ("LWFM_SOCKET", "LWFM_JOB_ID", "LWFM_WORKFLOW_ID"):
-        monkeypatch.delenv(name, raising=False)
-    with FakeApi(tmp_path / "home") as fake:
-        monkeypatch.setenv("LWFM_HOME", str(fake.home))
-        monkeypatch.chdir(tmp_path)
+    with in_use(tmp_path, monkeypatch) as fake:
         yield fake
 
 

@@ -18,7 +18,7 @@ from lwfm.cli import charts, report_facts, report_page, report_svg
 from lwfm.cli.charts import Span
 from lwfm.clock import parse_utc, utc_text
 
-from support.fake_api import FakeApi, Raw, Request
+from support.fake_api import FakeApi, Raw, Request, in_use
 
 FLOW = "019aab12-0000-7000-8000-000000000003"
 START = parse_utc("2026-01-02T03:04:05.000000Z")
@@ -109,11 +109,7 @@ def job(
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    for name in ("LWFM_SOCKET", "LWFM_JOB_ID", "LWFM_WORKFLOW_ID"):
-        monkeypatch.delenv(name, raising=False)
-    with FakeApi(tmp_path / "home") as fake:
-        monkeypatch.setenv("LWFM_HOME", str(fake.home))
-        monkeypatch.chdir(tmp_path)
+    with in_use(tmp_path, monkeypatch) as fake:
         fake.replies["GET /v1/agent"] = {"version": "9.9", "host": "here", "workers": [{"host": "n1", "cores": 4}]}
         yield fake
 

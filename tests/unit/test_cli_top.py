@@ -28,7 +28,7 @@ from lwfm.client import Client, Endpoint
 from lwfm.clock import utc_text
 from lwfm.paths import Home
 
-from support.fake_api import FakeApi
+from support.fake_api import FakeApi, in_use
 
 JOB = "019aab12-3456-7000-8000-000000000001"
 FLOW = "019aab12-0000-7000-8000-000000000003"
@@ -64,10 +64,7 @@ def agent(**more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    for name in ("LWFM_SOCKET", "LWFM_JOB_ID", "LWFM_WORKFLOW_ID"):
-        monkeypatch.delenv(name, raising=False)
-    with FakeApi(tmp_path / "home") as fake:
-        monkeypatch.setenv("LWFM_HOME", str(fake.home))
+    with in_use(tmp_path, monkeypatch) as fake:
         fake.replies["GET /v1/agent"] = agent()
         fake.replies["GET /v1/jobs"] = {"jobs": [running()]}
         yield fake
