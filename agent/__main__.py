@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .notify import main as notify
 
         return notify(words[1:])
+    if words[:1] == ["tasks"]:  # what a job that asks for tasks runs
+        from .tasks import main as tasks
+
+        return tasks(words[1:])
     from .cli.main import run
 
     return run(words)

@@ -22,9 +22,10 @@ from typing import Optional
 
 from . import hostlist, launchers, rendezvous
 from .allocation import Allocation, NodeShare, discover, from_hostfile
-from .dispatcher import Capacity
+from .capacity import Capacity
 from .errors import ConfigError, LwfmError
 from .keys import make_key
+from .node import Node
 from .paths import Home, private_directory, self_command
 from .workers import WorkerServer
 
@@ -74,7 +75,8 @@ class AllocatedWorkers:
         self._home = home
         self._workers = workers
         self._own = allocation.share_of(own_name())
-        self._directory = home.root / "allocations" / _file_name(f"{allocation.scheduler}-{allocation.id}")
+        self.name = _file_name(f"{allocation.scheduler}-{allocation.id}")
+        self._directory = home.root / "allocations" / self.name
         self._processes: list[tuple[subprocess.Popen[bytes], tuple[str, ...]]] = []
         self._missing: set[str] = set()
 
@@ -141,6 +143,20 @@ class AllocatedWorkers:
             return None
         told = (node.cores, node.memory_bytes, node.gpus)
         return Capacity(*(NO_LIMIT if value is None else value for value in told))
+
+    def name_of(self, host: str) -> tuple[str, str]:
+        """What the launchers call a host, and the name of the allocation if it is one of its nodes."""
+        node = self.allocation.share_of(host)
+        return (host, "") if node is None else (host if node.host == "localhost" else node.host, self.name)
+
+    def coming(self) -> list[Node]:
+        """The nodes whose workers are being started, with what the scheduler told of them."""
+        states = self.states()
+        return [
+            Node("", node.host, 0, self.share(node.host) or Capacity(NO_LIMIT, NO_LIMIT, NO_LIMIT), None, "", self.name)
+            for node in self.others
+            if states[node.host] == "starting"
+        ]
 
     def states(self) -> dict[str, str]:
         """Each other node, and whether it is ``up``, ``starting`` or ``missing``."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError
+from . import hostlist
+from .errors import ConfigError, InvalidRecord
 
 LOCAL_SITE = "local"
 
@@ -42,6 +43,27 @@ def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zer
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value > 0 or (zero and value == 0)):
         raise ConfigError(f"sites.toml: {name} of [local] must be a number of seconds, not {value!r}")
     return float(value)
+
+
+def labels_option(options: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The option ``labels`` of ``[local]``: by label, the hosts that have it, as ``bigmem = ["n1", "n[5-8]"]``.
+
+    Raises:
+        ConfigError: it is not a table of such lists.
+    """
+    given = options.get("labels", {})
+    if not isinstance(given, Mapping):
+        raise ConfigError('sites.toml: labels of [local] must be a table, as {bigmem = ["n1", "n[5-8]"]}')
+    labels: dict[str, frozenset[str]] = {}
+    for label, hosts in given.items():
+        listed = [hosts] if isinstance(hosts, str) else hosts
+        if not isinstance(listed, list) or not all(isinstance(host, str) for host in listed):
+            raise ConfigError(f"sites.toml: the label {label} of [local] must have a list of hosts, not {hosts!r}")
+        try:
+            labels[label] = frozenset(host for text in listed for host in hostlist.expand(text))
+        except InvalidRecord as error:
+            raise ConfigError(f"sites.toml: the label {label} of [local]: {error.message}") from None
+    return labels
 
 
 def signature(path: Path) -> tuple[int, int, int]:

@@ -24,15 +24,16 @@ class Deadline:
     """Watches the end of an allocation.
 
     Args:
-        dispatcher: is told which jobs still have time, and to stop.
+        dispatcher: is told which jobs still have time, and to stop. ``allocation``: what it calls the allocation.
         ends_at: seconds since the epoch. ``notice_s``: so long before it jobs are warned.
     """
 
-    def __init__(self, dispatcher: Dispatcher, ends_at: float, notice_s: float):
+    def __init__(self, dispatcher: Dispatcher, allocation: str, ends_at: float, notice_s: float):
         self._dispatcher = dispatcher
+        self._allocation = allocation
         self._ends_at = ends_at
         self._notice_s = min(notice_s, max(0.0, (ends_at - time.time()) * SHORTEST_SHARE))
-        dispatcher.last_start_by(ends_at - self._notice_s)
+        dispatcher.last_start_by(ends_at - self._notice_s, allocation)
 
     async def run(self) -> None:
         """Wait for the end, then cut off what still runs."""
@@ -43,4 +44,4 @@ class Deadline:
             await asyncio.sleep(min(left_s, WAKE_S))
         reason = f"cut off: the allocation ends at {utc_text(self._ends_at)}"
         _logger.warning("%s; nothing more is placed", reason)
-        self._dispatcher.cut_off(reason, self._notice_s / 2)
+        self._dispatcher.cut_off(self._allocation, reason, self._notice_s / 2)

@@ -3,9 +3,12 @@
 Lives in the agent's event loop. Knows the nodes' capacity, what is on them and what waits; not the store, not sockets.
 A job goes to a worker only after the claim that it does is durable, so that no restart can give it to another one.
 
-Waiting jobs are served first come first served; while the first does not fit, smaller ones behind it may go ahead, but
-not for longer than ``OVERTAKING_S``. Workers that finish many short jobs are sent some more than they have room for, so
-that the next one starts without asking back.
+What waits is served in the order of :mod:`.waiting`. While a job does not fit, others behind it may go ahead, but not for longer
+than ``OVERTAKING_S``: then the nodes it needs are left to become free. Workers that finish many short jobs are sent some more
+than they have room for, so that the next one starts without asking back.
+
+A job over several nodes is with the worker of the first, its head, which runs it; the workers of the others keep its part of
+their nodes free. They are asked first, and only when all have answered is the head given the job.
 """
 
 from __future__ import annotations
@@ -13,23 +16,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional, Protocol
+from typing import Any, Optional
 
 from . import faultpoints
+from .capacity import Capacity, Shape, shape_of
 from .errors import ResourcesImpossible
+from .gangs import Part, run_message
 from .models import JobDefn
+from .node import Node
 from .sites.base import JobRequest, Resource
+from .waiting import Group, Waiting, WaitingJobs
 from .wire import Message
 
 OVERTAKING_S = 10.0
-LOOKAHEAD = 64
-MIN_RECENT = 3
-BACKLOG_S = 0.25
-"""How many seconds' worth of its recent rate a worker is sent ahead."""
-MAX_BACKLOG = 1024
+LOOKAHEAD = 256
+"""How many kinds of jobs that do not fit are looked at before the rest is left for the next time."""
 FIRST_BACKLOG = 128
 """What a node that has no other beside it is sent ahead, whatever its rate, while more than ``MANY_WAITING`` wait: there is no
 node that could have them sooner, and a worker that has to ask for every job starts few."""
@@ -38,120 +41,64 @@ CLAIM_AGAIN_S = 1.0
 """How long to wait before claiming again what the store could not take."""
 _logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a node has, or a job needs: cores, bytes of memory, GPUs."""
-
-    cores: int
-    memory_bytes: int
-    gpus: int
-
-    def at_most(self, other: Optional[Capacity]) -> Capacity:
-        """The smaller of both in each respect; all of this one when there is no other."""
-        if other is None:
-            return self
-        return Capacity(
-            min(self.cores, other.cores), min(self.memory_bytes, other.memory_bytes), min(self.gpus, other.gpus)
-        )
-
-
-class WorkerChannel(Protocol):
-    """The connection to a worker, as far as placing needs it."""
-
-    def send(self, messages: Sequence[Message]) -> None:
-        """Send, without waiting."""
+Pair = tuple[str, int]
+"""A job and its attempt."""
 
 
 @dataclass
 class Flight:
-    """A job that is with a worker; until it is ``claimed``, on its way there."""
+    """A job that is with a worker; until it is ``claimed``, on its way there.
 
-    request: JobRequest
-    needs: Capacity
+    Args:
+        worker_id: the worker that runs it, or will; of a gang its head. ``parts``: the workers of its other nodes.
+        request: known from the moment it is claimed.
+        sent: whether the worker was given it. ``started``: whether it has told that it runs.
+        held: what the workers of the other nodes keep free for it.
+        doomed: why it is to be stopped as soon as its worker is there.
+    """
+
+    job_id: str
+    attempt: int
+    shape: Shape
     worker_id: str
-    started: bool = False
+    parts: tuple[str, ...] = ()
+    request: Optional[JobRequest] = None
     claimed: bool = False
+    sent: bool = False
+    started: bool = False
+    held: dict[str, Part] = field(default_factory=dict)
+    doomed: Optional[str] = None
 
 
 @dataclass
-class Node:
-    """A worker and what is on its node."""
+class _Reservation:
+    """Nodes that are left to become free for a job."""
 
-    worker_id: str
-    host: str
-    pid: int
-    capacity: Capacity
-    channel: Optional[WorkerChannel]
-    cores_used: int = 0
-    memory_used: int = 0
-    gpus_used: int = 0
-    running: int = 0
-    contexts: set[str] = field(default_factory=set)
-    window_start: float = 0.0
-    ended_now: int = 0
-    ended_before: int = 0
-
-    def count_end(self) -> None:
-        """A job has ended here: what the backlog is measured by."""
-        now = time.monotonic()
-        if now - self.window_start > BACKLOG_S:
-            fresh = now - self.window_start < 2 * BACKLOG_S
-            self.ended_before, self.ended_now, self.window_start = (self.ended_now if fresh else 0), 0, now
-        self.ended_now += 1
-
-    def backlog_limit(self) -> int:
-        """How many more one-core jobs than it has room for it may hold by its rate: what it ends in ``BACKLOG_S``."""
-        if time.monotonic() - self.window_start > 2 * BACKLOG_S:
-            return 0
-        recent = max(self.ended_before, self.ended_now)
-        return 0 if recent < MIN_RECENT else min(MAX_BACKLOG, recent)
-
-    def wants_more(self, backlog: int) -> bool:
-        """Whether it is worth looking for jobs for this node: always with room, else when half of its backlog is gone."""
-        over = self.cores_used - self.capacity.cores
-        return over < 0 or over <= backlog // 2
-
-    def fits(self, needs: Capacity, backlog: int) -> bool:
-        """Whether a job may be sent here now, with ``backlog`` more than there is room for."""
-        total = self.capacity
-        if self.gpus_used + needs.gpus > total.gpus or self.memory_used + needs.memory_bytes > total.memory_bytes:
-            return False
-        if self.cores_used + needs.cores <= total.cores:
-            return True
-        simple = needs.cores <= 1 and not needs.gpus and not needs.memory_bytes
-        return simple and self.cores_used + needs.cores <= total.cores + backlog
-
-    def take(self, needs: Capacity, sign: int = 1) -> None:
-        """Count a job in, or with ``sign`` -1 out."""
-        self.cores_used += sign * needs.cores
-        self.memory_used += sign * needs.memory_bytes
-        self.gpus_used += sign * needs.gpus
-        self.running += sign
+    job_id: str
+    workers: frozenset[str]
 
 
-@dataclass
-class _Waiting:
-    request: JobRequest
-    needs: Capacity
-    since: float
+Claim = Callable[[str, Sequence[str], list[Pair]], Awaitable[Mapping[str, JobRequest]]]
 
 
 class Dispatcher:
     """Places jobs on nodes. Implements :class:`~lwfm.sites.base.Nodes` for the drivers.
 
     Args:
-        claim: makes durable that these (job, attempt) go to that worker, and answers which of the jobs do: the others have
-            ended or changed meanwhile. It may raise, then they wait on.
+        claim: makes durable that these (job, attempt) go to that worker, with the workers of further nodes, and answers with the
+            requests of those jobs which do: the others have ended or changed meanwhile. It may raise, then they wait on.
         call_soon: schedules a function in the event loop.
         spawn: runs a coroutine in the event loop.
         expected: the capacity of the local node, for judging requests before its worker has come.
         dropped: told of a job that was to be stopped, or has ended or changed, before it went to a worker: (job, attempt).
+
+    Attributes:
+        coming: the nodes whose workers are being started.
     """
 
     def __init__(
         self,
-        claim: Callable[[str, list[tuple[str, int]]], Awaitable[set[str]]],
+        claim: Claim,
         call_soon: Callable[[Callable[[], None]], Any],
         spawn: Callable[[Awaitable[None]], Any],
         expected: Capacity,
@@ -162,27 +109,31 @@ class Dispatcher:
         self._call_soon = call_soon
         self._spawn = spawn
         self._expected = expected
-        self._queue: deque[_Waiting] = deque()
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting = WaitingJobs()
         self._reserved: dict[str, Flight] = {}
-        self._last_start: Optional[float] = None
+        self._last_starts: dict[str, float] = {}
+        self._kept_free: Optional[_Reservation] = None
+        self._changed: set[str] = set()
+        self._all_changed = True
         self._scheduled = False
+        self.coming: Callable[[], Sequence[Node]] = lambda: ()
         self.nodes: dict[str, Node] = {}
         self.flights: dict[str, Flight] = {}
 
-    def place(self, requests: Sequence[JobRequest]) -> None:
+    # --------------------------------------------------------------------------------------------- asked for
+
+    def place(self, requests: Iterable[JobRequest]) -> None:
         """Run jobs as room becomes free; those that are here already are not placed again."""
         now = time.monotonic()
         for request in requests:
             flight, waiting = self.flights.get(request.job_id), self._waiting.get(request.job_id)
-            if any(known is not None and known.request.attempt >= request.attempt for known in (flight, waiting)):
+            if any(known is not None and known.attempt >= request.attempt for known in (flight, waiting)):
                 continue
-            entry = _Waiting(request, needs_of(request.defn), now)
-            self._waiting[request.job_id] = entry
-            self._queue.append(entry)
+            if self._waiting.add(request.job_id, request.attempt, shape_of(request.defn), now):
+                self._all_changed = True
         self._schedule()
 
-    def reserve(self, requests: Sequence[JobRequest]) -> dict[str, list[tuple[str, int]]]:
+    def reserve(self, requests: Sequence[JobRequest]) -> dict[str, list[Pair]]:
         """Take room for jobs that can go to a worker at once, while the transaction that makes them pending is open.
 
         Either :meth:`launch` follows, when it is durable, or :meth:`release`.
@@ -190,90 +141,42 @@ class Dispatcher:
         Returns:
             The (job, attempt) pairs by the worker they are to go to: what is to be claimed in that transaction.
         """
-        claims: dict[str, list[tuple[str, int]]] = {}
-        nodes = [(node, self._backlog(node, len(requests))) for node in self.nodes.values() if node.channel is not None]
+        claims: dict[str, list[Pair]] = {}
+        nodes = [(node, self._backlog(node, len(requests))) for node in self._connected()]
         for request in requests if not self._waiting else ():
-            if not self._has_time(request):
+            shape = shape_of(request.defn)
+            if shape.nodes > 1 or request.job_id in self.flights:
                 continue
-            needs = needs_of(request.defn)
-            node = next((node for node, backlog in nodes if node.fits(needs, backlog)), None)
+            node = next((node for node, backlog in nodes if node.fits(shape, backlog)), None)
             if node is None:
-                break
-            if request.job_id in self.flights:
+                if any(node.has_time(shape) for node, _ in nodes):
+                    break  # it waits, and who comes after it is not to overtake it here
                 continue
-            node.take(needs)
-            self.flights[request.job_id] = self._reserved[request.job_id] = Flight(request, needs, node.worker_id)
+            node.take(shape.needs)
+            flight = Flight(request.job_id, request.attempt, shape, node.worker_id, request=request)
+            self.flights[request.job_id] = self._reserved[request.job_id] = flight
             claims.setdefault(node.worker_id, []).append((request.job_id, request.attempt))
         return claims
 
     def launch(self, requests: Sequence[JobRequest]) -> None:
         """The claims of those of these that were reserved are durable: send them."""
-        sending: dict[str, list[JobRequest]] = {}
+        sending: dict[str, list[Flight]] = {}
         for request in requests:
             flight = self._reserved.pop(request.job_id, None)
             if flight is not None and self.flights.get(request.job_id) is flight:
                 flight.claimed = True
-                sending.setdefault(flight.worker_id, []).append(request)
+                sending.setdefault(flight.worker_id, []).append(flight)
         if sending:
             faultpoints.hit("dispatcher.claimed")
-        for worker_id, listed in sending.items():
-            self._send(worker_id, listed)
+        for worker_id, flights in sending.items():
+            self._send(worker_id, flights)
 
     def release(self) -> None:
         """The transaction was undone: what was reserved in it is free again."""
         for job_id, flight in self._reserved.items():
             if self.flights.get(job_id) is flight:
-                del self.flights[job_id]
-                node = self.nodes.get(flight.worker_id)
-                if node is not None:
-                    node.take(flight.needs, -1)
+                self._remove(flight)
         self._reserved.clear()
-
-    def last_start_by(self, moment: float) -> None:
-        """Place no job that could still run at ``moment`` (seconds since the epoch) by its time limit, and none after it."""
-        self._last_start = moment
-
-    def cut_off(self, reason: str, grace_s: float) -> None:
-        """Place nothing more, and have the workers stop what they have; what has not started can be started elsewhere."""
-        self._last_start = 0.0
-        for job_id, flight in self.flights.items():
-            node = self.nodes.get(flight.worker_id)
-            if flight.claimed and node is not None and node.channel is not None:
-                message = {"t": "cancel", "job": job_id, "attempt": flight.request.attempt, "reason": reason}
-                node.channel.send([{**message, "cause": "cut_off", "grace_s": grace_s}])
-
-    def kept(self, job_id: str) -> Optional[str]:
-        """Why a waiting job is kept although there may be room for it; None when it is not."""
-        entry = self._waiting.get(job_id)
-        if entry is None or self._last_start is None or self._has_time(entry.request):
-            return None
-        left_s = max(0.0, self._last_start - time.time())
-        limit = entry.request.defn.resources.time_limit_s
-        if limit is None or left_s == 0:
-            return "is kept for another allocation: this one is about to end"
-        return (
-            f"is kept for another allocation: its time limit is {limit:.0f} s, and of this one {left_s:.0f} s are left"
-        )
-
-    def _has_time(self, request: JobRequest) -> bool:
-        if self._last_start is None:
-            return True
-        return time.time() + (request.defn.resources.time_limit_s or 0.0) <= self._last_start
-
-    def check(self, defn: JobDefn) -> None:
-        """Refuse what no node could ever run."""
-        needs = needs_of(defn)
-        known = [node.capacity for node in self.nodes.values()] or [self._expected]
-        lacks: list[str] = []
-        for has in known:
-            lacks = _lacking(needs, has)
-            if not lacks:
-                return
-        largest = "the node has" if len(known) == 1 else f"the largest of {len(known)} nodes has"
-        raise ResourcesImpossible(
-            f"the job can never run here: {', '.join(lacks)} ({largest} less)",
-            hint="ask for less, or submit it to another site",
-        )
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
         """Stop a job that a worker has; one that has not gone to any is dropped."""
@@ -288,42 +191,146 @@ class Dispatcher:
         """
         flight = self.flights.get(job_id)
         if flight is None:
-            return self._waiting.pop(job_id, None) is None
-        if not flight.claimed:
+            if self._waiting.drop(job_id):
+                self._look_again_without(job_id)
+                return False
+            return True
+        if not flight.claimed or (flight.parts and not flight.sent):
             self.ended(job_id, attempt)
             return False
-        message = {
-            "t": "cancel",
-            "job": job_id,
-            "attempt": attempt,
-            "reason": reason,
-            "grace_s": flight.request.defn.grace_s,
-        }
-        node = self.nodes.get(flight.worker_id)
-        if node is not None and node.channel is not None:
-            node.channel.send([message])
+        self._stop(flight, reason, grace_s=flight.request.defn.grace_s if flight.request else None)
         return True
+
+    def check(self, defn: JobDefn) -> None:
+        """Refuse what no node could ever run."""
+        shape = shape_of(defn)
+        nodes = [*self.nodes.values(), *self.coming()] or [Node("", "", 0, self._expected, None)]
+        able = [node for node in nodes if node.could_run(shape)]
+        by_allocation: dict[str, int] = {}
+        for node in able:
+            by_allocation[node.allocation] = by_allocation.get(node.allocation, 0) + 1
+        if max(by_allocation.values(), default=0) >= shape.nodes:
+            return
+        if able:
+            raise ResourcesImpossible(
+                f"the job can never run here: it asks for {shape.nodes} nodes of {max(by_allocation.values())}",
+                hint="ask for less, or submit it to another site",
+            )
+        labelled = [node for node in nodes if shape.labels <= node.labels]
+        if not labelled:
+            unknown = ", ".join(sorted(shape.labels - frozenset().union(*(node.labels for node in nodes))))
+            there = ", ".join(sorted(frozenset().union(*(node.labels for node in nodes)))[:20])
+            raise ResourcesImpossible(
+                f"the job can never run here: no node is labelled {unknown or ' and '.join(sorted(shape.labels))}",
+                hint=f"the nodes' labels are: {there}",
+            )
+        lacks = _lacking(shape.needs, labelled[-1].capacity)
+        largest = "the node has" if len(labelled) == 1 else f"the largest of {len(labelled)} nodes has"
+        raise ResourcesImpossible(
+            f"the job can never run here: {', '.join(lacks)} ({largest} less)",
+            hint="ask for less, or submit it to another site",
+        )
+
+    # --------------------------------------------------------------------------------------------- told
+
+    def why_waiting(self, job_id: str) -> Optional[str]:
+        """What a job waits for; None when it does not wait here."""
+        entry = self._waiting.get(job_id)
+        if entry is None:
+            return None
+        shape = entry.group.shape
+        nodes = self._connected()
+        if not nodes:
+            return "no worker is connected at the moment"
+        able = [node for node in nodes if node.could_run(shape)]
+        if len(able) < shape.nodes:
+            return f"waits for nodes: {len(able)} of the {shape.nodes} it needs that could run it are here"
+        if sum(node.has_time(shape) for node in able) < shape.nodes:
+            left_s = max(0.0, max(node.last_start or 0.0 for node in able) - time.time())
+            if shape.time_limit_s is None or left_s == 0:
+                return "is kept for another allocation: this one is about to end"
+            limit = f"its time limit is {shape.time_limit_s:.0f} s, and of this one {left_s:.0f} s are left"
+            return f"is kept for another allocation: {limit}"
+        if self._kept_free is not None and self._kept_free.job_id == job_id:
+            names = ", ".join(sorted(self.nodes[worker].name for worker in self._kept_free.workers))
+            return f"waits for room, which is being made for it on {names}"
+        return f"waits for room: {len(self._waiting)} jobs wait in all"
 
     def describe(self) -> Sequence[Resource]:
         """The nodes, and what is in use."""
         return [
-            Resource(node.host, "node", "up" if node.channel else "lost", node_facts(node))
-            for node in self.nodes.values()
+            Resource(node.host, "node", "up" if node.channel else "lost", node.facts()) for node in self.nodes.values()
         ]
 
-    def joined(self, node: Node, held: Sequence[tuple[JobRequest, bool]]) -> None:
-        """A worker has come (again); ``held``: the jobs it has, and whether each has started."""
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for room."""
+        return len(self._waiting)
+
+    def has(self, job_id: str) -> bool:
+        """Whether a worker has the job, or is about to be given it."""
+        return job_id in self.flights
+
+    # --------------------------------------------------------------------------------------------- allocations end
+
+    def last_start_by(self, moment: float, allocation: str = "") -> None:
+        """Place no job on an allocation's nodes that could still run at ``moment`` (seconds since the epoch) by its time limit."""
+        self._last_starts[allocation] = moment
+        for node in self.nodes.values():
+            if node.allocation == allocation:
+                node.last_start = moment
+
+    def cut_off(self, allocation: str, reason: str, grace_s: float) -> None:
+        """Place nothing more on an allocation's nodes, and have the workers stop what they have; the rest waits on."""
+        self.last_start_by(0.0, allocation)
+        for flight in list(self.flights.values()):
+            node = self.nodes.get(flight.worker_id)
+            if node is None or node.allocation != allocation or not flight.claimed:
+                continue
+            if flight.parts and not flight.sent:
+                self._wait_again(flight)
+            else:
+                self._stop(flight, reason, "cut_off", grace_s)
+
+    # --------------------------------------------------------------------------------------------- workers come and go
+
+    def joined(self, node: Node, held: Sequence[tuple[JobRequest, bool]], kept: Iterable[Pair] = ()) -> None:
+        """A worker has come (again).
+
+        Args:
+            node: with nothing on it.
+            held: the jobs it has, and whether each has started.
+            kept: the (job, attempt) of other nodes for which it keeps its part of them free.
+        """
+        node.last_start = self._last_starts.get(node.allocation)
+        before: dict[str, Flight] = {}
         for job_id, flight in list(self.flights.items()):
             if flight.worker_id == node.worker_id and flight.claimed:
+                before[job_id] = flight
                 del self.flights[job_id]
-            elif flight.worker_id == node.worker_id:
-                node.take(flight.needs)
+            elif flight.worker_id == node.worker_id or node.worker_id in flight.parts:
+                node.take(flight.shape.needs)
+                node.gang_parts += node.worker_id in flight.parts
         self.nodes[node.worker_id] = node
         for request, started in held:
-            flight = Flight(request, needs_of(request.defn), node.worker_id, started, claimed=True)
+            shape = shape_of(request.defn)
+            flight = Flight(request.job_id, request.attempt, shape, node.worker_id, (), request, True, True, started)
+            earlier = before.pop(request.job_id, None)
+            if earlier is not None:
+                flight.parts, flight.held, flight.doomed = earlier.parts, earlier.held, earlier.doomed
             self.flights[request.job_id] = flight
-            node.take(flight.needs)
+            node.take(shape.needs)
+            if flight.doomed:
+                self._stop(flight, flight.doomed, "node_lost")
+        for flight in before.values():
+            self._let_go(flight)
+        self._ask_to_keep(node, kept)
+        self._changed.add(node.worker_id)
         self._schedule()
+
+    def restore(self, flights: Iterable[Flight]) -> None:
+        """Enter the gangs that an earlier agent has claimed, before any worker comes."""
+        self.flights.update((flight.job_id, flight) for flight in flights)
 
     def left(self, worker_id: str) -> None:
         """A worker's connection is gone; what it has stays with it."""
@@ -331,16 +338,28 @@ class Dispatcher:
         if node is not None:
             node.channel = None
 
-    def dismissed(self, worker_id: str) -> None:
-        """A worker will not come back; what it had has been settled."""
+    def dismissed(self, worker_id: str, reason: str = "its node is lost") -> None:
+        """A worker will not come back; what it had has been settled. Gangs that have a part there cannot go on."""
         self.nodes.pop(worker_id, None)
-        for job_id, flight in list(self.flights.items()):
+        for flight in list(self.flights.values()):
             if flight.worker_id == worker_id and flight.claimed:
-                del self.flights[job_id]
+                self._remove(flight)
+            elif worker_id in flight.parts:
+                flight.parts = tuple(part for part in flight.parts if part != worker_id)
+                if flight.sent:
+                    flight.doomed = reason
+                    self._stop(flight, reason, "node_lost")
+                else:
+                    self._wait_again(flight)
+        self._look_again()
 
-    def has(self, job_id: str) -> bool:
-        """Whether a worker has the job, or is about to be given it."""
-        return job_id in self.flights
+    def holding(self, worker_id: str, job_id: str, attempt: int, part: Part) -> None:
+        """A worker keeps what a job of another node needs of its own."""
+        flight = self.flights.get(job_id)
+        if flight is not None and flight.attempt == attempt and worker_id in flight.parts:
+            flight.held[worker_id] = part
+            if flight.claimed and not flight.sent:
+                self._send(flight.worker_id, [flight])
 
     def started(self, job_id: str) -> None:
         """A worker has started a job."""
@@ -351,37 +370,142 @@ class Dispatcher:
     def ended(self, job_id: str, attempt: int) -> None:
         """A job has left its worker; its room is free."""
         flight = self.flights.get(job_id)
-        if flight is None or flight.request.attempt != attempt:
+        if flight is None or flight.attempt != attempt:
             return
-        del self.flights[job_id]
+        self._remove(flight)
         node = self.nodes.get(flight.worker_id)
         if node is not None:
-            node.take(flight.needs, -1)
             node.count_end()
         self._schedule()
 
-    @property
-    def waiting(self) -> int:
-        """How many jobs wait for room."""
-        return len(self._waiting)
+    # --------------------------------------------------------------------------------------------- placing
+
+    def _connected(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.channel is not None]
 
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._pump)
 
+    def _look_again(self) -> None:
+        """Something has changed for all nodes."""
+        self._all_changed = True
+        self._schedule()
+
+    def _look_again_without(self, job_id: str) -> None:
+        if self._kept_free is not None and self._kept_free.job_id == job_id:
+            self._kept_free = None
+            self._look_again()
+
     def _pump(self) -> None:
         """Give waiting jobs to workers with room."""
         self._scheduled = False
-        chosen: dict[str, list[_Waiting]] = {}
-        for node in self.nodes.values():
-            backlog = self._backlog(node, len(self._waiting))
-            if node.channel is not None and self._waiting and node.wants_more(backlog):
-                taken = self._choose(node, backlog)
-                if taken:
-                    chosen[node.worker_id] = taken
-        for worker_id, entries in chosen.items():
-            self._spawn(self._claim_and_send(worker_id, entries))
+        if not self._waiting:
+            return
+        nodes = self._connected()
+        looked_at = nodes if self._all_changed else [node for node in nodes if node.worker_id in self._changed]
+        self._changed.clear()
+        self._all_changed = False
+        narrow = [(node, self._backlog(node, len(self._waiting))) for node in looked_at]
+        narrow = [(node, backlog) for node, backlog in narrow if node.wants_more(backlog)]
+        now = time.monotonic()
+        chosen: dict[tuple[str, ...], list[Waiting]] = {}
+        kept_free: frozenset[str] = frozenset()
+        failing = 0
+        for group in self._waiting.in_order(now):
+            if group.shape.nodes > 1:
+                self._choose_gangs(group, [node for node in nodes if node.worker_id not in kept_free], now, chosen)
+            else:
+                self._choose(group, narrow, kept_free, now, chosen)
+            head = group.head()
+            if head is not None:
+                kept_free |= self._room_for(head, nodes, now)
+                failing += 1
+                if failing > LOOKAHEAD:
+                    break
+        for workers, entries in chosen.items():
+            self._spawn(self._claim_and_send(workers[0], workers[1:], entries))
+
+    def _choose(
+        self,
+        group: Group,
+        nodes: Sequence[tuple[Node, int]],
+        kept_free: frozenset[str],
+        now: float,
+        chosen: dict[tuple[str, ...], list[Waiting]],
+    ) -> None:
+        """Take the jobs of a group that go to a node now out of the queue and count them in."""
+        shape = group.shape
+        if not shape.needs.gpus:  # leave nodes with GPUs to those that need them
+            nodes = sorted(nodes, key=lambda pair: pair[0].capacity.gpus > 0)
+        for node, backlog in nodes:
+            if node.worker_id in kept_free:
+                continue
+            while node.fits(shape, backlog):
+                entry = group.head()
+                if entry is None:
+                    return
+                self._take(entry, (node,), now, chosen)
+
+    def _choose_gangs(
+        self, group: Group, nodes: Sequence[Node], now: float, chosen: dict[tuple[str, ...], list[Waiting]]
+    ) -> None:
+        """The same for jobs over several nodes, which are all of one allocation."""
+        shape = group.shape
+        while True:
+            entry = group.head()
+            if entry is None:
+                return
+            free: dict[str, list[Node]] = {}
+            found: Optional[list[Node]] = None
+            for node in nodes:
+                if node.fits(shape):
+                    listed = free.setdefault(node.allocation, [])
+                    listed.append(node)
+                    if len(listed) == shape.nodes:
+                        found = listed
+                        break
+            if found is None:
+                return
+            self._take(entry, found, now, chosen)
+
+    def _take(
+        self, entry: Waiting, nodes: Sequence[Node], now: float, chosen: dict[tuple[str, ...], list[Waiting]]
+    ) -> None:
+        self._waiting.take(entry, now)
+        shape = entry.group.shape
+        for node in nodes:
+            node.take(shape.needs)
+        for node in nodes[1:]:
+            node.gang_parts += 1
+        workers = tuple(node.worker_id for node in nodes)
+        self.flights[entry.job_id] = Flight(entry.job_id, entry.attempt, shape, workers[0], workers[1:])
+        chosen.setdefault(workers, []).append(entry)
+        if self._kept_free is not None and self._kept_free.job_id == entry.job_id:
+            self._kept_free = None
+            self._look_again()
+
+    def _room_for(self, head: Waiting, nodes: Sequence[Node], now: float) -> frozenset[str]:
+        """The nodes that are left to become free for a job that has been overtaken for long enough."""
+        shape = head.group.shape
+        kept = self._kept_free
+        if kept is not None and kept.job_id == head.job_id:
+            if all(worker in self.nodes and self.nodes[worker].channel is not None for worker in kept.workers):
+                return kept.workers
+            self._kept_free = kept = None
+        if kept is not None or now - head.since <= OVERTAKING_S:
+            return frozenset()
+        able: dict[str, list[Node]] = {}
+        for node in nodes:
+            if node.could_run(shape) and node.has_time(shape):
+                able.setdefault(node.allocation, []).append(node)
+        largest: list[Node] = max(able.values(), key=len, default=[])
+        if len(largest) < shape.nodes:
+            return frozenset()
+        soonest = sorted(largest, key=lambda node: node.cores_used / max(1, node.capacity.cores))
+        self._kept_free = _Reservation(head.job_id, frozenset(node.worker_id for node in soonest[: shape.nodes]))
+        return self._kept_free.workers
 
     def _backlog(self, node: Node, waiting: int) -> int:
         """How many more one-core jobs than it has room for a node may hold, while so many wait."""
@@ -389,126 +513,126 @@ class Dispatcher:
         alone = len(self.nodes) == 1 and waiting > MANY_WAITING
         return max(measured, FIRST_BACKLOG) if alone else measured
 
-    def _choose(self, node: Node, backlog: int) -> list[_Waiting]:
-        """Take the jobs that go to ``node`` now out of the queue and count them in."""
-        taken: list[_Waiting] = []
-        passed: list[_Waiting] = []
-        now = time.monotonic()
-        while self._queue and len(passed) < LOOKAHEAD:
-            entry = self._queue.popleft()
-            job_id = entry.request.job_id
-            if self._waiting.get(job_id) is not entry:
-                continue  # was forgotten meanwhile
-            if not self._has_time(entry.request):
-                continue  # out of the queue for good, since time only runs out; it still waits: see kept()
-            if node.fits(entry.needs, backlog):
-                del self._waiting[job_id]
-                node.take(entry.needs)
-                self.flights[job_id] = Flight(entry.request, entry.needs, node.worker_id)
-                taken.append(entry)
-                continue
-            passed.append(entry)
-            if now - passed[0].since > OVERTAKING_S:
-                break
-        self._queue.extendleft(reversed(passed))
-        return taken
-
-    async def _claim_and_send(self, worker_id: str, entries: list[_Waiting]) -> None:
+    async def _claim_and_send(self, worker_id: str, parts: Sequence[str], entries: list[Waiting]) -> None:
         """Claim, then send; when the claim cannot be made, the jobs wait again.
 
         A worker that is gone by then finds no message, and is told when it comes again, by what it says it has.
         """
         try:
-            claimed = await self._claim(worker_id, [(entry.request.job_id, entry.request.attempt) for entry in entries])
+            claimed = await self._claim(worker_id, parts, [(entry.job_id, entry.attempt) for entry in entries])
         except Exception as error:
             self._take_back(entries)
             _logger.error("jobs wait on, since it cannot be recorded that they go to a worker: %s", error)
             await asyncio.sleep(CLAIM_AGAIN_S)
-            self._schedule()
+            self._look_again()
             return
         faultpoints.hit("dispatcher.claimed")
-        sending: list[JobRequest] = []
+        sending: list[Flight] = []
         for entry in entries:
-            request = entry.request
-            flight = self.flights.get(request.job_id)
-            if flight is None or flight.request is not request:
+            flight = self.flights.get(entry.job_id)
+            if flight is None or flight.attempt != entry.attempt or flight.claimed:
                 continue
-            if request.job_id not in claimed:
-                self.ended(request.job_id, request.attempt)
-                self._dropped(request.job_id, request.attempt)
+            request = claimed.get(entry.job_id)
+            if request is None:
+                self.ended(entry.job_id, entry.attempt)
+                self._dropped(entry.job_id, entry.attempt)
                 continue
-            flight.claimed = True
-            sending.append(request)
+            flight.claimed, flight.request = True, request
+            if flight.parts:
+                self._ask_for_parts(flight)
+            else:
+                sending.append(flight)
         self._send(worker_id, sending)
 
-    def _send(self, worker_id: str, requests: Sequence[JobRequest]) -> None:
-        """Hand claimed jobs to their worker, if it is there."""
+    def _ask_for_parts(self, flight: Flight) -> None:
+        for worker_id in flight.parts:
+            node = self.nodes.get(worker_id)
+            if node is not None and node.channel is not None:
+                node.channel.send([_hold_message(flight)])
+
+    def _ask_to_keep(self, node: Node, kept: Iterable[Pair]) -> None:
+        """Have a worker that came (again) keep its part of gangs, and let go of those that are no more."""
+        if node.channel is None:
+            return
+        wanted = [flight for flight in self.flights.values() if node.worker_id in flight.parts and flight.claimed]
+        pairs = {(flight.job_id, flight.attempt) for flight in wanted}
+        messages = [_release_message(job_id, attempt) for job_id, attempt in kept if (job_id, attempt) not in pairs]
+        messages += [_hold_message(flight) for flight in wanted]
+        if messages:
+            node.channel.send(messages)
+
+    def _send(self, worker_id: str, flights: Sequence[Flight]) -> None:
+        """Hand claimed jobs to their worker, if it is there, and if all is ready on the other nodes of a gang."""
         node = self.nodes.get(worker_id)
-        if node is None or node.channel is None or not requests:
+        if node is None or node.channel is None:
             return
         messages: list[Message] = []
-        for request in requests:
+        for flight in flights:
+            request = flight.request
+            if request is None or len(flight.held) < len(flight.parts):
+                continue
+            parts = [flight.held[part] for part in flight.parts]
             if request.context_id not in node.contexts:
                 node.contexts.add(request.context_id)
                 messages.append({"t": "context", "id": request.context_id, "env": dict(request.environment)})
-            messages.append(run_message(request))
-        node.channel.send(messages)
-        faultpoints.hit("dispatcher.sent")
+            messages.append(run_message(request, flight.shape, node.name, node.allocation, parts))
+            flight.sent = True
+        if messages:
+            node.channel.send(messages)
+            faultpoints.hit("dispatcher.sent")
 
-    def _take_back(self, entries: list[_Waiting]) -> None:
+    def _stop(self, flight: Flight, reason: str, cause: Optional[str] = None, grace_s: Optional[float] = None) -> None:
+        """Have the worker stop a job, if it is there."""
+        node = self.nodes.get(flight.worker_id)
+        if node is not None and node.channel is not None:
+            message: Message = {"t": "cancel", "job": flight.job_id, "attempt": flight.attempt, "reason": reason}
+            if cause is not None:
+                message["cause"] = cause
+            node.channel.send([{**message, "grace_s": grace_s}])
+
+    def _take_back(self, entries: list[Waiting]) -> None:
         for entry in reversed(entries):
-            flight = self.flights.pop(entry.request.job_id, None)
-            if flight is not None:
-                node = self.nodes.get(flight.worker_id)
-                if node is not None:
-                    node.take(flight.needs, -1)
-                self._waiting[entry.request.job_id] = entry
-                self._queue.appendleft(entry)
+            flight = self.flights.get(entry.job_id)
+            if flight is not None and flight.attempt == entry.attempt:
+                self._remove(flight)
+                self._waiting.put_back(entry)
+
+    def _wait_again(self, flight: Flight) -> None:
+        """A gang that has not begun waits again: its claim is replaced by the next."""
+        self._remove(flight)
+        self._waiting.add(flight.job_id, flight.attempt, flight.shape, time.monotonic())
+        self._look_again()
+
+    def _remove(self, flight: Flight) -> None:
+        """A job is not with its worker any more; its room is free, on all its nodes."""
+        if self.flights.get(flight.job_id) is flight:
+            del self.flights[flight.job_id]
+        node = self.nodes.get(flight.worker_id)
+        if node is not None:
+            node.take(flight.shape.needs, -1)
+            self._changed.add(node.worker_id)
+        self._let_go(flight)
+
+    def _let_go(self, flight: Flight) -> None:
+        """The other nodes of a gang are free of it, and of whatever it has left there."""
+        for worker_id in flight.parts:
+            node = self.nodes.get(worker_id)
+            if node is not None:
+                node.take(flight.shape.needs, -1)
+                node.gang_parts -= 1
+                self._changed.add(worker_id)
+                if node.channel is not None:
+                    node.channel.send([_release_message(flight.job_id, flight.attempt)])
 
 
-def needs_of(defn: JobDefn) -> Capacity:
-    """What a job takes of a node: one core unless it says otherwise."""
-    resources = defn.resources
-    cores = 1 if resources.cores is None else resources.cores
-    return Capacity(cores, resources.memory_bytes or 0, resources.gpus)
+def _hold_message(flight: Flight) -> Message:
+    needs = flight.shape.needs
+    message: Message = {"t": "hold", "job": flight.job_id, "attempt": flight.attempt, "worker": flight.worker_id}
+    return {**message, "cores": needs.cores, "memory_bytes": needs.memory_bytes, "gpus": needs.gpus}
 
 
-def run_message(request: JobRequest) -> Message:
-    """The message that hands a job to a worker."""
-    defn = request.defn
-    resources = defn.resources
-    message: Message = {
-        "t": "run",
-        "job": request.job_id,
-        "attempt": request.attempt,
-        "cwd": defn.cwd,
-        "context": request.context_id,
-    }
-    if isinstance(defn.command, str):
-        message["shell"] = defn.command
-    else:
-        message["argv"] = list(defn.command)
-    message["env"] = {**defn.env, **request.variables}
-    message["grace_s"] = defn.grace_s
-    if defn.outputs:
-        message["outputs"] = list(defn.outputs)
-    for name in ("cores", "memory_bytes", "time_limit_s"):
-        value = getattr(resources, name)
-        if value is not None:
-            message[name] = value
-    if resources.gpus:
-        message["gpus"] = resources.gpus
-    return message
-
-
-def node_facts(node: Node) -> dict[str, Any]:
-    """A node as the API shows it."""
-    return {
-        "worker_id": node.worker_id, "host": node.host, "pid": node.pid, "state": "up" if node.channel else "lost",
-        "cores": node.capacity.cores, "cores_used": min(node.cores_used, node.capacity.cores),
-        "memory_bytes": node.capacity.memory_bytes, "memory_used_bytes": node.memory_used,
-        "gpus": node.capacity.gpus, "gpus_used": node.gpus_used, "jobs": node.running,
-    }  # fmt: skip
+def _release_message(job_id: str, attempt: int) -> Message:
+    return {"t": "release", "job": job_id, "attempt": attempt}
 
 
 def _lacking(needs: Capacity, has: Capacity) -> list[str]:

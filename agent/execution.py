@@ -18,7 +18,7 @@ from .recorder import JobNow, Recorder
 from .states import JobState
 
 JSON = dict[str, Any]
-_CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_off")
+_CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_off", "node_lost")
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 
 
@@ -35,6 +35,8 @@ def record_started(
     for name in ("cores", "gpus"):
         if message.get(name):
             facts[f"{name}_used"] = message[name]
+    if message.get("hosts"):
+        facts["hosts"] = message["hosts"]
     if job.state is JobState.FINISHING:
         recorder.record_status(
             job, JobState.FINISHING, native_status="cancel requested", reason="cancel requested", **facts

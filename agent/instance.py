@@ -11,17 +11,18 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Optional, cast
 
-from . import __version__, faultpoints, recovery
+from . import __version__, faultpoints, hostlist, recovery
 from .allocated import AllocatedWorkers, find_allocation
 from .attached import AttachedJobs
 from .attached import release as release_attached
+from .capacity import shape_of
 from .clock import utc_text
-from .config import LOCAL_SITE, SiteConfig, read_sites, seconds_option, signature
+from .config import LOCAL_SITE, SiteConfig, labels_option, read_sites, seconds_option, signature
 from .deadline import DEFAULT_NOTICE_S, Deadline
-from .dispatcher import Dispatcher, node_facts
+from .dispatcher import Dispatcher, Flight
 from .errors import LwfmError
 from .events import Rules
 from .files import FileRecorder
@@ -37,7 +38,7 @@ from .recorder import Effects, Recorder
 from .requests import RequestBuilder, SiteRequest
 from .sealing import Vault
 from .service import Service
-from .sites.base import Run, SiteContext
+from .sites.base import JobRequest, Run, SiteContext
 from .sites.registry import Registry, called
 from .states import JobState
 from .store import Connection, Store
@@ -47,6 +48,8 @@ from .workers import WorkerServer
 from .writer import Writer
 
 CROWD = 32
+TAKEN_UP = 1000
+"""At the start, waiting jobs are taken up in portions of so many."""
 MEET_S = 3.0
 """A worker dials at least once a second."""
 _logger = logging.getLogger(__name__)
@@ -96,7 +99,18 @@ class Instance:
             self._claim, self._loop.call_soon, self.spawn, self.worker.capacity(), self._settle_dropped
         )
         self.workers = WorkerServer(
-            home.worker_socket, self.writer, self.dispatcher, self.outputs, self.builder, self.files, self.spawn
+            home.worker_socket,
+            home.socket,
+            self.writer,
+            self.dispatcher,
+            self.outputs,
+            self.builder,
+            self.files,
+            self.spawn,
+        )
+        labelled = labels_option(local_options)
+        self.workers.labels = lambda host: frozenset(
+            label for label, hosts in labelled.items() if any(hostlist.same_host(host, other) for other in hosts)
         )
         self.nodes = AgentNodes(self._loop, self.dispatcher, self.workers)
         self.registry = Registry(sites, self._site_context)
@@ -117,7 +131,10 @@ class Instance:
         local = [name for name in self.registry.names() if self._reports_itself(name)]
         waiting = await self.writer.write(recovery.unplaced, local)
         faultpoints.hit("instance.placing")
-        self._submit_all(await self.writer.read(self.builder.build, dict.fromkeys(waiting)))
+        for begin in range(0, len(waiting), TAKEN_UP):
+            part = dict.fromkeys(waiting[begin : begin + TAKEN_UP])
+            self._submit_all(await self.writer.read(self.builder.build, part))
+        self.dispatcher.restore(await self.writer.read(self._gangs))
         await self._resume_polled([name for name in self.registry.names() if name not in local])
         await self.writer.write(self._tidy_vault)
         await self.attached.restore()
@@ -127,6 +144,20 @@ class Instance:
         faultpoints.hit("instance.started")
         self.spawn(self._look_after())
         self.spawn(self.heartbeat.run())
+
+    def _gangs(self, connection: Connection) -> list[Flight]:
+        """The jobs over several nodes that an earlier agent has given to workers."""
+        found = {gang.job_id: gang for gang in recovery.gangs(connection)}
+        flights = []
+        for item in self.builder.build(connection, dict.fromkeys(found)):
+            request, gang = item.request, found[item.request.job_id]
+            shape = shape_of(request.defn)
+            flights.append(
+                Flight(
+                    request.job_id, request.attempt, shape, gang.worker_id, gang.parts, request, claimed=True, sent=True
+                )
+            )
+        return flights
 
     async def _join_allocation(self) -> None:
         """If we are in an allocation of several nodes, have workers on all of them; when that fails, go on with this node."""
@@ -140,9 +171,12 @@ class Instance:
                 self.worker.rendezvous = allocated.rendezvous
                 self.allocated = allocated
                 self.workers.share = allocated.share
+                self.workers.name_of = allocated.name_of
+                self.dispatcher.coming = allocated.coming
                 self.spawn(allocated.bring_up())
             if allocation.ends_at is not None:
-                self.spawn(Deadline(self.dispatcher, allocation.ends_at, self._end_notice_s).run())
+                name = self.allocated.name if self.allocated is not None else ""
+                self.spawn(Deadline(self.dispatcher, name, allocation.ends_at, self._end_notice_s).run())
         except (LwfmError, OSError) as error:
             _logger.error("only this node is used: %s", error)
 
@@ -193,7 +227,7 @@ class Instance:
             "version": __version__, "protocol": PROTOCOL, "pid": os.getpid(), "host": self.host, "home": str(self.home.root),
             "socket": str(self.home.socket), "store": str(self.home.database), "origin": self.store.origin,
             "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "journal_mode": self.store.journal_mode,
-            "allocation": self._allocation(), "workers": [node_facts(node) for node in self.dispatcher.nodes.values()],
+            "allocation": self._allocation(), "workers": [node.facts() for node in self.dispatcher.nodes.values()],
         }  # fmt: skip
 
     def _allocation(self) -> Optional[dict[str, Any]]:
@@ -222,7 +256,7 @@ class Instance:
         judged = set()
         for defn in definitions:
             name = str(defn.extra.get("site") or site)
-            asked = (name, defn.resources.cores, defn.resources.memory_bytes, defn.resources.gpus)
+            asked = (name, shape_of(defn))
             if asked not in judged:
                 called(name, sites.pillar(name, "run").check, defn)
                 judged.add(asked)
@@ -295,8 +329,15 @@ class Instance:
 
         await self.writer.write(record)
 
-    async def _claim(self, worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
-        return await self.writer.write(recovery.claim, worker_id, jobs)
+    async def _claim(
+        self, worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]
+    ) -> Mapping[str, JobRequest]:
+        def claim(recorder: Recorder) -> dict[str, JobRequest]:
+            going = recovery.claim(recorder, worker_id, jobs, parts)
+            built = self.builder.build(recorder.transaction.connection, dict.fromkeys(going))
+            return {item.request.job_id: item.request for item in built}
+
+        return await self.writer.write(claim)
 
     def _settle_dropped(self, job_id: str, attempt: int) -> None:
         async def settle() -> None:

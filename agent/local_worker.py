@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from .dispatcher import Capacity
+from .capacity import Capacity
 from .errors import ConfigError
 from .paths import CACHE_VARIABLE, Home, self_command
 from .worker.capacity import node_capacity

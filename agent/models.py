@@ -27,13 +27,14 @@ from .states import JobState, parse_state
 
 DEFAULT_GRACE_S = 5.0
 """Seconds between TERM and KILL when a job is stopped."""
+MAX_PRIORITY = 1_000_000
 MAX_REPEAT = 10_000
 """Jobs that a data handler with a known number of them may have; without limit they are made as they are needed."""
 
 
 @dataclass(frozen=True)
 class Resources(Record):
-    """What a job needs of one node.
+    """What a job needs. Cores, memory and GPUs are those of each of its nodes.
 
     Args:
         cores: processor cores. None asks for one and leaves the process free to roam; a number pins it to that many.
@@ -41,6 +42,11 @@ class Resources(Record):
         memory_bytes: memory of the whole process tree; the job is stopped when it takes more. None: no limit.
         gpus: how many GPUs; the job sees their indices in ``CUDA_VISIBLE_DEVICES`` and its likes.
         time_limit_s: seconds of wall time, after which the job is stopped. None: no limit.
+        nodes: how many nodes it needs at the same time. None: one. The command runs on the first of them, and finds them all in
+            the file ``$LWFM_NODEFILE``.
+        tasks_per_node: start the command so many times on each node, as the tasks of an MPI program. None: once, on the first.
+        starter: what starts the tasks, as ``srun --mpi=pmix``. None: the job's ``mpiexec``, else ``srun``.
+        labels: run only on nodes that have all these labels; the name of a node is one of its labels.
     """
 
     _terse: ClassVar[bool] = True
@@ -49,12 +55,26 @@ class Resources(Record):
     memory_bytes: Optional[int] = None
     gpus: int = 0
     time_limit_s: Optional[float] = None
+    nodes: Optional[int] = None
+    tasks_per_node: Optional[int] = None
+    starter: Optional[str] = None
+    labels: Sequence[str] = ()
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_integer(self, "cores", minimum=0, optional=True)
         check_integer(self, "memory_bytes", minimum=1, optional=True)
+        if isinstance(self.gpus, float):
+            raise InvalidRecord(
+                f"gpus must be a whole number, not {self.gpus}: a GPU is given to one job at a time",
+                hint="ask for 1; jobs that are to share one can be started by one job",
+            )
         check_integer(self, "gpus", minimum=0)
+        check_integer(self, "nodes", minimum=1, optional=True)
+        check_integer(self, "tasks_per_node", minimum=1, optional=True)
+        if self.starter is not None and not check_text(self, "starter").strip():
+            raise InvalidRecord("starter is empty")
+        check_words(self, "labels")
         if self.time_limit_s is not None:
             limit = check_number(self, "time_limit_s")
             if limit <= 0:
@@ -79,6 +99,7 @@ class JobDefn(Record):
         outputs: files the job must have written when it ends; recorded likewise. A missing one fails the job.
         meta: properties by which the job can be found.
         retries: how many new attempts to make when an attempt fails.
+        priority: of jobs that wait, those with a higher number are served first.
         grace_s: seconds between TERM and KILL when the job is stopped.
     """
 
@@ -93,6 +114,7 @@ class JobDefn(Record):
     outputs: Sequence[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     retries: int = 0
+    priority: int = 0
     grace_s: float = DEFAULT_GRACE_S
     extra: JSON = field(default_factory=dict)
 
@@ -127,6 +149,7 @@ class JobDefn(Record):
         check_words(self, "outputs")
         set_field(self, "meta", check_properties(self.meta, "meta"))
         check_integer(self, "retries", minimum=0)
+        check_integer(self, "priority", minimum=-MAX_PRIORITY)
         if check_number(self, "grace_s") < 0:
             raise InvalidRecord("grace_s cannot be negative")
 

@@ -38,7 +38,7 @@ class AgentNodes:
         flight = self._dispatcher.flights.get(job_id)
         if flight is None:
             return b""
-        asked = self._workers.output(job_id, flight.request.attempt, stream, offset, limit, 0.0)
+        asked = self._workers.output(job_id, flight.attempt, stream, offset, limit, 0.0)
         found = asyncio.run_coroutine_threadsafe(asked, self._loop).result(OUTPUT_TIMEOUT_S)
         return found[0] if found else b""
 

@@ -226,7 +226,7 @@ class Census:
         found.update(tree.strays)
         earliest = tree.start_s - START_TOLERANCE_S
         if search and tree.mark is not None:
-            found.update(self._carriers(tree.mark))
+            found.update(self.carriers(tree.mark))
         open_ends = list(found)
         while open_ends:
             for child in self._children.get(open_ends.pop(), ()):
@@ -241,8 +241,8 @@ class Census:
                 alive.append(pid)
         return alive
 
-    def _carriers(self, mark: Mark) -> Sequence[int]:
-        """The processes that carry a mark; all environments are read for the first one asked for."""
+    def carriers(self, mark: Mark) -> Sequence[int]:
+        """The living processes that carry a mark; all environments are read for the first one asked for."""
         if self._marked is None:
             self._marked = {}
             for pid, entry in self.entries.items():

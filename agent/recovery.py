@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .clock import utc_now
 from .execution import record_lost
@@ -100,31 +102,50 @@ def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore) 
 
 
 def claimants(connection: Connection) -> dict[str, str]:
-    """The workers that have jobs, and where each was last seen."""
-    found = connection.execute(
-        "select distinct c.worker_id, coalesce(w.host, '') from local_claims c left join local_workers w"
-        " on w.worker_id = c.worker_id"
-    )
-    return dict(found.fetchall())
+    """The workers that have jobs, or parts of them, and where each was last seen."""
+    hosts = dict(connection.execute("select worker_id, host from local_workers").fetchall())
+    found = {str(row[0]) for row in connection.execute("select distinct worker_id from local_claims")}
+    for gang in gangs(connection):
+        found.update(gang.parts)
+    return {worker_id: hosts.get(worker_id, "") for worker_id in found}
 
 
-def claim(recorder: Recorder, worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
+class Gang(NamedTuple):
+    """A job over several nodes that was given to a worker: the others are those of its further nodes."""
+
+    job_id: str
+    worker_id: str
+    parts: tuple[str, ...]
+
+
+def gangs(connection: Connection) -> list[Gang]:
+    """The jobs over several nodes that are with workers."""
+    found = connection.execute("select job_id, worker_id, parts from local_claims where parts is not null")
+    return [Gang(job_id, worker_id, tuple(json.loads(parts))) for job_id, worker_id, parts in found.fetchall()]
+
+
+def claim(recorder: Recorder, worker_id: str, jobs: Sequence[tuple[str, int]], parts: Sequence[str] = ()) -> list[str]:
     """Make durable that these attempts go to that worker. Those that do not wait for room any more do not go.
+
+    Args:
+        recorder: the unit of work.
+        worker_id: the worker. ``jobs``: (job, attempt) pairs. ``parts``: the workers of further nodes, for each of the jobs.
 
     Returns:
         The jobs that go.
     """
     execute = recorder.transaction.execute
-    return {
+    listed = json.dumps(list(parts)) if parts else None
+    return [
         job_id
         for job_id, attempt in jobs
         if execute(
             "insert or replace into local_claims"
-            " select id, attempt, ? from jobs where id = ? and attempt = ? and state = 'PENDING'",
-            (worker_id, job_id, attempt),
+            " select id, attempt, ?, ? from jobs where id = ? and attempt = ? and state = 'PENDING'",
+            (worker_id, listed, job_id, attempt),
         ).rowcount
         > 0
-    }
+    ]
 
 
 def settle_dropped(recorder: Recorder, job_id: str, attempt: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 import stat
 from collections.abc import Sequence
@@ -35,10 +36,12 @@ class Rendezvous(NamedTuple):
     Args:
         addresses: where the agent listens, best first.
         key: the file with the certificate and its private key.
+        host: the agent's node.
     """
 
     addresses: tuple[Address, ...]
     key: Path
+    host: str = ""
 
 
 def write(directory: Path, addresses: Sequence[Address]) -> Path:
@@ -46,7 +49,12 @@ def write(directory: Path, addresses: Sequence[Address]) -> Path:
     from .paths import write_private  # which a worker, that only reads, does not need
 
     target = directory / FILE
-    told = {"format": 1, "addresses": [list(address) for address in addresses], "key": KEY}
+    told = {
+        "format": 1,
+        "addresses": [list(address) for address in addresses],
+        "key": KEY,
+        "host": socket.gethostname(),
+    }
     write_private(target, compact_ascii(told).encode("ascii"))
     return target
 
@@ -67,7 +75,7 @@ def read(path: Path) -> Rendezvous:
         raise AgentUnreachable(f"no agent has told where it is: {error.filename}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise AgentUnreachable(f"{path} does not tell where the agent is") from None
-    return Rendezvous(addresses, key)
+    return Rendezvous(addresses, key, str(found.get("host", "")))
 
 
 def check_private(path: Path) -> None:
@@ -91,6 +99,28 @@ def client_context(key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     return _trusting(context, key)
+
+
+def dial(place: Rendezvous, timeout_s: float) -> ssl.SSLSocket:
+    """A connection to the agent, from another node.
+
+    Raises:
+        OSError: none of the addresses answers as the agent does.
+    """
+    context = client_context(place.key)
+    failure: OSError = ConnectionRefusedError("it tells no address")
+    for address in place.addresses:
+        try:
+            plain = socket.create_connection(address, timeout_s)
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            return context.wrap_socket(plain)
+        except OSError as error:
+            plain.close()
+            failure = error
+    raise failure
 
 
 def _trusting(context: ssl.SSLContext, key: Path) -> ssl.SSLContext:

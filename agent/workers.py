@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, Optional, cast
 
 from . import faultpoints, recovery
-from .dispatcher import Capacity, Dispatcher, Flight, Node
+from .capacity import Capacity
+from .dispatcher import Dispatcher
 from .errors import InvalidRecord, LwfmError, NotFound, ProtocolMismatch
 from .execution import record_ended, record_started
 from .files import FileRecorder
+from .gangs import Part
 from .models import JobDefn, Metasheet
+from .node import Node
 from .outputs import OutputStore
 from .recorder import Recorder
 from .rendezvous import Address
@@ -114,17 +117,20 @@ class WorkerServer:
     """Takes workers' connections and turns what they say into records.
 
     Args:
-        path: the socket.
+        path: the socket. ``api``: that of the agent's API, for jobs of other nodes.
         writer, dispatcher, outputs, builder, files: what it works with.
         spawn: runs a coroutine in the event loop.
 
     Attributes:
         share: what of a host's node is ours, where it is not all that its worker finds there.
+        name_of: what the launchers call a host, and the allocation it is of.
+        labels: what jobs can ask a host for.
     """
 
     def __init__(
         self,
         path: Path,
+        api: Path,
         writer: Writer,
         dispatcher: Dispatcher,
         outputs: OutputStore,
@@ -133,6 +139,7 @@ class WorkerServer:
         spawn: Callable[[Awaitable[None]], Any],
     ):
         self._path = path
+        self._api = api
         self._writer = writer
         self._dispatcher = dispatcher
         self._outputs = outputs
@@ -140,6 +147,8 @@ class WorkerServer:
         self._files = files
         self._spawn = spawn
         self.share: Callable[[str], Optional[Capacity]] = lambda _: None
+        self.name_of: Callable[[str], tuple[str, str]] = lambda host: (host, "")
+        self.labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
         self._servers: list[asyncio.AbstractServer] = []
         self.connections: dict[str, Connection] = {}
 
@@ -187,6 +196,9 @@ class WorkerServer:
                 data = await reader.read(READ_BYTES)
                 if not data:
                     return
+                if not connection.worker_id and data[:1].isalpha():  # no frame, which begins with a small number
+                    await self._pass_on(reader, writer, data)
+                    return
                 connection.heard_at = time.monotonic()
                 messages = list(decoder.feed(data))
                 if not connection.worker_id and messages:
@@ -205,6 +217,17 @@ class WorkerServer:
                 del self.connections[connection.worker_id]
                 self._dispatcher.left(connection.worker_id)
             connection.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
+        """Somebody with the key speaks HTTP: a job of another node calls the API."""
+        api_reader, api_writer = await asyncio.open_unix_connection(str(self._api))
+        api_writer.write(first)
+        try:
+            await asyncio.wait(
+                [asyncio.ensure_future(_copy(reader, api_writer)), asyncio.ensure_future(_copy(api_reader, writer))]
+            )
+        finally:
+            api_writer.close()
 
     async def _welcome(self, connection: Connection, hello: Message) -> None:
         """A worker says who it is and what it has; settle that before anything else."""
@@ -236,12 +259,14 @@ class WorkerServer:
         if capacity != found:
             welcome["share"] = {"cores": capacity.cores, "memory_bytes": capacity.memory_bytes, "gpus": capacity.gpus}
         connection.send([welcome])
-        node = Node(worker_id, host, int(hello["pid"]), capacity, connection)
+        name, allocation = self.name_of(host)
+        labels = self.labels(host) | self.labels(name)
+        node = Node(worker_id, host, int(hello["pid"]), capacity, connection, name, allocation, labels)
         for other in list(self._dispatcher.nodes.values()):
             if other.worker_id != worker_id and other.host == host and other.channel is None:
                 self._dispatcher.dismissed(other.worker_id)  # its spool is gone; reconcile settled its claims
         held = [(by_id[job_id], started) for job_id, started in settled.held.items() if job_id in by_id]
-        self._dispatcher.joined(node, held)
+        self._dispatcher.joined(node, held, [(str(job), int(attempt)) for job, attempt in hello.get("holds") or ()])
         self._dispatcher.place([by_id[job_id] for job_id in settled.again if job_id in by_id])
         for job_id, attempt, reason in settled.stop:
             connection.send([{"t": "cancel", "job": job_id, "attempt": attempt, "reason": reason, "grace_s": 5.0}])
@@ -255,17 +280,34 @@ class WorkerServer:
             elif message["t"] == "started":
                 connection.received(int(message["n"]))
                 self._dispatcher.started(message["job"])
-                quick.append((message, []))
+                hosts = self._hosts(message["job"])
+                quick.append(({**message, "hosts": hosts} if hosts else message, []))
             elif message["t"] == "ended":
                 connection.received(int(message["n"]))
                 flight = self._dispatcher.flights.get(message["job"])
                 self._dispatcher.ended(message["job"], message["attempt"])
-                if _takes_long(message, flight):
-                    self._spawn(self._record_slowly(connection, message, flight.request.defn if flight else None))
+                defn = flight.request.defn if flight and flight.request else None
+                if _takes_long(message, defn):
+                    self._spawn(self._record_slowly(connection, message, defn))
                 else:
                     quick.append((message, []))
+            elif message["t"] == "holding":
+                self._holding(connection, message)
         if quick:
             self._spawn(self._record(connection, quick))
+
+    def _holding(self, connection: Connection, message: Message) -> None:
+        """A worker keeps its part of a job free that is about to run on another node."""
+        node = self._dispatcher.nodes.get(connection.worker_id)
+        name = node.name if node is not None else connection.host
+        part = Part(connection.host, name, tuple(message["cores"]), tuple(message["gpus"]))
+        self._dispatcher.holding(connection.worker_id, str(message["job"]), int(message["attempt"]), part)
+
+    def _hosts(self, job_id: str) -> list[str]:
+        """The nodes of a job that runs on several."""
+        flight = self._dispatcher.flights.get(job_id)
+        workers = (flight.worker_id, *flight.parts) if flight is not None and flight.parts else ()
+        return [self._dispatcher.nodes[worker].host for worker in workers if worker in self._dispatcher.nodes]
 
     async def _record_slowly(self, connection: Connection, message: Message, defn: Optional[JobDefn]) -> None:
         """An end with large outputs to take over, or declared files to read, before the transaction."""
@@ -330,7 +372,7 @@ class WorkerServer:
             self._dispatcher.left(worker_id)
             connection.close()
         lost = await self._durably(recovery.lose, worker_id, reason, self._outputs)
-        self._dispatcher.dismissed(worker_id)
+        self._dispatcher.dismissed(worker_id, reason)
         _logger.error("worker %s: %s; it had %d jobs", worker_id, reason, lost)
 
     async def _durably(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -350,7 +392,7 @@ class WorkerServer:
         """A piece of the output of a job that a worker has: bytes, whether it has ended, how much there is; None otherwise."""
         flight = self._dispatcher.flights.get(job_id)
         connection = self.connections.get(flight.worker_id) if flight else None
-        if flight is None or connection is None or flight.request.attempt != attempt:
+        if flight is None or connection is None or flight.attempt != attempt:
             return None
         try:
             chunk = await connection.read_output(job_id, attempt, stream, offset, limit, wait_s)
@@ -359,12 +401,27 @@ class WorkerServer:
         return base64.b64decode(chunk.get("data") or ""), bool(chunk.get("ended")), int(chunk.get("size") or 0)
 
 
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """All that comes, until its end, which is passed on."""
+    try:
+        while True:
+            data = await reader.read(READ_BYTES)
+            if not data:
+                break
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
 _Event = tuple[Message, "list[Metasheet]"]
 
 
-def _takes_long(message: Message, flight: Optional[Flight]) -> bool:
+def _takes_long(message: Message, defn: Optional[JobDefn]) -> bool:
     large = any("path" in (message.get(stream) or {}) for stream in ("stdout", "stderr"))
-    return large or (flight is not None and bool(flight.request.defn.inputs or flight.request.defn.outputs))
+    return large or (defn is not None and bool(defn.inputs or defn.outputs))
 
 
 _NO_MESSAGE: Message = {}

@@ -104,17 +104,12 @@ async def why(instance: Instance, call: Call) -> JSON:
     if state is JobState.READY:
         lines.append(await _what_it_waits_for(instance, job))
     elif state is JobState.PENDING and not instance.dispatcher.has(job["job_id"]):
-        kept = instance.dispatcher.kept(job["job_id"])
-        if kept:
-            lines.append(kept)
-        lines.append(f"waits for room: {instance.dispatcher.waiting} jobs wait in all")
+        lines.append(instance.dispatcher.why_waiting(job["job_id"]) or "is about to be placed")
         for resource in instance.dispatcher.describe():
             facts = resource.facts
             lines.append(
                 f"{resource.resource_id}: {facts['cores_used']} of {facts['cores']} cores in use, {facts['jobs']} jobs"
             )
-        if not instance.workers.connections:
-            lines.append("no worker is connected at the moment")
     elif state is JobState.PENDING:
         lines.append("was given to a worker, and is about to start")
     history = (await statuses(instance, call))["statuses"]

@@ -60,6 +60,20 @@ class Duration(click.ParamType):
         return seconds
 
 
+class Gpus(click.ParamType):
+    """A whole number of GPUs."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        text = str(value).strip()
+        if not text.isdecimal():
+            share = "; a GPU is given to one job at a time, whole" if re.fullmatch(r"\d*\.\d+", text) else ""
+            raise click.BadParameter(f"{value!r} is not a whole number{share}", ctx, param)
+        return int(text)
+
+
 def _clock_seconds(text: str) -> float | None:
     found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)", text)
     if not found:
@@ -178,9 +192,16 @@ def definition_options(function: F) -> F:
     options = (
         click.option("--name", default="", help="A name for people; the program's when not given."),
         click.option("--cores", type=click.IntRange(min=0), help="Cores, which the job is pinned to. [default: one]"),
-        click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs."),
+        click.option("--gpus", type=Gpus(), default=0, help="GPUs."),
         click.option("--mem", type=Memory(), help="Memory, as 4G or 512M; the job is stopped when it takes more."),
+        click.option("--nodes", type=click.IntRange(min=1), help="Nodes, each with these cores, GPUs and memory."),
+        click.option(
+            "--tasks-per-node", type=click.IntRange(min=1), help="Start it so many times on each node, as MPI tasks."
+        ),
+        click.option("--starter", metavar="COMMAND", help="What starts the tasks. [default: mpiexec, else srun]"),
+        click.option("--on", "labels", multiple=True, metavar="LABEL", help="Only on nodes with this label or name."),
         click.option("--time", "time_limit_s", type=Duration(), help="Time limit, as 90, 10m or 1:30:00."),
+        click.option("--priority", type=int, default=0, help="Of waiting jobs, higher numbers are served first."),
         click.option("--retries", type=click.IntRange(min=0), default=0, help="New attempts when one fails."),
         click.option("--cwd", type=click.Path(), help="The directory to run in. [default: this one]"),
         click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or take over its value."),
@@ -199,7 +220,12 @@ def definition_fields(
     cores: int | None,
     gpus: int,
     mem: int | None,
+    nodes: int | None,
+    tasks_per_node: int | None,
+    starter: str | None,
+    labels: tuple[str, ...],
     time_limit_s: float | None,
+    priority: int,
     retries: int,
     cwd: str | None,
     env: tuple[str, ...],
@@ -208,11 +234,21 @@ def definition_fields(
     meta: tuple[str, ...],
 ) -> JSON:
     """The options of :func:`definition_options` as keys of a definition; what is not given is left out."""
-    resources: JSON = {"cores": cores, "gpus": gpus or None, "memory_bytes": mem, "time_limit_s": time_limit_s}
+    resources: JSON = {
+        "cores": cores,
+        "gpus": gpus or None,
+        "memory_bytes": mem,
+        "time_limit_s": time_limit_s,
+        "nodes": nodes,
+        "tasks_per_node": tasks_per_node,
+        "starter": starter,
+        "labels": list(labels) or None,
+    }
     fields: JSON = {
         "name": name,
         "resources": {key: value for key, value in resources.items() if value is not None},
         "retries": retries,
+        "priority": priority,
         "cwd": os.path.abspath(os.path.expanduser(cwd)) if cwd else None,
         "env": parse_environment(env),
         "inputs": list(inputs),

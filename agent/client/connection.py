@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +20,18 @@ from pathlib import Path
 from typing import Any, Union
 from urllib.parse import quote, urlencode
 
-from .. import errors, paths
+from .. import errors, paths, rendezvous
 from ..errors import AgentUnreachable, LwfmError
-from ..wire import SPOKEN
+from ..wire import RENDEZVOUS_VARIABLE, SPOKEN
 
 CALL_TIMEOUT_S = 300.0
 """How long an ordinary call may take before the agent counts as hung."""
 CONNECT_TIMEOUT_S = 20.0
 DEFAULT_IDLE_EXIT_S = 600.0
 """After how long without work an agent that was started by itself leaves again."""
+FOLLOWED_S = 30.0
+"""How long a job on another node waits for an agent that was killed to be followed by the next."""
+LOOK_AGAIN_S = 0.25
 NO_TIMEOUT = float("inf")
 
 Query = Union[Mapping[str, Any], Sequence["tuple[str, Any]"]]
@@ -41,11 +45,13 @@ class Endpoint:
         home: the instance.
         socket: its agent's socket.
         may_start: whether the agent may be started here when it does not answer.
+        rendezvous: the file that tells where the agent is, for a job that may run on another node of its allocation.
     """
 
     home: paths.Home
     socket: Path
     may_start: bool = True
+    rendezvous: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,17 @@ def find_endpoint(home: str | os.PathLike[str] | None = None) -> Endpoint:
     """The agent of ``home``, else of ``$LWFM_SOCKET``, else of ``$LWFM_HOME``, else of ``~/.lwfm``.
 
     A socket named by the environment (as inside a job) that is not the home's own belongs to an agent that may run on
-    another host: it is never started from here.
+    another host: it is never started from here. Nor is it from a job on another node, which dials the agent over TLS.
     """
     here = paths.locate(os.fspath(home) if home is not None else None)
     given = os.environ.get(paths.SOCKET_VARIABLE)
     if not given or (home is not None and here != paths.locate()):
         return Endpoint(here, here.socket)
     knows_home = bool(home is not None or os.environ.get(paths.HOME_VARIABLE))
-    return Endpoint(here, Path(given), may_start=knows_home and Path(given) == here.socket)
+    elsewhere = os.environ.get(RENDEZVOUS_VARIABLE)
+    return Endpoint(
+        here, Path(given), knows_home and Path(given) == here.socket, Path(elsewhere) if elsewhere else None
+    )
 
 
 class Client:
@@ -198,7 +207,7 @@ class Client:
             return held
         self._drop()
         try:
-            connection = self._open(timeout)
+            connection = self._open_anywhere(timeout)
         except (FileNotFoundError, ConnectionRefusedError):
             if not self.endpoint.may_start:
                 raise AgentUnreachable(
@@ -211,6 +220,27 @@ class Client:
         self._local.connection = connection
         self._connections.add(connection)
         return connection
+
+    def _open_anywhere(self, timeout: float | None) -> _Connection:
+        """A new connection to the agent of this node, or of another node of the allocation; raises as :meth:`_open`."""
+        if self.endpoint.rendezvous is None:
+            return self._open(timeout)
+        until = time.monotonic() + FOLLOWED_S
+        while True:
+            try:
+                place = rendezvous.read(self.endpoint.rendezvous)
+                if place.host in ("", socket.gethostname()):
+                    return self._open(timeout)
+                connection = _RemoteConnection(place)
+                connection.connect()
+                connection.set_timeout(timeout)
+                return connection
+            except (OSError, AgentUnreachable) as error:
+                if time.monotonic() > until:
+                    raise AgentUnreachable(
+                        f"no agent answers on the other nodes: {error}", hint="start it with: lwfm agent start"
+                    ) from error
+            time.sleep(LOOK_AGAIN_S)
 
     def _open(self, timeout: float | None) -> _Connection:
         """A new connection.
@@ -287,6 +317,17 @@ class _Connection(http.client.HTTPConnection):
         response = self.getresponse()
         body = response.read()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+class _RemoteConnection(_Connection):
+    """The same over TLS, to the agent of another node."""
+
+    def __init__(self, place: rendezvous.Rendezvous):
+        super().__init__(place.key)
+        self._place = place
+
+    def connect(self) -> None:
+        self.sock = rendezvous.dial(self._place, CONNECT_TIMEOUT_S)
 
 
 def path_of(*parts: str) -> str:

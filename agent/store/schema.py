@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -190,6 +190,12 @@ def _migrations() -> Any:
         db.execute(
             "create table local_workers (worker_id text primary key, host text not null, seen_at text not null) without rowid"
         )
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m003_gangs(db: sqlite_utils.Database) -> None:
+        """The workers of a job's further nodes: a JSON list, null for a job on one node."""
+        _begin(db)
+        db.execute("alter table local_claims add column parts text")
 
     return migrations
 

@@ -173,6 +173,8 @@ def _check(message: Mapping[str, Any]) -> None:
         value = get(name)
         if value is not None and not (isinstance(value, (int, float)) and value >= 0):
             raise InvalidRecord(f"run: {name} must be seconds, from 0")
+    if not all(is_variable(name) and isinstance(text, str) for name, text in (get("files") or {}).items()):
+        raise InvalidRecord("run: files must be named by variables and hold text")
     if not (get("cwd") or "/").startswith("/"):
         raise InvalidRecord("run: cwd must be an absolute path")
 
@@ -180,12 +182,18 @@ def _check(message: Mapping[str, Any]) -> None:
 _KINDS: tuple[tuple[str, type, str], ...] = (
     ("env", dict, "an object"),
     ("unset", list, "a list"),
+    ("files", dict, "an object"),
     ("outputs", list, "a list"),
     ("cores", int, "a whole number from 0"),
     ("memory_bytes", int, "a whole number from 0"),
     ("gpus", int, "a whole number from 0"),
     ("cwd", str, "a path"),
 )
+
+
+def is_variable(name: Any) -> bool:
+    """Whether it can name a variable, and with that a file."""
+    return isinstance(name, str) and name.isascii() and name.isidentifier()
 
 
 def _file_name(text: str) -> bool:

@@ -14,7 +14,9 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ..processes import ATTEMPT_VARIABLE, JOB_VARIABLE, WORKER_VARIABLE
+from .files import JobFiles
 from .jobs import Job
+from .ledger import Grant
 
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 _LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "PALS_", "LWFM_")
@@ -43,20 +45,31 @@ class Launcher:
         environment: the worker's own; what a launcher of workers put there for itself is left out.
         gpus: the names of the node's GPUs, as their variables take them.
         cores: the node's real cores; granted indices beyond them wrap around.
+        files: makes the files that jobs are given.
+        told: variables that every job of this node is given.
     """
 
-    def __init__(self, environment: Mapping[str, str], gpus: Sequence[str], cores: Sequence[int]) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        gpus: Sequence[str],
+        cores: Sequence[int],
+        files: JobFiles,
+        told: Optional[Mapping[str, str]] = None,
+    ) -> None:
         self._base = {name: value for name, value in environment.items() if not _of_a_launcher(name)}
         self._gpus = gpus
         self._cores = cores
-        self._contexts: dict[Optional[int], Environment] = {None: self._base}
+        self._files = files
+        self._told = dict(told or {})
+        self._contexts: dict[Optional[int], Environment] = {None: {**self._base, **self._told}}
         self._programs: dict[tuple[str, str], str] = {}
         self._inside = False
         self._spawn: Callable[..., int] = _posix_spawn
 
     def add_context(self, context: int, environment: Mapping[str, str]) -> None:
         """Make ``environment`` known as ``context``: merged once, then used by many jobs."""
-        self._contexts[context] = {**self._base, **environment}
+        self._contexts[context] = {**self._base, **environment, **self._told}
 
     def keep_contexts(self, used: Container[int]) -> None:
         """Forget all contexts but these."""
@@ -71,16 +84,30 @@ class Launcher:
             environment.update(own)
         for name in message.get("unset") or ():
             environment.pop(name, None)
+        if message.get("files"):
+            environment.update(self._files.variables(job))
         environment[JOB_VARIABLE] = job.key[0]
         environment[ATTEMPT_VARIABLE] = str(job.key[1])
         environment[WORKER_VARIABLE] = job.worker
         environment["PWD"] = job.cwd
         if self._gpus:
-            granted = job.grant.gpus if job.grant else ()
-            names = ",".join(self._gpus[index] for index in granted)
+            names = ",".join(self.gpu_names(job.grant) if job.grant else ())
             for variable in GPU_VARIABLES:
                 environment[variable] = names
         return environment
+
+    def forget_files(self, job: Job) -> None:
+        """The job is over: its files go."""
+        self._files.remove(job)
+
+    def gpu_names(self, grant: Grant) -> list[str]:
+        """The names of granted GPUs, as their variables take them."""
+        return [self._gpus[index] for index in grant.gpus]
+
+    def real_cores(self, grant: Grant) -> list[int]:
+        """The node's cores that stand for granted ones."""
+        real = self._cores
+        return sorted({core if core in real else real[core % len(real)] for core in grant.cores})
 
     def step_out(self) -> None:
         """Leave the last job's directory, so that it can be unmounted."""
@@ -112,6 +139,11 @@ class Launcher:
         except OSError as error:
             raise NotStarted(_no_directory(job.cwd, error)) from None
         program = self._find(argv[0], path)
+        if message.get("files"):
+            try:
+                self._files.write(job)
+            except OSError as error:
+                raise TryAgain(f"the node cannot write the job's files: {error.strerror}") from None
         try:
             return self._start_pinned(job, program, argv, environment, stdout, stderr)
         except FileNotFoundError:
@@ -130,12 +162,11 @@ class Launcher:
         if not job.grant or not job.grant.cores or not hasattr(os, "sched_setaffinity"):
             return self._start(program, argv, environment, stdout, stderr)
         before = os.sched_getaffinity(0)
-        real = self._cores
-        wanted = {core if core in real else real[core % len(real)] for core in job.grant.cores}
+        wanted = self.real_cores(job.grant)
         try:
             os.sched_setaffinity(0, wanted)
         except OSError as error:
-            raise NotStarted(f"cannot pin it to cores {sorted(wanted)}: {error.strerror}") from None
+            raise NotStarted(f"cannot pin it to cores {wanted}: {error.strerror}") from None
         try:
             return self._start(program, argv, environment, stdout, stderr)
         finally:

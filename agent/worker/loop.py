@@ -17,8 +17,10 @@ from typing import Any, Optional
 from .. import __version__
 from ..errors import InvalidRecord
 from ..processes import become_subreaper, boot_id
-from ..wire import SPOKEN, Message
+from ..wire import RENDEZVOUS_VARIABLE, SPOKEN, Message
 from .capacity import node_capacity
+from .files import JobFiles
+from .holds import Holds
 from .jobs import ENDED, QUEUED
 from .launcher import Launcher
 from .ledger import Ledger
@@ -71,7 +73,9 @@ class Loop:
         self._spool = Spool(options.spool, options.keeper, log)
         outputs = Outputs(os.path.join(options.spool, "out"))
         monitor = Monitor(self._timers)
-        self._launcher = Launcher(os.environ, gpus, node.cores)
+        self._files = JobFiles(os.path.join(options.spool, "files"))
+        told = {RENDEZVOUS_VARIABLE: options.rendezvous} if options.rendezvous else {}
+        self._launcher = Launcher(os.environ, gpus, node.cores, self._files, told)
         for number, environment in self._spool.contexts.items():
             self._launcher.add_context(number, environment)
         self._outputs = outputs
@@ -102,10 +106,13 @@ class Loop:
             lost=self._lost,
         )
         self._reader = Reader(self._spool, outputs, self._timers, self._link.answer)
+        self._holds = Holds(self._ledger, self._launcher, self._timers, self._link.answer)
         self._handlers = {
             "context": self._on_context,
             "run": self._on_run,
             "cancel": self._on_cancel,
+            "hold": self._holds.take,
+            "release": self._on_release,
             "read": self._reader.read,
             "forget": self._on_forget,
             "ack": self._on_ack,
@@ -133,6 +140,7 @@ class Loop:
             os.set_blocking(self._bell, False)
             self._selector.register(self._bell, selectors.EVENT_READ, self._rung)
         self._recovery.take_over()
+        self._files.keep_only(self._spool.jobs.values())
         self._link.dial()
         gc.collect()
         gc.freeze()
@@ -149,6 +157,7 @@ class Loop:
 
     def _turn(self) -> None:
         runner, spool = self._runner, self._spool
+        self._holds.retry()
         runner.start_ready()
         if spool.flush():
             self._outputs.empty_collected()
@@ -205,6 +214,7 @@ class Loop:
             "boot_id": boot_id(),
             "node": self._node,
             "jobs": jobs,
+            "holds": self._holds.keys(),
             "first_unacked": self._spool.acked + 1,
         }
 
@@ -258,9 +268,12 @@ class Loop:
         return number
 
     def _on_cancel(self, message: Message) -> None:
-        cause = "cut_off" if message.get("cause") == "cut_off" else "cancel"
+        cause = message["cause"] if message.get("cause") in ("cut_off", "node_lost") else "cancel"
         key = (message["job"], message["attempt"])
         self._runner.cancel(key, message.get("reason"), message.get("grace_s"), cause)
+
+    def _on_release(self, message: Message) -> None:
+        self._holds.release((message["job"], message["attempt"]))
 
     def _on_forget(self, message: Message) -> None:
         job = self._spool.jobs.get((message["job"], message["attempt"]))

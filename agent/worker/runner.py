@@ -196,7 +196,7 @@ class Runner:
     # --------------------------------------------------------------------------------------------- stopping
 
     def cancel(self, key: Key, reason: Optional[str], grace_s: Optional[float], cause: str = "cancel") -> None:
-        """Stop a job because somebody wants it, or (``cut_off``) because the node will soon not be ours any more."""
+        """Stop a job: somebody wants it, its node will soon not be ours (``cut_off``), or one of its nodes is lost."""
         job = self.spool.jobs.get(key)
         if job is not None:
             self.stop(job, cause, reason or "cancelled", grace_s)
@@ -344,6 +344,8 @@ class Runner:
             printed = self.outputs.collect(job, shared=shared)
         else:
             printed = [NOTHING, NOTHING]
+        if job.message.get("files"):
+            self.launcher.forget_files(job)
         if job.cause is None and job.exit is not None and job.exit.status == signal.SIGKILL:
             job.reason = self.orphans.out_of_memory()
         self.spool.ended(job, describe_end(job, printed))

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from lwfm.dispatcher import Capacity, Dispatcher, run_message
+from lwfm.capacity import Capacity, shape_of
+from lwfm.dispatcher import Dispatcher
 from lwfm.errors import InvalidRecord
 from lwfm.execution import verdict
+from lwfm.gangs import run_message
 from lwfm.models import JobDefn
 from lwfm.sites.base import JobRequest, Observation, Resource, SiteContext
 from lwfm.sites.local import LocalSite
@@ -39,7 +41,8 @@ class WorkerNodes:
                 continue  # the agent claims an attempt for a worker once
             self.attempts[request.job_id] = request.attempt
             self.agent.send(
-                {"t": "context", "id": request.context_id, "env": dict(request.environment)}, run_message(request)
+                {"t": "context", "id": request.context_id, "env": dict(request.environment)},
+                run_message(request, shape_of(request.defn), "here"),
             )
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:

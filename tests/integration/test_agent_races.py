@@ -10,7 +10,7 @@ import contextlib
 import functools
 import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -20,11 +20,13 @@ import pytest
 from lwfm import dispatcher, wire
 from lwfm.api import jobs as calls
 from lwfm.api.server import Call
+from lwfm.capacity import Capacity
 from lwfm.clock import utc_now
 from lwfm.errors import Conflict, StoreFull
 from lwfm.instance import Instance
 from lwfm.jsontext import compact_ascii
 from lwfm.models import JobDefn, Metasheet
+from lwfm.node import Node
 from lwfm.paths import Home
 from lwfm.sites.base import JobRequest
 from lwfm.store import queries
@@ -219,9 +221,9 @@ def gate_claims(instance: Instance) -> asyncio.Event:
     """Let nothing be claimed but in the transaction of its submission, until the event is set."""
     gate, claim = asyncio.Event(), instance._claim
 
-    async def gated(worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
+    async def gated(worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]) -> Mapping[str, JobRequest]:
         await gate.wait()
-        return await claim(worker_id, jobs)
+        return await claim(worker_id, parts, jobs)
 
     instance.dispatcher._claim = gated
     return gate
@@ -410,10 +412,12 @@ async def test_a_claim_that_cannot_be_recorded_is_made_again(monkeypatch: pytest
         monkeypatch.setattr(dispatcher, "CLAIM_AGAIN_S", 0.01)
         claim, failures = instance._claim, [StoreFull(), StoreFull()]
 
-        async def failing(worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
+        async def failing(
+            worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]
+        ) -> Mapping[str, JobRequest]:
             if failures:
                 raise failures.pop()
-            return await claim(worker_id, jobs)
+            return await claim(worker_id, parts, jobs)
 
         instance.dispatcher._claim = failing
         jobs = [await submit_waiting(instance) for _ in range(3)]
@@ -433,14 +437,14 @@ async def test_more_jobs_than_a_frame_holds(monkeypatch: pytest.MonkeyPatch) -> 
 def test_handing_over_the_same_job_again_is_harmless() -> None:
     claims: list[list[tuple[str, int]]] = []
 
-    async def claim(worker_id: str, jobs: list[tuple[str, int]]) -> set[str]:
+    async def claim(worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]) -> Mapping[str, JobRequest]:
         claims.append(jobs)
-        return {job for job, _ in jobs}
+        return {job: JobRequest(job, attempt, JobDefn("true", cwd="/")) for job, attempt in jobs}
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
         tasks: list[asyncio.Future[None]] = []
-        capacity = dispatcher.Capacity(1, 1 << 30, 0)
+        capacity = Capacity(1, 1 << 30, 0)
         placing = dispatcher.Dispatcher(
             claim, loop.call_soon, lambda c: tasks.append(asyncio.ensure_future(c)), capacity
         )
@@ -450,7 +454,7 @@ def test_handing_over_the_same_job_again_is_harmless() -> None:
         assert placing.waiting == 1
         sent: list[Message] = []
         channel: Any = type("Channel", (), {"send": lambda self, messages: sent.extend(messages)})()
-        placing.joined(dispatcher.Node("w", "here", 1, capacity, channel), [])
+        placing.joined(Node("w", "here", 1, capacity, channel), [])
         await _until(lambda: bool(sent))
         placing.place([request])
         assert placing.waiting == 0

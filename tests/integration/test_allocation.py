@@ -222,3 +222,30 @@ def test_a_node_that_does_not_come_up_is_told_and_left_out(cluster: Cluster, tmp
         hosts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))[0]
         assert set(hosts) == set(inside.hosts)
         assert "without 1 node that did not come up: nowhere" in done.stderr
+
+
+def test_a_job_on_another_node_speaks_to_the_agent(cluster: Cluster) -> None:
+    """What it puts and asks goes over TLS, tagged as its own; also while one agent is followed by the next."""
+    with an_allocation(cluster, nodes=2) as inside:
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        away = inside.hosts[1]
+        lwfm = f"LWFM_SOCKET=/nowhere/agent.sock {' '.join(LWFM)}"  # on this machine sockets are seen on all nodes
+        out = inside.home / "out.txt"
+        line = f"echo hello > {out}; {lwfm} put {out} --meta kind=away && {lwfm} job list --json | wc -c"
+        (job,) = inside.submit(1, line, "--on", away, "--env", f"PYTHONPATH={LINK}")
+        found = inside.wait_states([job], "COMPLETE", "FAILED")[job]
+        told = inside.run("job", "output", job, "--stderr")
+        assert (found["state"], found["host"]) == ("COMPLETE", away), told
+        (sheet,) = inside.ask("find", "kind=away")
+        assert sheet["job_id"] == job
+        later = f"until [ -e {inside.home}/killed ]; do sleep 0.1; done; {lwfm} put {out} --meta kind=later"
+        (job,) = inside.submit(1, later, "--on", away, "--env", f"PYTHONPATH={LINK}")
+        inside.wait_states([job], "RUNNING")
+        inside.kill(inside.hosts[0], "agent serve")
+        (inside.home / "killed").touch()
+        inside.run("agent", "start")
+        inside.wait_states([job], "COMPLETE")
+        (sheet,) = inside.ask("find", "kind=later")
+        assert sheet["job_id"] == job
+        inside.run("agent", "stop")

@@ -239,7 +239,7 @@ class TestReconciling:
         thread.unit(thread.service.cancel, cancelled, "no", placed=False)
         thread.status(runs, "RUNNING")
         asked = [(waits, 1), (cancelled, 1), (runs, 1), (waits, 2), ("nobody", 1)]
-        assert thread.unit(recovery.claim, "w", asked) == {waits}
+        assert thread.unit(recovery.claim, "w", asked) == [waits]
         assert thread.unit(recovery.unplaced, ["local"]) == []
         fresh = thread.submit()
         assert thread.unit(recovery.unplaced, ["local"]) == [fresh]

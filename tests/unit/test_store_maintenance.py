@@ -108,10 +108,10 @@ def test_a_table_that_is_not_what_the_log_says_is_named_and_made_anew(
 def test_rebuilding_keeps_what_is_not_history(thread: Thread) -> None:
     local = "select * from local_settings"
     before = thread.connection.execute(local).fetchall()
-    thread.connection.execute("insert into local_claims values ('j', 1, 'w')")
+    thread.connection.execute("insert into local_claims values ('j', 1, 'w', null)")
     maintenance.rebuild(thread.store)
     assert thread.connection.execute(local).fetchall() == before
-    assert thread.connection.execute("select * from local_claims").fetchall() == [("j", 1, "w")]
+    assert thread.connection.execute("select * from local_claims").fetchall() == [("j", 1, "w", None)]
 
 
 def test_rebuilding_finds_the_same_texts(thread: Thread) -> None:

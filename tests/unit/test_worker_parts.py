@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lwfm.errors import InvalidRecord, UsageError
 from lwfm.worker import capacity, reaped
+from lwfm.worker.files import JobFiles
 from lwfm.worker.jobs import Exit, Job, outcome, signal_name
 from lwfm.worker.launcher import Launcher, NotStarted, TryAgain
 from lwfm.worker.ledger import Grant, Ledger, Needs
@@ -193,7 +194,9 @@ def test_log_is_bounded_and_never_raises(tmp_path: Path) -> None:
 
 
 def test_environment_of_a_job() -> None:
-    launcher = Launcher({"PATH": "/p", "SLURM_PROCID": "1", "SLURM_JOB_ID": "2", "LWFM_SOCKET": "s"}, ["a", "b"], [0])
+    launcher = Launcher(
+        {"PATH": "/p", "SLURM_PROCID": "1", "SLURM_JOB_ID": "2", "LWFM_SOCKET": "s"}, ["a", "b"], [0], JobFiles("f")
+    )
     launcher.add_context(1, {"C": "context", "D": "context"})
     asked = job(env={"D": "job", "E": "job"}, unset=["C"], cwd="/tmp")
     asked.context, asked.grant = 1, Grant(gpus=(1,))
@@ -207,7 +210,7 @@ def test_environment_of_a_job() -> None:
 
 
 def test_passing_failures_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    launcher = Launcher(dict(os.environ), [], [0])
+    launcher = Launcher(dict(os.environ), [], [0], JobFiles(str(tmp_path / "files")))
 
     def refuse(number: int) -> None:
         def spawn(*args: object) -> int:
@@ -227,7 +230,7 @@ def test_passing_failures_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_without_setsid_in_posix_spawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Pythons built against an old C library, such as the portable ones, cannot give posix_spawn a session."""
-    launcher = Launcher(dict(os.environ), [], [0])
+    launcher = Launcher(dict(os.environ), [], [0], JobFiles(str(tmp_path / "files")))
 
     def spawn(*args: object, **keys: object) -> int:
         raise NotImplementedError("setsid")
