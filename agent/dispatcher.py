@@ -451,8 +451,9 @@ class Dispatcher:
     def _choose_gangs(
         self, group: Group, nodes: Sequence[Node], now: float, chosen: dict[tuple[str, ...], list[Waiting]]
     ) -> None:
-        """The same for jobs over several nodes, which are all of one allocation."""
+        """The same for jobs over several nodes, which are all of one allocation, and neighbours by their names if possible."""
         shape = group.shape
+        nodes = sorted(nodes, key=lambda node: (len(node.name), node.name))
         while True:
             entry = group.head()
             if entry is None:

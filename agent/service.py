@@ -10,9 +10,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 from .clock import utc_now
+from .earlier import Earlier
 from .errors import Conflict, InvalidRecord
 from .ids import new_id
 from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow
@@ -43,15 +45,22 @@ class Service:
         self._vault = vault
         self._notifier = notifier
         self._contexts: dict[str, str] = {}
+        self._earlier: dict[str, Earlier] = {}
 
     def reset(self) -> None:
         """Forget what was learned in a transaction that was undone."""
         self._contexts.clear()
+        self._earlier.clear()
 
     def put_workflow(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
         """Record a workflow, or a new version of one."""
         given = Workflow.from_json(body)
         connection = recorder.transaction.connection
+        earlier = self._earlier_runs(recorder, body, body.get("parent_job"))
+        made = earlier.workflow(given.name, _occurrence(body)) if earlier and not given.workflow_id else None
+        if made is not None:
+            return queries.workflow(connection, made)
+        given = replace(given, extra={key: item for key, item in given.extra.items() if key not in _OF_RESUMING})
         identifier = queries.resolve(connection, "workflow", given.workflow_id) if given.workflow_id else new_id()
         record = {
             "workflow_id": identifier,
@@ -70,6 +79,7 @@ class Service:
         context = context_of(body)
         context_id = self._context(recorder, context)
         default_site = str(body.get("site") or "local")
+        earlier = self._earlier_runs(recorder, body, parent)
         answers = []
         for defn in definitions:
             job_id = defn.extra.get("job_id")
@@ -79,6 +89,12 @@ class Service:
                     answers.append(queries.job(recorder.transaction.connection, known.job_id))
                     continue
             site = str(defn.extra.get("site") or default_site)
+            if earlier is not None and "occurrence" in defn.extra:
+                wanted = self._sealed(defn, "", context.get("cwd"))
+                made = earlier.job(site, wanted, _occurrence(defn.extra))
+                if made is not None:
+                    answers.append(queries.job(recorder.transaction.connection, made))
+                    continue
             answers.append(
                 self._new_job(recorder, defn, site, workflow, parent, context_id, context.get("cwd"), job_id)
             )
@@ -167,12 +183,18 @@ class Service:
         else:
             raise InvalidRecord(f"a handler's kind is job or data, not {kind!r}")
         defn = action.defn or self._notifier(action.notify if action.notify else Notification(command="true"))
+        if action.notify is not None:
+            event["notify"] = self._vault.redacted(action.notify.to_json())
+        earlier = self._earlier_runs(recorder, body, parent)
+        if earlier is not None:
+            wanted = {**event, "defn": self._sealed(defn, "", context.get("cwd"))}
+            made = earlier.handler(kind, wanted, _occurrence(body))
+            if made is not None:
+                return queries.handler(connection, made)
         handler_id = new_id()
         job_ids = [new_id() for _ in range(limit or 0)]
         redacted = self._sealed(defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd"))
         event["defn"] = redacted
-        if action.notify is not None:
-            event["notify"] = self._vault.redacted(action.notify.to_json())
         record = {"kind": kind, "event": event, "job_ids": job_ids, "workflow_id": workflow, "parent_id": parent}
         record.update({"context_id": context_id, "fire_limit": limit})
         for job_id in job_ids:
@@ -208,8 +230,12 @@ class Service:
                     unset.append(handler["handler_id"])
         return {"unset": unset}
 
-    def put_data(self, recorder: Recorder, sheet: Metasheet) -> JSON:
-        """Record a piece of data."""
+    def put_data(self, recorder: Recorder, sheet: Metasheet, body: Mapping[str, Any]) -> JSON:
+        """Record a piece of data, unless an earlier run has."""
+        earlier = self._earlier_runs(recorder, body, sheet.job_id)
+        made = earlier.data(sheet.to_json(), _occurrence(body)) if earlier else None
+        if made is not None:
+            return queries.data(recorder.transaction.connection, made)
         record = recorder.record_data(sheet.to_json())
         return queries.data(recorder.transaction.connection, record.uid)
 
@@ -228,6 +254,19 @@ class Service:
         """The ``job_id`` and ``workflow_id`` that a body names, whole; the workflow is the job's where only that is given."""
         workflow, job = self._belonging(recorder, {"workflow": body.get("workflow"), "parent": body.get("job")})
         return _without_none({"job_id": job, "workflow_id": workflow})
+
+    def _earlier_runs(self, recorder: Recorder, body: Mapping[str, Any], run: Optional[str]) -> Optional[Earlier]:
+        """What was made by the runs that the caller, the job ``run``, resumes; None when it resumes none."""
+        runs = body.get("earlier")
+        if not runs or not run:
+            return None
+        if not isinstance(runs, list) or not all(isinstance(job, str) for job in runs):
+            raise InvalidRecord("earlier must be a list of job ids")
+        if run not in self._earlier:
+            connection = recorder.transaction.connection
+            since = str(queries.job(connection, run)["submitted_at"])
+            self._earlier[run] = Earlier(connection, runs, since)
+        return self._earlier[run]
 
     def _belonging(self, recorder: Recorder, body: Mapping[str, Any]) -> tuple[Optional[str], Optional[str]]:
         connection = recorder.transaction.connection
@@ -282,11 +321,22 @@ class Service:
                 hint="put what is long into a file that the job reads",
             )
         definition = defn.to_json()
-        for key in ("job_id", "site"):
+        for key in ("job_id", "site", "occurrence"):
             definition.pop(key, None)
         if "cwd" not in definition and cwd:
             definition["cwd"] = cwd
         return self._vault.seal(owner, definition)
+
+
+_OF_RESUMING = ("earlier", "occurrence")
+
+
+def _occurrence(body: Mapping[str, Any]) -> int:
+    """Which request of its kind this is, from 0."""
+    number = body.get("occurrence")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise InvalidRecord(f"occurrence must be a whole number from 0, not {number!r}")
+    return number
 
 
 def active_count(recorder: Recorder, workflow_id: str) -> int:

@@ -86,7 +86,7 @@ async def get(instance: Instance, call: Call) -> JSON:
 async def _record(instance: Instance, sheet: Metasheet, body: JSON) -> JSON:
     def work(recorder: Recorder) -> JSON:
         belonging = instance.service.belonging(recorder, body)
-        return instance.service.put_data(recorder, Metasheet.from_json({**sheet.to_json(), **belonging}))
+        return instance.service.put_data(recorder, Metasheet.from_json({**sheet.to_json(), **belonging}), body)
 
     return await instance.writer.write(work)
 

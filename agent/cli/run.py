@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from ..client.connection import path_of
 from ..errors import LwfmError
 from ..ids import new_id, short
 from ..library.bodies import without_none
+from ..library.resuming import VARIABLE as EARLIER_RUNS
 from ..library.submission import capture_context
 from ..records import JSON
 from . import render
@@ -29,6 +31,7 @@ from .groups import example
 from .nodes import missing_nodes, wait_for_all_nodes
 from .options import json_option, workflow_option
 from .progress import Progress, Screen, ask, choose_meter, follow
+from .resume import IDENTITY, find_earlier
 from .scripts import active_environment, check_script, choose_python, script_environment
 from .session import Session
 from .signals import ending_signals
@@ -82,6 +85,11 @@ class _Stops:
 @click.option(
     "--venv", metavar="DIR", help="The virtual environment to run it in. [default, for lwfm.pyz: the active one]"
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the last run of this script with these arguments; what it finished stays.",
+)
 @click.option("--require-all", is_flag=True, help="In an allocation: run only if all its nodes come up.")
 @click.option("--keep-handlers", is_flag=True, help="Leave handlers that still wait for data as they are.")
 @click.option("--quiet", "-q", is_flag=True, help="Show neither progress nor summary.")
@@ -95,6 +103,7 @@ def run(
     name: str | None,
     python: str | None,
     venv: str | None,
+    resume: bool,
     require_all: bool,
     keep_handlers: bool,
     quiet: bool,
@@ -106,17 +115,25 @@ def run(
 
     It has ended when the script, its jobs and all they trigger have ended. ARGS go to the script. The exit code is the
     script's own if that is not 0, else 11 if a job failed, else 0. In an allocation it runs on all nodes that come up, and
-    the agent ends with it if it was started for it. With --json the summary is printed as JSON, and what
-    the script prints goes to standard error.
+    the agent ends with it if it was started for it. With --resume the script runs again in the workflow of its last run, and gets
+    what that has made wherever it asks for the same: only what failed, was cancelled or had not been asked for is run. With --json
+    the summary is printed as JSON, and what the script prints goes to standard error.
     """
     venv = venv or active_environment(python)
     command = [choose_python(python, venv), check_script(script), *args]
     try:
         if require_all:
             wait_for_all_nodes(session.client)
-        return _follow(
-            session, command, workflow, name or Path(script).stem, script, venv, keep_handlers, quiet, as_json
+        identity = shlex.join([os.path.abspath(script), *args])
+        earlier = find_earlier(session, identity, workflow) if resume else None
+        if resume and earlier is None:
+            render.note("lwfm: there is no earlier run of this script to resume; starting anew")
+        flow = earlier.flow if earlier else _start_workflow(session, workflow, name or Path(script).stem, script)
+        before = (
+            earlier.before if earlier else Progress.from_json(ask(session.client, flow["workflow_id"], (), None, 0))
         )
+        running = _Run(session, flow["workflow_id"], before, Screen(), identity, earlier.runs if earlier else [])
+        return _follow(session, command, running, flow, venv, keep_handlers, quiet, as_json)
     finally:
         _leave_allocation(session)
 
@@ -138,18 +155,13 @@ def _leave_allocation(session: Session) -> None:
 def _follow(
     session: Session,
     command: list[str],
-    workflow: str | None,
-    name: str,
-    script: str,
+    running: _Run,
+    flow: JSON,
     venv: str | None,
     keep_handlers: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
-    screen = Screen()
-    flow = _start_workflow(session, workflow, name, script)
-    before = Progress.from_json(ask(session.client, flow["workflow_id"], (), None, 0))
-    running = _Run(session, flow["workflow_id"], before, screen)
     stops = _Stops()
     with ending_signals(stops.note):  # TERM and HUP end a run as Ctrl-C does
         try:
@@ -177,14 +189,23 @@ def _follow(
 
 
 class _Run:
-    """The script's job, from its start to its end."""
+    """The script's job, from its start to its end.
 
-    def __init__(self, session: Session, workflow_id: str, before: Progress, screen: Screen):
+    Args:
+        before: the jobs of the workflow that are not this run's. ``identity``: the script and its arguments.
+        earlier: the jobs that were the runs this one resumes.
+    """
+
+    def __init__(
+        self, session: Session, workflow_id: str, before: Progress, screen: Screen, identity: str, earlier: list[str]
+    ):
         self._client = session.client
         self._parent = session.context.job_id
         self._workflow_id = workflow_id
         self._before = before
         self._screen = screen
+        self._identity = identity
+        self._earlier = earlier
         self._script: Foreground | None = None
         self._finisher: threading.Thread | None = None
         self._stopped_by: str | None = None
@@ -198,7 +219,8 @@ class _Run:
 
     def begin(self, command: list[str], environment: dict[str, str], output: Any) -> None:
         """Record the script as a job, and start it."""
-        definition = {"job_id": self.job_id, "command": command, "name": Path(command[1]).name}
+        definition: JSON = {"job_id": self.job_id, "command": command, "name": Path(command[1]).name}
+        definition["meta"] = {IDENTITY: self._identity}
         body = without_none(
             context=capture_context(),
             workflow=self._workflow_id,
@@ -208,7 +230,9 @@ class _Run:
             pid=os.getpid(),
         )
         self._client.post("/v1/jobs/attach", body, repeatable=True)
-        own = {key: value for key, value in environment.items() if not key.startswith(_TRIGGER)}
+        own = {key: value for key, value in environment.items() if not key.startswith(_TRIGGER) and key != EARLIER_RUNS}
+        if self._earlier:
+            own[EARLIER_RUNS] = ",".join(self._earlier)
         own.update(LWFM_JOB_ID=self.job_id, LWFM_WORKFLOW_ID=self._workflow_id, LWFM_ATTEMPT="1")
         try:
             self._script = Foreground(command, own, self._screen, output)

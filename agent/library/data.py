@@ -12,6 +12,7 @@ from ..models import Metasheet
 from ..records import JSON
 from .bodies import absolute, without_none
 from .instance import Instance
+from .resuming import marked
 from .values import DataLike, JobLike, PathLike, WorkflowLike, id_of, match_terms, optional_id, properties_of
 
 
@@ -114,6 +115,7 @@ class DataVerbs(Instance):
             workflow=optional_id(workflow, "a workflow") or (None if job else context.workflow_id),
             notate=notate or None,
         )
+        body = marked(body, "data", op, body.get("path"), site_path, body["properties"])
         return Metasheet.from_json(self._client.post("/v1/data", body, timeout_s=NO_TIMEOUT))
 
     def lineage(self, of: JobLike | DataLike | PathLike, direction: str = "both", depth: int | None = None) -> JSON:

@@ -16,6 +16,7 @@ from ..records import JSON
 from ..states import JobState, parse_state
 from .bodies import without_none
 from .data import DataVerbs
+from .resuming import marked
 from .site import Site
 from .submission import capture_context
 from .values import HandlerLike, JobLike, WorkflowLike, id_of, match_terms, optional_id, properties_of
@@ -59,6 +60,8 @@ class LwfManager(DataVerbs):
             parent_job=given.parent_job or self.context().job_id,
             workflow_id=given.workflow_id or None,
         )
+        if not given.workflow_id:
+            body = marked(body, "workflow", given.name)
         return Workflow.from_json(self._client.post("/v1/workflows", body, repeatable=bool(given.workflow_id)))
 
     def get_workflow(self, workflow: WorkflowLike) -> Workflow:
@@ -197,6 +200,7 @@ class LwfManager(DataVerbs):
             parent=context.job_id,
             context=capture_context(),
         )
+        body = marked(body, "handler", body["event"])
         return Handler.from_json(self._client.post("/v1/handlers", body))
 
     def unset_event(self, handler: HandlerLike, reason: str | None = None) -> Handler:

@@ -15,6 +15,7 @@ from ..ids import new_id
 from ..models import JobStatus, Metasheet
 from ..records import JSON
 from .bodies import absolute, without_none
+from .resuming import earlier_runs, occurrence
 from .submission import capture_context
 from .values import (
     CommandLike,
@@ -161,10 +162,15 @@ class RunPillar(Pillar):
 
     @staticmethod
     def _bodies(commands: Iterable[CommandLike], common: JSON) -> Iterator[JSON]:
+        runs = earlier_runs()
+        if runs:
+            common = {**common, "earlier": runs}
         chunk: list[JSON] = []
         limit = FIRST_CHUNK
         for command in commands:
             definition = definition_of(command).to_json()
+            if runs and "job_id" not in definition:
+                definition["occurrence"] = occurrence("job", common.get("site"), definition)
             definition.setdefault("job_id", new_id())
             chunk.append(definition)
             if len(chunk) >= limit:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lwfm import hostlist
+
 from support import cluster as bed
 from support.allocations import InAllocation, an_allocation
 from support.cluster import Cluster
@@ -78,7 +80,7 @@ def test_the_tasks_of_a_job_run_on_all_its_nodes(inside: InAllocation, starter: 
     assert len(hosts) == 2
     assert sorted(words[1] for words in lines) == ["0", "1", "2", "3"]
     assert {tuple(words[2:5]) for words in lines} == {(job, "a", "b")}
-    assert {words[5] for words in lines} == {f"n[{hosts[0][1:]}-{hosts[1][1:]}]"}
+    assert {words[5] for words in lines} == {hostlist.fold(hosts)}
     statuses = inside.ask("job", "statuses", job)
     running = next(status for status in statuses if status["state"] == "RUNNING")
     assert sorted(running["hosts"]) == hosts

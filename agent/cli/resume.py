@@ -1,0 +1,58 @@
+"""Finding what ``lwfm run --resume`` goes on with: the last runs of the same script with the same arguments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import Conflict
+from .progress import Progress
+from .session import Session
+
+if TYPE_CHECKING:
+    from ..records import JSON
+
+IDENTITY = "script"
+"""The property of a run's job that tells which script it is, with its arguments."""
+_ENDED = ("COMPLETE", "FAILED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is resumed.
+
+    Args:
+        flow: the workflow. ``runs``: the jobs that were the earlier runs, oldest first.
+        before: its jobs that are not counted as this run's: those runs, and what has failed or was cancelled by now.
+    """
+
+    flow: JSON
+    runs: list[str]
+    before: Progress
+
+
+def find_earlier(session: Session, identity: str, workflow: str | None) -> Earlier | None:
+    """The earlier runs of a script, in the given workflow or that of the last one; None when there are none.
+
+    Raises:
+        Conflict: the last one has not ended.
+    """
+    query: JSON = {"match": [f"{IDENTITY}=={identity}"], "limit": 0}
+    if workflow is not None:
+        query["workflow"] = session.workflow_id(workflow)
+    found = session.client.get("/v1/jobs", query)["jobs"]
+    if not found or not found[0].get("workflow_id"):
+        return None
+    last = found[0]
+    if last["state"] not in _ENDED:
+        raise Conflict(
+            f"the last run of this script has not ended: job {last['job_id']} is {last['state']} on {last.get('host')}",
+            hint="wait for it, or end it: lwfm job cancel",
+        )
+    flow = session.workflow(last["workflow_id"])
+    runs = [job for job in found if job.get("workflow_id") == last["workflow_id"]]
+    counts = Counter(job["state"] for job in runs if job["state"] == "COMPLETE")
+    counts.update({state: int(flow["job_counts"].get(state, 0)) for state in ("FAILED", "CANCELLED")})
+    before = Progress({state: count for state, count in counts.items() if count}, sum(counts.values()))
+    return Earlier(flow, [job["job_id"] for job in reversed(runs)], before)
