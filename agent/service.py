@@ -230,10 +230,10 @@ class Service:
                     unset.append(handler["handler_id"])
         return {"unset": unset}
 
-    def put_data(self, recorder: Recorder, sheet: Metasheet, body: Mapping[str, Any]) -> JSON:
-        """Record a piece of data, unless an earlier run has."""
-        earlier = self._earlier_runs(recorder, body, sheet.job_id)
-        made = earlier.data(sheet.to_json(), _occurrence(body)) if earlier else None
+    def put_data(self, recorder: Recorder, sheet: Metasheet, body: Optional[Mapping[str, Any]] = None) -> JSON:
+        """Record a piece of data, unless an earlier run that ``body`` names has."""
+        earlier = self._earlier_runs(recorder, body, sheet.job_id) if body else None
+        made = earlier.data(sheet.to_json(), _occurrence(body)) if earlier and body else None
         if made is not None:
             return queries.data(recorder.transaction.connection, made)
         record = recorder.record_data(sheet.to_json())

@@ -176,7 +176,7 @@ class ThreadMachine(RuleBasedStateMachine):
 
         def fail(recorder: Recorder) -> None:
             self.thread.service.submit(recorder, {"workflow": self.workflows[0]}, [JobDefn("true", meta={"T": 1})])
-            self.thread.service.put_data(recorder, Metasheet(properties={"kind": "thermo", "T": 2}), {})
+            self.thread.service.put_data(recorder, Metasheet(properties={"kind": "thermo", "T": 2}))
             for job in [self.pick(number) for number in range(5)]:
                 self.thread.service.cancel(recorder, job, "never", placed=False)
             raise _Undone
