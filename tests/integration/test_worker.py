@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -682,3 +683,76 @@ def test_an_idle_worker_is_small_and_asleep(agent: FakeAgent, start_worker: Star
     agent.wait_ended(("clock", 1))
     assert switches() - before < 30
     assert cpu_ticks(loop) - ticks <= 5
+
+
+# ------------------------------------------------------------------------------------------------- parts of other nodes' jobs
+
+
+def hold(agent: FakeAgent, job: str, cores: int, gpus: int = 0) -> None:
+    agent.send(
+        {"t": "hold", "job": job, "attempt": 1, "worker": "head", "cores": cores, "memory_bytes": 0, "gpus": gpus}
+    )
+
+
+def test_what_is_held_is_kept_free_and_given_back(agent: FakeAgent, start_worker: StartWorker) -> None:
+    """Also before jobs that came earlier and wait; said again, it is answered again."""
+    start_worker("--cores", "2", "--gpus", "2")
+    agent.wait_connected()
+    runs = agent.run("runs", "sleep", "0.5", cores=1)
+    agent.wait_started(runs)
+    waits = agent.run("waits", "true", cores=2)
+    hold(agent, "gang", 1, gpus=1)
+    agent.wait(lambda: len(agent.holding) == 1, "an answer")
+    assert [len(agent.holding[0][name]) for name in ("cores", "gpus")] == [1, 1]
+    hold(agent, "gang", 1, gpus=1)
+    agent.wait(lambda: len(agent.holding) == 2, "the same answer")
+    assert agent.holding[1] == agent.holding[0]
+    agent.wait_ended(runs)
+    assert agent.ended.get(waits) is None
+    agent.send({"t": "release", "job": "gang", "attempt": 1}, {"t": "release", "job": "gang", "attempt": 1})
+    agent.wait_ended(waits)
+
+
+def test_a_part_waits_for_room_and_is_told_of_after_a_reconnection(agent: FakeAgent, start_worker: StartWorker) -> None:
+    start_worker("--cores", "1")
+    agent.wait_connected()
+    runs = agent.run("runs", "sleep", "0.4", cores=1)
+    agent.wait_started(runs)
+    hold(agent, "gang", 1)
+    agent.wait_ended(runs)
+    agent.wait(lambda: len(agent.holding) == 1, "an answer when there is room")
+    agent.cut()
+    agent.wait(lambda: len(agent.hellos) == 2, "the worker to come again")
+    assert agent.hellos[1]["holds"] == [["gang", 1]]
+
+
+def test_what_a_job_of_another_node_left_here_is_stopped(agent: FakeAgent, start_worker: StartWorker) -> None:
+    start_worker("--cores", "1")
+    agent.wait_connected()
+    hold(agent, "gang", 1)
+    agent.wait(lambda: bool(agent.holding), "an answer")
+    marks = {"LWFM_JOB_ID": "gang", "LWFM_ATTEMPT": "1", "LWFM_WORKER": "head"}
+    stubborn = "trap '' TERM; while :; do sleep 0.1; done"
+    left = subprocess.Popen(["sh", "-c", stubborn], env={**os.environ, **marks}, start_new_session=True)
+    other = subprocess.Popen(["sleep", "60"], env={**os.environ, **marks, "LWFM_ATTEMPT": "2"}, start_new_session=True)
+    try:
+        agent.send({"t": "release", "job": "gang", "attempt": 1})
+        waits = agent.run("waits", "true", cores=1)
+        assert left.wait(20) == -signal.SIGKILL
+        agent.wait_ended(waits)
+        assert other.poll() is None
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+
+
+def test_a_job_finds_its_files_and_they_go_with_it(place: Path, agent: FakeAgent, start_worker: StartWorker) -> None:
+    start_worker()
+    agent.wait_connected()
+    text = "n1 slots=2\nn2 slots=2\n"
+    key = agent.run("j", "sh", "-c", 'stat -c %a "$NODES"; cat "$NODES"', files={"NODES": text})
+    assert printed(agent.wait_ended(key)) == b"600\n" + text.encode()
+    wait_until(lambda: not list((place / "spool" / "files").iterdir()), "the file to be gone")
+    bad = agent.run("bad", "true", files={"../x": "no"})
+    assert "files must be named by variables" in agent.wait_ended(bad)["reason"]

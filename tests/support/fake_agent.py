@@ -36,6 +36,7 @@ class FakeAgent:
         self.ended: dict[Key, Message] = {}
         self.duplicates: list[Message] = []
         self.chunks: dict[Any, Message] = {}
+        self.holding: list[Message] = []
         self.pongs = 0
         self._acked: dict[str, int] = {}
         self._seen: set[tuple[str, int]] = set()
@@ -175,6 +176,8 @@ class FakeAgent:
                 self.chunks[message["id"]] = message
             elif kind == "pong":
                 self.pongs += 1
+            elif kind == "holding":
+                self.holding.append(message)
             elif kind in ("started", "ended"):
                 self._event(message)
                 if self.acknowledges:
