@@ -22,10 +22,8 @@ _CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 
 
-def record_started(
-    recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str, *, followed: bool = False
-) -> None:
-    """A worker has started the process of a job; ``followed``: its end is recorded next."""
+def record_started(recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str) -> None:
+    """A worker has started the process of a job."""
     job = recorder.job_now(job_id)
     if job is None or job.attempt != attempt:
         return
@@ -42,7 +40,7 @@ def record_started(
             job, JobState.FINISHING, native_status="cancel requested", reason="cancel requested", **facts
         )
         return
-    recorder.record_status(job, JobState.RUNNING, followed=followed, **facts)
+    recorder.record_status(job, JobState.RUNNING, **facts)
 
 
 def record_ended(

@@ -74,19 +74,10 @@ class Recorder:
         self.effects = Effects()
         self._rules = rules
 
-    def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None, *, followed: bool = False) -> Record:
-        """Append a record and everything that follows from it; returns the record itself.
-
-        Args:
-            kind, body, uid: the record.
-            followed: the next thing recorded is another status of the same job.
-        """
-        if followed and self._rules.is_watched(self.transaction, body["job_id"]):
-            followed = False
-        first = self._append(kind, body, uid, followed=followed)
-        if followed:
-            return first
-        following = [first]
+    def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
+        """Append a record and everything that follows from it; returns the record itself."""
+        first = self._append(kind, body, uid)
+        following = [first] if self._rules.concern(self.transaction, first) else []
         while following:
             cause = following.pop(0)
             for next_kind, next_body, next_uid in self._rules.consequences(self.transaction, cause):
@@ -106,20 +97,20 @@ class Recorder:
         return record
 
     def record_status(
-        self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, followed: bool = False, **facts: Any
+        self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, **facts: Any
     ) -> Optional[Record]:
         """Append a status of ``job``, unless the job has ended; then nothing is recorded and None returned.
 
         Args:
             job: as read in this transaction.
-            state: the new state. ``attempt``: another than the current one. ``followed``: as for :meth:`record`.
+            state: the new state. ``attempt``: another than the current one.
             facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
         """
         if job.state.terminal and (attempt or job.attempt) <= job.attempt:
             return None
         body = {"job_id": job.job_id, "attempt": attempt or job.attempt, "state": state.value}
         body.update({key: value for key, value in facts.items() if value is not None})
-        return self.record("status", body, followed=followed)
+        return self.record("status", body)
 
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""
@@ -142,12 +133,11 @@ class Recorder:
             raise Conflict(f"job {job_id} has ended: {state}", hint="an ended job keeps its state; submit a new one")
         return job
 
-    def _append(self, kind: str, body: dict[str, Any], uid: Optional[str], *, followed: bool = False) -> Record:
-        before = self.job_now(body["job_id"]) if kind == "status" else None
-        record = self.transaction.append(kind, body, uid, followed=followed)
+    def _append(self, kind: str, body: dict[str, Any], uid: Optional[str]) -> Record:
         if kind == "status":
-            self._note_status(record, before)
-        elif kind == "job":
+            return self._append_status(body, uid)
+        record = self.transaction.append(kind, body, uid)
+        if kind == "job":
             state = STATES[body["state"]]
             self.effects.changes.append(StatusChange(record.uid, body.get("workflow_id"), body["site"], 1, None, state))
             if state is JobState.PENDING:
@@ -156,14 +146,18 @@ class Recorder:
             self.effects.handlers_changed = True
         return record
 
-    def _note_status(self, record: Record, before: Optional[JobNow]) -> None:
-        state = STATES[record.body["state"]]
-        if before is None or state is JobState.INFO:
-            return
-        attempt = record.body["attempt"]
-        change = StatusChange(before.job_id, before.workflow_id, before.site, attempt, before.state, state)
-        self.effects.changes.append(change)
-        if state is JobState.PENDING and (before.state is JobState.READY or attempt > before.attempt):
-            self.effects.pending[before.job_id] = None
+    def _append_status(self, body: dict[str, Any], uid: Optional[str]) -> Record:
+        job_id = body["job_id"]
+        row = self.transaction.job(job_id)
+        before = STATES[row.state] if row is not None else None
+        attempt_before = row.attempt if row is not None else 0
+        record = self.transaction.append("status", body, uid)
+        state, attempt = STATES[body["state"]], body["attempt"]
+        if row is None or before is None or state is JobState.INFO:
+            return record
+        self.effects.changes.append(StatusChange(job_id, row.workflow_id, row.site, attempt, before, state))
+        if state is JobState.PENDING and (before is JobState.READY or attempt > attempt_before):
+            self.effects.pending[job_id] = None
         elif state.terminal:
-            self.effects.pending.pop(before.job_id, None)
+            self.effects.pending.pop(job_id, None)
+        return record

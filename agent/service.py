@@ -71,13 +71,15 @@ class Service:
         context_id = self._context(recorder, context)
         default_site = str(body.get("site") or "local")
         answers = []
+        given = [_checked_id(defn.extra["job_id"]) for defn in definitions if defn.extra.get("job_id") is not None]
+        known = recorder.transaction.find_jobs(given)
         for defn in definitions:
             job_id = defn.extra.get("job_id")
             if job_id is not None:
-                known = recorder.job_now(_checked_id(job_id))
-                if known is not None:
-                    answers.append(queries.job(recorder.transaction.connection, known.job_id))
+                if job_id in known:
+                    answers.append(queries.job(recorder.transaction.connection, job_id))
                     continue
+                known.add(job_id)
             site = str(defn.extra.get("site") or default_site)
             answers.append(
                 self._new_job(recorder, defn, site, workflow, parent, context_id, context.get("cwd"), job_id)
