@@ -180,6 +180,9 @@ class Transaction:
             head, told = projections.split_status(body)
             encoded, text = log.encode_in_parts(head, told)
             facts = told, text
+        elif kind == "job":
+            encoded, text = log.encode_job(body)
+            facts = body["definition"], text
         else:
             encoded = log.encode_body(body)
         digest = log.row_hash(self.origin, seq, before.hash, uid, kind, hlc, wall_utc, encoded)

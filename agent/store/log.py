@@ -54,6 +54,21 @@ def encode_body(body: dict[str, Any]) -> str:
         raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
 
 
+def encode_job(body: dict[str, Any]) -> tuple[str, Optional[str]]:
+    """The body of a job as it is stored; and its definition by itself where that can stand in a column as it is.
+
+    Raises:
+        InvalidRecord: it holds what JSON has no word for, such as NaN.
+    """
+    try:
+        begin = strict({key: value for key, value in body.items() if key != "definition"})
+        definition = strict(body["definition"])
+        text = f'{begin[:-1]},"definition":{definition}}}'
+        return (text, definition) if text.isascii() or _encodable(text) else (strict_ascii(body), None)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
+
+
 def encode_in_parts(head: dict[str, Any], rest: dict[str, Any]) -> tuple[str, Optional[str]]:
     """Two parts of a body, of which the first is not empty: all of it as it is stored; and the second by itself where that can
     stand in a column as it is, so that it need not be encoded twice.

@@ -25,7 +25,7 @@ FACTS = (
 """What a status may tell of the attempt, beside its state; each is a column of ``jobs``."""
 
 Facts = tuple[dict[str, Any], Optional[str]]
-"""What a status tells beside its state; and as JSON for a column, where that is at hand."""
+"""A part of a record; and the same as JSON for a column, where that is at hand."""
 Write = Callable[[str, tuple[Any, ...]], Any]
 """Executes a statement with a row: at once, or with others like it before anything is read."""
 _FACT_COLUMNS = (*FACTS, "stdout", "stderr")
@@ -64,13 +64,12 @@ def project_new(connection: Connection, record: Record, rows: JobRows, facts: Op
     Args:
         connection: in a transaction. ``record``: the record.
         rows: the rows of jobs at hand, which are kept true.
-        facts: of a status, and as text.
+        facts: of a status what it tells beside its state, of a job its definition; and as text.
     """
     if record.kind == "status":
         _fresh_status(connection, record, rows, facts)
     elif record.kind == "job":
-        _fresh_job(connection, record)
-        rows.put(record.uid, _new_row(record))
+        _fresh_job(connection, record, rows, facts)
     else:
         projection = _PROJECTIONS.get(record.kind)
         if projection is not None:
@@ -149,50 +148,54 @@ def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
 
 
 def _job(connection: Connection, record: Record, fresh: bool) -> None:
-    if connection.execute(_INSERT_JOB, _job_values(record)).rowcount == 0:
+    values = _job_values(record)
+    if connection.execute(_INSERT_JOB, values).rowcount == 0:
         return
-    connection.execute(_INSERT_STATUS, _first_status(record))
-    _count_and_index(connection, record, connection.execute)
+    connection.execute(_INSERT_STATUS, _first_status(record, values))
+    _count_and_index(connection, record, values, connection.execute)
     _refold_job(connection, record.uid)
     _refold_trigger(connection, record.uid)
 
 
-def _fresh_job(connection: Connection, record: Record) -> None:
+def _fresh_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[Facts]) -> None:
     """The same for a job made here just now; whoever made it has seen to it that there is none with its id."""
-    connection.later(_INSERT_JOB, _job_values(record))
-    connection.later(_INSERT_STATUS, _first_status(record))
-    _count_and_index(connection, record, connection.later)
+    values = _job_values(record, definition)
+    connection.later(_INSERT_JOB, values)
+    connection.later(_INSERT_STATUS, _first_status(record, values))
+    _count_and_index(connection, record, values, connection.later)
+    body = record.body
+    workflow, handler, retries = body.get("workflow_id"), body.get("handler_id"), body["definition"].get("retries", 0)
+    row = JobRow(body["state"], 1, workflow, body["site"], retries, record.origin, handler, values[-1], None)
+    rows.put(record.uid, row)
 
 
-def _job_values(record: Record) -> tuple[Any, ...]:
+def _job_values(record: Record, facts: Optional[Facts] = None) -> tuple[Any, ...]:
     body = record.body
     definition = body["definition"]
     resources = definition.get("resources") or {}
-    meta, state = definition.get("meta"), body["state"]
+    meta, state, reason = definition.get("meta"), body["state"], body.get("reason")
+    written = facts[1] if facts else None
     return (
         record.uid, record.origin, text(definition.get("name") or ""), text(command_line(definition["command"])),
         text(body["site"]), body.get("workflow_id"), body.get("parent_id"), body.get("context_id"), body.get("handler_id"),
-        body.get("trigger_job"), body.get("trigger_data"), state, text(body.get("reason")), record.wall_utc, record.wall_utc,
+        body.get("trigger_job"), body.get("trigger_data"), state, reason and text(reason), record.wall_utc, record.wall_utc,
         resources.get("cores"), resources.get("memory_bytes"), resources.get("gpus"), resources.get("time_limit_s"),
-        text(definition.get("cwd")), definition.get("retries", 0), dump(meta) if meta else "{}", dump(definition),
-        state_key(0, state, record.hlc),
+        text(definition.get("cwd")), definition.get("retries", 0), dump(meta) if meta else "{}",
+        dump(definition) if written is None else written, state_key(0, state, record.hlc),
     )  # fmt: skip
 
 
-def _first_status(record: Record) -> tuple[Any, ...]:
-    body = record.body
-    state, reason = body["state"], text(body.get("reason"))
-    key = state_key(0, state, record.hlc)
+def _first_status(record: Record, job: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row of the status that a job begins with; ``job``: its row."""
+    state, reason, key = job[11], job[12], job[-1]
     return (record.uid, record.uid, record.origin, 1, state, None, reason, record.wall_utc, record.hlc, "{}", key)
 
 
-def _count_and_index(connection: Connection, record: Record, write: Write) -> None:
-    body = record.body
-    definition = body["definition"]
-    connection.count_job(body.get("workflow_id"), None, body["state"])
-    words = f"{definition.get('name') or ''} {command_line(definition['command'])}"
-    write(_INSERT_SEARCH, ("job", record.uid, text(words)))
-    meta = definition.get("meta")
+def _count_and_index(connection: Connection, record: Record, job: tuple[Any, ...], write: Write) -> None:
+    name, command, workflow, state = job[2], job[3], job[5], job[11]
+    connection.count_job(workflow, None, state)
+    write(_INSERT_SEARCH, ("job", record.uid, f"{name} {command}"))
+    meta = record.body["definition"].get("meta")
     if meta:
         _properties(write, "job", record.uid, meta)
 
@@ -233,14 +236,6 @@ def _fresh_status(connection: Connection, record: Record, rows: JobRows, facts: 
     connection.count_job(row.workflow_id, row.state, state)
     row.state, row.attempt, row.state_key = state, attempt, key
     row.started = "started_at" in columns or (row.started and not renew)
-
-
-def _new_row(record: Record) -> JobRow:
-    body = record.body
-    state, retries = body["state"], body["definition"].get("retries", 0)
-    key = state_key(0, state, record.hlc)
-    workflow, handler = body.get("workflow_id"), body.get("handler_id")
-    return JobRow(state, 1, workflow, body["site"], retries, record.origin, handler, key, None)
 
 
 def _status_values(record: Record, facts: Optional[Facts] = None) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -16,6 +16,7 @@ Ends with 1 when a record is missing or a target is missed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -158,7 +159,9 @@ def plain_sqlite(jobs: int) -> tuple[float, float]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has taken of the processors, all its threads together."""
+    """What a process has taken of the processors, all its threads together; to the nanosecond where the kernel tells it."""
+    with contextlib.suppress(OSError):  # threads of the agent do not end before it does
+        return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
 
