@@ -54,7 +54,7 @@ class Rules:
         if record.kind != "status":
             return True
         job = record.body["job_id"]
-        if self.is_watched(transaction, job):
+        if self._watched is None or job in self._watched:
             return True
         row = transaction.job(job)
         return row is not None and row.handler_id is not None

@@ -97,16 +97,20 @@ def _record_retry(recorder: Recorder, job: JobNow, reason: Optional[str], facts:
 
 
 def _facts(recorder: Recorder, message: Mapping[str, Any], host: str, outputs: OutputStore) -> JSON:
-    facts: JSON = {name: message.get(name) for name in _ACCOUNTED}
-    facts.update({"host": host, "started_at": message.get("started"), "ended_at": message.get("time") or utc_now()})
-    facts["native_status"] = message.get("cause")
+    facts: JSON = {name: value for name in _ACCOUNTED if (value := message.get(name)) is not None}
+    facts["host"] = host
+    if message.get("started"):
+        facts["started_at"] = message["started"]
+    facts["ended_at"] = message.get("time") or utc_now()
+    if message.get("cause"):
+        facts["native_status"] = message["cause"]
     for stream in ("stdout", "stderr"):
-        output = message.get(stream) or {}
-        if "size" in output:
+        output = message.get(stream)
+        if output and "size" in output:
             facts[f"{stream}_bytes"] = output["size"]
-        if output.get("size"):
-            facts[stream] = _kept(recorder, output, outputs)
-    return {name: value for name, value in facts.items() if value is not None}
+            if output["size"]:
+                facts[stream] = _kept(recorder, output, outputs)
+    return facts
 
 
 def _kept(recorder: Recorder, output: Mapping[str, Any], outputs: OutputStore) -> JSON:

@@ -10,7 +10,7 @@ from .errors import Conflict
 from .events import Rules
 from .models import JobDefn
 from .requests import SiteRequest
-from .states import STATES, JobState
+from .states import STATES, WORDS, JobState
 from .store import Record, Transaction
 
 
@@ -77,12 +77,16 @@ class Recorder:
     def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
         """Append a record and everything that follows from it; returns the record itself."""
         first = self._append(kind, body, uid)
-        following = [first] if self._rules.concern(self.transaction, first) else []
+        self._follow(first)
+        return first
+
+    def _follow(self, first: Record) -> None:
+        """Append everything that follows from a record."""
+        following = [first]
         while following:
             cause = following.pop(0)
             for next_kind, next_body, next_uid in self._rules.consequences(self.transaction, cause):
                 following.append(self._append(next_kind, next_body, next_uid))
-        return first
 
     def record_data(self, sheet: dict[str, Any]) -> Record:
         """Append a metasheet, given as JSON; what the store itself tells of it is left out."""
@@ -106,11 +110,17 @@ class Recorder:
             state: the new state. ``attempt``: another than the current one.
             facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
         """
-        if job.state.terminal and (attempt or job.attempt) <= job.attempt:
+        attempt = attempt or job.attempt
+        if job.state.terminal and attempt <= job.attempt:
             return None
-        body = {"job_id": job.job_id, "attempt": attempt or job.attempt, "state": state.value}
-        body.update({key: value for key, value in facts.items() if value is not None})
-        return self.record("status", body)
+        body: dict[str, Any] = {"job_id": job.job_id, "attempt": attempt, "state": WORDS[state]}
+        for key, value in facts.items():
+            if value is not None:
+                body[key] = value
+        record = self._append_status(body, None)
+        if self._rules.concern(self.transaction, record):
+            self._follow(record)
+        return record
 
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""
@@ -149,11 +159,12 @@ class Recorder:
     def _append_status(self, body: dict[str, Any], uid: Optional[str]) -> Record:
         job_id = body["job_id"]
         row = self.transaction.job(job_id)
-        before = STATES[row.state] if row is not None else None
-        attempt_before = row.attempt if row is not None else 0
+        if row is None:
+            return self.transaction.append("status", body, uid)
+        before, attempt_before = STATES[row.state], row.attempt
         record = self.transaction.append("status", body, uid)
         state, attempt = STATES[body["state"]], body["attempt"]
-        if row is None or before is None or state is JobState.INFO:
+        if state is JobState.INFO:
             return record
         self.effects.changes.append(StatusChange(job_id, row.workflow_id, row.site, attempt, before, state))
         if state is JobState.PENDING and (before is JobState.READY or attempt > attempt_before):

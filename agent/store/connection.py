@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Optional
@@ -24,7 +25,7 @@ class Connection(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        self._later: dict[str, list[tuple[Any, ...]]] = {}
+        self._later: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
         self._columns: dict[str, dict[str, Any]] = {}
         self._changes: dict[tuple[str, str], int] = {}
         self.create_function("regexp", 2, _regexp, deterministic=True)
@@ -35,11 +36,7 @@ class Connection(sqlite3.Connection):
 
         Statements that differ may change places with each other: they must be on different tables.
         """
-        rows = self._later.get(statement)
-        if rows is None:
-            self._later[statement] = [row]
-        else:
-            rows.append(row)
+        self._later[statement].append(row)
 
     def update_job_later(self, job: str, columns: dict[str, Any]) -> None:
         """Give columns of a job's row these values, before anything else is executed; the last value of each counts."""
@@ -52,7 +49,7 @@ class Connection(sqlite3.Connection):
     def flush(self) -> None:
         """Write what is still to be written."""
         if self._later:
-            later, self._later = self._later, {}
+            later, self._later = self._later, defaultdict(list)
             for statement, rows in later.items():
                 super().executemany(statement, rows)
         if self._columns:

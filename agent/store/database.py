@@ -172,9 +172,9 @@ class Transaction:
             body: the fact, a JSON object.
             uid: the record's id; a new one when None.
         """
-        before = self._head
-        seq, uid, hlc, wall_utc = before.seq + 1, uid or new_id(), self._clock.tick(), utc_now()
-        record = Record(self.origin, seq, uid, kind, hlc, wall_utc, body)
+        origin, (last, prev) = self.origin, self._head
+        seq, uid, hlc, wall_utc = last + 1, uid or new_id(), self._clock.tick(), utc_now()
+        record = Record(origin, seq, uid, kind, hlc, wall_utc, body)
         facts: Optional[projections.Facts] = None
         if kind == "status":
             head, told = projections.split_status(body)
@@ -185,9 +185,8 @@ class Transaction:
             facts = body["definition"], text
         else:
             encoded = log.encode_body(body)
-        digest = log.row_hash(self.origin, seq, before.hash, uid, kind, hlc, wall_utc, encoded)
-        row = (self.origin, seq, before.hash, digest, uid, kind, hlc, wall_utc, encoded)
-        self.connection.later(log.INSERT, row)
+        digest = log.row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, encoded)
+        self.connection.later(log.INSERT, (origin, seq, prev, digest, uid, kind, hlc, wall_utc, encoded))
         self._head = log.Head(seq, digest)
         projections.project_new(self.connection, record, self._rows, facts)
         return record
