@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Optional, Union, cast
 
 from .errors import InvalidRecord
@@ -156,6 +156,27 @@ class JobDefn(Record):
         if not self.name:
             set_field(self, "name", _default_name(self.command))
 
+    @classmethod
+    def recorded(cls, body: JSON) -> JobDefn:
+        """The definition that a record holds, which was checked before it was recorded.
+
+        Raises:
+            InvalidRecord: something about what is looked at all the same is wrong.
+        """
+        if not body.get("name") or "command" not in body:
+            return cls.from_json(body)
+        made = object.__new__(cls)
+        values = made.__dict__
+        values.update(_RECORDED, env={}, meta={}, extra={})
+        for key, value in body.items():
+            if key not in values:
+                values["extra"][key] = value
+            elif key == "resources":
+                values[key] = Resources.from_json(value)
+            else:
+                values[key] = tuple(value) if isinstance(value, list) else value
+        return made
+
     def with_command(self, command: Any, name: Any, extra: JSON) -> JobDefn:
         """The same definition with another command, name and ``extra``: only these are looked at.
 
@@ -180,6 +201,10 @@ class JobDefn(Record):
     def command_line(self) -> str:
         """The command as one line, quoted for a shell where it is a list of words."""
         return self.command if isinstance(self.command, str) else " ".join(shlex.quote(word) for word in self.command)
+
+
+_RECORDED = {item.name: item.default for item in fields(JobDefn)}
+"""What the fields of a definition hold of which its record says nothing."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional
 from .errors import Conflict
 from .events import Rules
 from .models import JobDefn
-from .requests import SiteRequest
+from .requests import NewJob, SiteRequest
 from .states import STATES, WORDS, JobState
 from .store import Record, Transaction
 
@@ -36,7 +36,7 @@ class Effects:
 
     Args:
         changes: jobs that came to a new state, in order.
-        pending: jobs to hand to their site: id, and the definition where it is at hand.
+        pending: jobs to hand to their site: id, and for new ones what is at hand of them.
         handlers_changed: whether a handler was set, fired or unset.
         requests: the requests to the sites of the pending jobs, filled in when the unit of work is complete.
         also: called in the event loop, before the effects of any later unit: for who must miss nothing that comes after
@@ -44,7 +44,7 @@ class Effects:
     """
 
     changes: list[StatusChange] = field(default_factory=list)
-    pending: dict[str, Optional[JobDefn]] = field(default_factory=dict)
+    pending: dict[str, Optional[NewJob]] = field(default_factory=dict)
     handlers_changed: bool = False
     requests: list[SiteRequest] = field(default_factory=list)
     also: list[Callable[[], None]] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Recorder:
         """Append a new job; ``defn`` is what it runs, at hand for its site."""
         record = self._append("job", body, uid)
         if record.uid in self.effects.pending:
-            self.effects.pending[record.uid] = defn
+            self.effects.pending[record.uid] = NewJob(defn, body)
         return record
 
     def record_status(
