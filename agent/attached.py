@@ -122,7 +122,7 @@ def is_attached(recorder: Recorder, job_id: str) -> bool:
 
 def release(recorder: Recorder, job_id: str) -> None:
     """The job has ended."""
-    recorder.transaction.execute("delete from local_attached where job_id = ?", (job_id,))
+    recorder.transaction.execute_later("delete from local_attached where job_id = ?", (job_id,))
 
 
 def _remembered(recorder: Recorder) -> list[tuple[str, int, float, str]]:

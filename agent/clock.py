@@ -31,7 +31,8 @@ def _to_the_second(seconds: int) -> str:
 
 def utc_now() -> str:
     """The time now, as :func:`utc_text`."""
-    return utc_text(time.time())
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_to_the_second(seconds)}.{rest // 1000:06d}Z"
 
 
 def parse_utc(text: str) -> float:
@@ -54,6 +55,7 @@ class HybridClock:
 
     def __init__(self, last: str = ""):
         self._ms, self._count = _parse(last) if last else (0, 0)
+        self._head_ms, self._head = -1, ""
 
     def tick(self) -> str:
         """The stamp for a new record: later than every stamp given or seen before."""
@@ -64,7 +66,9 @@ class HybridClock:
             self._count += 1
         else:
             self._ms, self._count = self._ms + 1, 0
-        return f"{self._ms:012x}-{self._count:04x}"
+        if self._head_ms != self._ms:
+            self._head_ms, self._head = self._ms, f"{self._ms:012x}-"
+        return f"{self._head}{self._count:04x}"
 
     def witness(self, stamp: str) -> None:
         """Take notice of a peer's stamp, unless it lies too far ahead to be believed."""

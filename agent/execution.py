@@ -22,10 +22,8 @@ _CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 
 
-def record_started(
-    recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str, *, followed: bool = False
-) -> None:
-    """A worker has started the process of a job; ``followed``: its end is recorded next."""
+def record_started(recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str) -> None:
+    """A worker has started the process of a job."""
     job = recorder.job_now(job_id)
     if job is None or job.attempt != attempt:
         return
@@ -42,7 +40,7 @@ def record_started(
             job, JobState.FINISHING, native_status="cancel requested", reason="cancel requested", **facts
         )
         return
-    recorder.record_status(job, JobState.RUNNING, followed=followed, **facts)
+    recorder.record_status(job, JobState.RUNNING, **facts)
 
 
 def record_ended(
@@ -99,16 +97,20 @@ def _record_retry(recorder: Recorder, job: JobNow, reason: Optional[str], facts:
 
 
 def _facts(recorder: Recorder, message: Mapping[str, Any], host: str, outputs: OutputStore) -> JSON:
-    facts: JSON = {name: message.get(name) for name in _ACCOUNTED}
-    facts.update({"host": host, "started_at": message.get("started"), "ended_at": message.get("time") or utc_now()})
-    facts["native_status"] = message.get("cause")
+    facts: JSON = {name: value for name in _ACCOUNTED if (value := message.get(name)) is not None}
+    facts["host"] = host
+    if message.get("started"):
+        facts["started_at"] = message["started"]
+    facts["ended_at"] = message.get("time") or utc_now()
+    if message.get("cause"):
+        facts["native_status"] = message["cause"]
     for stream in ("stdout", "stderr"):
-        output = message.get(stream) or {}
-        if "size" in output:
+        output = message.get(stream)
+        if output and "size" in output:
             facts[f"{stream}_bytes"] = output["size"]
-        if output.get("size"):
-            facts[stream] = _kept(recorder, output, outputs)
-    return {name: value for name, value in facts.items() if value is not None}
+            if output["size"]:
+                facts[stream] = _kept(recorder, output, outputs)
+    return facts
 
 
 def _kept(recorder: Recorder, output: Mapping[str, Any], outputs: OutputStore) -> JSON:

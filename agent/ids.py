@@ -9,8 +9,14 @@ import time
 SHORT_LENGTH = 18
 """Characters of an id that people are shown: the millisecond and the counter within it."""
 
+NOISE_BYTES = 2048
+"""How many random bytes are asked of the system at a time."""
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The digit that says what kind of UUID it is: its two upper bits are fixed, the two lower ones those of a random digit."""
+
 _lock = threading.Lock()
-_last = (0, 0)
+_last = (0, 0, "")
+_noise = (0, 0, "")
 
 
 def new_id() -> str:
@@ -21,15 +27,32 @@ def new_id() -> str:
     global _last
     with _lock:
         now_ms = time.time_ns() // 1_000_000
-        last_ms, count = _last
-        if now_ms > last_ms:
-            _last = (now_ms, 0)
+        stamp_ms, count, head = _last
+        if now_ms > stamp_ms:
+            stamp_ms, count, head = now_ms, 0, _head(now_ms)
         elif count < 0xFFF:
-            _last = (last_ms, count + 1)
+            count += 1
         else:
-            _last = (last_ms + 1, 0)
-        stamp, count = _last
-    return _format(stamp, count, int.from_bytes(os.urandom(8), "big"))
+            stamp_ms, count, head = stamp_ms + 1, 0, _head(stamp_ms + 1)
+        _last = (stamp_ms, count, head)
+        noise = _take_noise()
+    return f"{head}{count:03x}-{_VARIANT[noise[0]]}{noise[1:4]}-{noise[4:]}"
+
+
+def _head(stamp_ms: int) -> str:
+    """What ids of one millisecond begin with."""
+    stamp = f"{stamp_ms:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-7"
+
+
+def _take_noise() -> str:
+    """Sixteen random hexadecimal digits, which nobody gets a second time: a child does not go on with its parent's."""
+    global _noise
+    pid, at, digits = _noise
+    if at >= len(digits) or pid != os.getpid():
+        pid, at, digits = os.getpid(), 0, os.urandom(NOISE_BYTES).hex()
+    _noise = (pid, at + 16, digits)
+    return digits[at : at + 16]
 
 
 def derived_id(after: str, *parts: str) -> str:
@@ -64,9 +87,3 @@ def new_origin() -> str:
 def short(identifier: str) -> str:
     """What people are shown of an id, and may type back."""
     return identifier[:SHORT_LENGTH]
-
-
-def _format(stamp_ms: int, count: int, noise: int) -> str:
-    stamp = f"{stamp_ms:012x}"
-    tail = f"{(noise & 0x3FFFFFFFFFFFFFFF) | 0x8000000000000000:016x}"
-    return f"{stamp[:8]}-{stamp[8:]}-7{count:03x}-{tail[:4]}-{tail[4:]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Optional, Union, cast
 
 from .errors import InvalidRecord
@@ -119,18 +119,7 @@ class JobDefn(Record):
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.command, str):
-            if not self.command.strip():
-                raise InvalidRecord("the command is empty")
-            if "\0" in self.command:
-                raise InvalidRecord("the command holds a NUL character, which no program can be given")
-        else:
-            words = check_words(self, "command")
-            if not words or not words[0]:
-                raise InvalidRecord("the command is empty")
-        check_text(self, "name")
-        if not self.name:
-            set_field(self, "name", _default_name(self.command))
+        self._check_command()
         if self.cwd is not None:
             check_text(self, "cwd")
             if not self.cwd.startswith("/"):
@@ -153,16 +142,69 @@ class JobDefn(Record):
         if check_number(self, "grace_s") < 0:
             raise InvalidRecord("grace_s cannot be negative")
 
+    def _check_command(self) -> None:
+        if isinstance(self.command, str):
+            if not self.command.strip():
+                raise InvalidRecord("the command is empty")
+            if "\0" in self.command:
+                raise InvalidRecord("the command holds a NUL character, which no program can be given")
+        else:
+            words = check_words(self, "command")
+            if not words or not words[0]:
+                raise InvalidRecord("the command is empty")
+        check_text(self, "name")
+        if not self.name:
+            set_field(self, "name", _default_name(self.command))
+
+    @classmethod
+    def recorded(cls, body: JSON) -> JobDefn:
+        """The definition that a record holds, which was checked before it was recorded.
+
+        Raises:
+            InvalidRecord: something about what is looked at all the same is wrong.
+        """
+        if not body.get("name") or "command" not in body:
+            return cls.from_json(body)
+        made = object.__new__(cls)
+        values = made.__dict__
+        values.update(_RECORDED, env={}, meta={}, extra={})
+        for key, value in body.items():
+            if key not in values:
+                values["extra"][key] = value
+            elif key == "resources":
+                values[key] = Resources.from_json(value)
+            else:
+                values[key] = tuple(value) if isinstance(value, list) else value
+        return made
+
+    def with_command(self, command: Any, name: Any, extra: JSON) -> JobDefn:
+        """The same definition with another command, name and ``extra``: only these are looked at.
+
+        Raises:
+            InvalidRecord: something about them is wrong.
+        """
+        other = object.__new__(JobDefn)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(command=command, name=name, extra=extra)
+        other._check_command()
+        return other
+
     @property
     def size(self) -> int:
         """How many characters its command, its environment and its outputs have together."""
-        words = [self.command] if isinstance(self.command, str) else self.command
-        return sum(map(len, (*words, *self.env, *self.env.values(), *self.outputs)))
+        words = len(self.command) if isinstance(self.command, str) else sum(map(len, self.command))
+        return words + (
+            sum(map(len, (*self.env, *self.env.values(), *self.outputs))) if self.env or self.outputs else 0
+        )
 
     @property
     def command_line(self) -> str:
         """The command as one line, quoted for a shell where it is a list of words."""
         return self.command if isinstance(self.command, str) else " ".join(shlex.quote(word) for word in self.command)
+
+
+_RECORDED = {item.name: item.default for item in fields(JobDefn)}
+"""What the fields of a definition hold of which its record says nothing."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Optional
 from .errors import Conflict
 from .events import Rules
 from .models import JobDefn
-from .requests import SiteRequest
-from .states import STATES, JobState
+from .requests import NewJob, SiteRequest
+from .states import STATES, WORDS, JobState
 from .store import Record, Transaction
 
 
@@ -36,7 +36,7 @@ class Effects:
 
     Args:
         changes: jobs that came to a new state, in order.
-        pending: jobs to hand to their site: id, and the definition where it is at hand.
+        pending: jobs to hand to their site: id, and for new ones what is at hand of them.
         handlers_changed: whether a handler was set, fired or unset.
         requests: the requests to the sites of the pending jobs, filled in when the unit of work is complete.
         also: called in the event loop, before the effects of any later unit: for who must miss nothing that comes after
@@ -44,7 +44,7 @@ class Effects:
     """
 
     changes: list[StatusChange] = field(default_factory=list)
-    pending: dict[str, Optional[JobDefn]] = field(default_factory=dict)
+    pending: dict[str, Optional[NewJob]] = field(default_factory=dict)
     handlers_changed: bool = False
     requests: list[SiteRequest] = field(default_factory=list)
     also: list[Callable[[], None]] = field(default_factory=list)
@@ -74,24 +74,19 @@ class Recorder:
         self.effects = Effects()
         self._rules = rules
 
-    def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None, *, followed: bool = False) -> Record:
-        """Append a record and everything that follows from it; returns the record itself.
+    def record(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
+        """Append a record and everything that follows from it; returns the record itself."""
+        first = self._append(kind, body, uid)
+        self._follow(first)
+        return first
 
-        Args:
-            kind, body, uid: the record.
-            followed: the next thing recorded is another status of the same job.
-        """
-        if followed and self._rules.is_watched(self.transaction, body["job_id"]):
-            followed = False
-        first = self._append(kind, body, uid, followed=followed)
-        if followed:
-            return first
+    def _follow(self, first: Record) -> None:
+        """Append everything that follows from a record."""
         following = [first]
         while following:
             cause = following.pop(0)
             for next_kind, next_body, next_uid in self._rules.consequences(self.transaction, cause):
                 following.append(self._append(next_kind, next_body, next_uid))
-        return first
 
     def record_data(self, sheet: dict[str, Any]) -> Record:
         """Append a metasheet, given as JSON; what the store itself tells of it is left out."""
@@ -102,24 +97,30 @@ class Recorder:
         """Append a new job; ``defn`` is what it runs, at hand for its site."""
         record = self._append("job", body, uid)
         if record.uid in self.effects.pending:
-            self.effects.pending[record.uid] = defn
+            self.effects.pending[record.uid] = NewJob(defn, body)
         return record
 
     def record_status(
-        self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, followed: bool = False, **facts: Any
+        self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, **facts: Any
     ) -> Optional[Record]:
         """Append a status of ``job``, unless the job has ended; then nothing is recorded and None returned.
 
         Args:
             job: as read in this transaction.
-            state: the new state. ``attempt``: another than the current one. ``followed``: as for :meth:`record`.
+            state: the new state. ``attempt``: another than the current one.
             facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
         """
-        if job.state.terminal and (attempt or job.attempt) <= job.attempt:
+        attempt = attempt or job.attempt
+        if job.state.terminal and attempt <= job.attempt:
             return None
-        body = {"job_id": job.job_id, "attempt": attempt or job.attempt, "state": state.value}
-        body.update({key: value for key, value in facts.items() if value is not None})
-        return self.record("status", body, followed=followed)
+        body: dict[str, Any] = {"job_id": job.job_id, "attempt": attempt, "state": WORDS[state]}
+        for key, value in facts.items():
+            if value is not None:
+                body[key] = value
+        record = self._append_status(body, None)
+        if self._rules.concern(self.transaction, record):
+            self._follow(record)
+        return record
 
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""
@@ -142,12 +143,11 @@ class Recorder:
             raise Conflict(f"job {job_id} has ended: {state}", hint="an ended job keeps its state; submit a new one")
         return job
 
-    def _append(self, kind: str, body: dict[str, Any], uid: Optional[str], *, followed: bool = False) -> Record:
-        before = self.job_now(body["job_id"]) if kind == "status" else None
-        record = self.transaction.append(kind, body, uid, followed=followed)
+    def _append(self, kind: str, body: dict[str, Any], uid: Optional[str]) -> Record:
         if kind == "status":
-            self._note_status(record, before)
-        elif kind == "job":
+            return self._append_status(body, uid)
+        record = self.transaction.append(kind, body, uid)
+        if kind == "job":
             state = STATES[body["state"]]
             self.effects.changes.append(StatusChange(record.uid, body.get("workflow_id"), body["site"], 1, None, state))
             if state is JobState.PENDING:
@@ -156,14 +156,19 @@ class Recorder:
             self.effects.handlers_changed = True
         return record
 
-    def _note_status(self, record: Record, before: Optional[JobNow]) -> None:
-        state = STATES[record.body["state"]]
-        if before is None or state is JobState.INFO:
-            return
-        attempt = record.body["attempt"]
-        change = StatusChange(before.job_id, before.workflow_id, before.site, attempt, before.state, state)
-        self.effects.changes.append(change)
-        if state is JobState.PENDING and (before.state is JobState.READY or attempt > before.attempt):
-            self.effects.pending[before.job_id] = None
+    def _append_status(self, body: dict[str, Any], uid: Optional[str]) -> Record:
+        job_id = body["job_id"]
+        row = self.transaction.job(job_id)
+        if row is None:
+            return self.transaction.append("status", body, uid)
+        before, attempt_before = STATES[row.state], row.attempt
+        record = self.transaction.append("status", body, uid)
+        state, attempt = STATES[body["state"]], body["attempt"]
+        if state is JobState.INFO:
+            return record
+        self.effects.changes.append(StatusChange(job_id, row.workflow_id, row.site, attempt, before, state))
+        if state is JobState.PENDING and (before is JobState.READY or attempt > attempt_before):
+            self.effects.pending[job_id] = None
         elif state.terminal:
-            self.effects.pending.pop(before.job_id, None)
+            self.effects.pending.pop(job_id, None)
+        return record

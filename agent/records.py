@@ -28,14 +28,15 @@ class Record:
     def to_json(self) -> JSON:
         """The record as a JSON object; fields that hold nothing are left out."""
         body: JSON = {}
+        values, terse = self.__dict__, self._terse
         for name, default in _fields(type(self)):
-            value = getattr(self, name)
-            if value is None or (self._terse and value == default) or value == () or value == {}:
+            value = values[name]
+            if value is None or (terse and (value is default or value == default)) or value == () or value == {}:
                 continue
-            plain = value if isinstance(value, (str, int, float)) and not isinstance(value, Enum) else _plain(value)
+            plain = value if type(value) in _PLAIN else _plain(value)
             if plain != {}:
                 body[name] = plain
-        body.update(getattr(self, "extra", {}))
+        body.update(values.get("extra") or {})
         return body
 
     @classmethod
@@ -56,6 +57,10 @@ class Record:
             return cls(**values)
         except TypeError as error:
             raise InvalidRecord(f"{cls.__name__}: {_missing(error)}") from None
+
+
+_PLAIN = frozenset({str, int, float, bool})
+"""The types that JSON has as they are."""
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:

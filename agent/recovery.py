@@ -14,6 +14,8 @@ from .recorder import Recorder
 from .states import JobState
 from .store import Connection
 
+_RELEASE = "delete from local_claims where job_id = ? and attempt = ?"
+
 
 @dataclass
 class Reconciliation:
@@ -134,18 +136,16 @@ def claim(recorder: Recorder, worker_id: str, jobs: Sequence[tuple[str, int]], p
     Returns:
         The jobs that go.
     """
-    execute = recorder.transaction.execute
+    transaction = recorder.transaction
     listed = json.dumps(list(parts)) if parts else None
-    return [
-        job_id
-        for job_id, attempt in jobs
-        if execute(
-            "insert or replace into local_claims"
-            " select id, attempt, ?, ? from jobs where id = ? and attempt = ? and state = 'PENDING'",
-            (worker_id, listed, job_id, attempt),
-        ).rowcount
-        > 0
-    ]
+    found = transaction.find_jobs([job_id for job_id, _ in jobs])
+    going = []
+    for job_id, attempt in jobs:
+        job = transaction.job(job_id) if job_id in found else None
+        if job is not None and job.state == JobState.PENDING.value and job.attempt == attempt:
+            going.append((job_id, attempt, worker_id, listed))
+    transaction.connection.executemany("insert or replace into local_claims values (?,?,?,?)", going)
+    return [claim[0] for claim in going]
 
 
 def settle_dropped(recorder: Recorder, job_id: str, attempt: int) -> None:
@@ -163,7 +163,7 @@ def is_claimed(recorder: Recorder, job_id: str) -> bool:
 
 def release(recorder: Recorder, job_id: str, attempt: int) -> None:
     """No worker has this attempt of the job any more."""
-    recorder.transaction.execute("delete from local_claims where job_id = ? and attempt = ?", (job_id, attempt))
+    recorder.transaction.execute_later(_RELEASE, (job_id, attempt))
 
 
 def unplaced(recorder: Recorder, sites: list[str]) -> list[str]:

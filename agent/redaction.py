@@ -38,6 +38,8 @@ _SECRET_ARGUMENT = re.compile(
     rf"(?i)((?<![\w-]){_SECRET_OPTION}(?:=|\s+)|(?<![\w-]){_SECRET_WORD}=|authorization:\s*(?:(?:bearer|basic|token)\s+)?)"
     r"('[^']*'|\"[^\"]*\"|[^\s'\"]+)"
 )
+_HARMLESS = re.compile(r"[\w./]{0,14}")
+"""A word that nothing here takes for a secret: too short for a key, no option, no assignment, no address. Most are such."""
 _SECRET_OPTION_ALONE = re.compile(rf"(?i){_SECRET_OPTION}")
 _SECRET_ASSIGNMENT = re.compile(rf"(?is)((?:{_SECRET_OPTION}|{_SECRET_WORD})=)(.+)")
 
@@ -67,6 +69,9 @@ def redact_words(words: Sequence[str]) -> list[str]:
     redacted: list[str] = []
     secret_follows = False
     for word in words:
+        if not secret_follows and _HARMLESS.fullmatch(word):
+            redacted.append(word)
+            continue
         assigned = _SECRET_ASSIGNMENT.fullmatch(word)
         if secret_follows:
             redacted.append(REDACTED)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from .models import JobDefn
 from .sealing import Vault
@@ -23,12 +23,18 @@ _QUERY = (
 )
 
 
-@dataclass(frozen=True)
-class SiteRequest:
+class SiteRequest(NamedTuple):
     """A request and the site it is for."""
 
     site: str
     request: JobRequest
+
+
+class NewJob(NamedTuple):
+    """A job that was recorded just now: what it runs, secrets in place, and the body of its record."""
+
+    defn: JobDefn
+    body: Mapping[str, Any]
 
 
 @dataclass
@@ -46,20 +52,35 @@ class RequestBuilder:
     programs: str
     _contexts: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def build(self, connection: Connection, jobs: Mapping[str, Optional[JobDefn]]) -> list[SiteRequest]:
-        """The requests for ``jobs``, in this order; their definitions where they are at hand."""
-        ids = list(jobs)
+    def build(self, connection: Connection, jobs: Mapping[str, Optional[NewJob]]) -> list[SiteRequest]:
+        """The requests for ``jobs``, in this order; those that are not new are read from the store."""
         built: dict[str, SiteRequest] = {}
+        ids = [job_id for job_id, new in jobs.items() if new is None]
         for start in range(0, len(ids), 500):
             part = ids[start : start + 500]
             for row in connection.execute(_QUERY + ",".join("?" * len(part)) + ")", part):
-                built[row[0]] = self._build(connection, row, jobs[row[0]])
-        return [built[job_id] for job_id in ids if job_id in built]
+                built[row[0]] = self._from_store(connection, row)
+        for job_id, new in jobs.items():
+            if new is not None:
+                built[job_id] = self._of_new(connection, job_id, new)
+        return [built[job_id] for job_id in jobs if job_id in built]
 
-    def _build(self, connection: Connection, row: Sequence[Any], defn: Optional[JobDefn]) -> SiteRequest:
+    def _from_store(self, connection: Connection, row: Sequence[Any]) -> SiteRequest:
         job_id, site, attempt, workflow, context_id, handler, trigger_job, trigger_data, cwd, definition = row
-        if defn is None:
-            defn = JobDefn.from_json(self.vault.unseal([job_id, handler or ""], json.loads(definition)))
+        defn = JobDefn.recorded(self.vault.unseal([job_id, handler or ""], json.loads(definition)))
+        told = workflow, context_id, trigger_job, trigger_data
+        return SiteRequest(site, self._build(connection, job_id, attempt, defn, cwd, *told))
+
+    def _of_new(self, connection: Connection, job_id: str, new: NewJob) -> SiteRequest:
+        of = new.body.get
+        told = of("workflow_id"), of("context_id"), of("trigger_job"), of("trigger_data")
+        cwd = new.body["definition"].get("cwd")
+        return SiteRequest(new.body["site"], self._build(connection, job_id, 1, new.defn, cwd, *told))
+
+    def _build(
+        self, connection: Connection, job_id: str, attempt: int, defn: JobDefn, cwd: Optional[str], workflow: Optional[str],
+        context_id: Optional[str], trigger_job: Optional[str], trigger_data: Optional[str],
+    ) -> JobRequest:  # fmt: skip
         variables = {"LWFM_JOB_ID": job_id, "LWFM_ATTEMPT": str(attempt)}
         if workflow:
             variables["LWFM_WORKFLOW_ID"] = workflow
@@ -70,7 +91,7 @@ class RequestBuilder:
         if defn.cwd is None and cwd:
             object.__setattr__(defn, "cwd", cwd)
         environment = self._environment(connection, context_id)
-        return SiteRequest(site, JobRequest(job_id, attempt, defn, context_id or "", environment, variables))
+        return JobRequest(job_id, attempt, defn, context_id or "", environment, variables)
 
     def _environment(self, connection: Connection, context_id: Optional[str]) -> dict[str, str]:
         if not context_id:

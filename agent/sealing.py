@@ -43,7 +43,8 @@ class Vault:
 
     def seal(self, owner: str, definition: JSON) -> JSON:
         """``definition`` as it may be recorded; what was blotted out is kept for ``owner``."""
-        environment, secrets = redact_environment(definition.get("env") or {})
+        given = definition.get("env")
+        environment, secrets = redact_environment(given) if given else ({}, {})
         command = definition["command"]
         redacted = redact_text(command) if isinstance(command, str) else redact_words(command)
         kept: JSON = {"env": secrets} if secrets else {}

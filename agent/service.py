@@ -17,6 +17,7 @@ from .clock import utc_now
 from .earlier import Earlier
 from .errors import Conflict, InvalidRecord
 from .ids import new_id
+from .jsontext import compact_ascii
 from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow
 from .recorder import JobNow, Recorder
 from .records import check_facts, check_properties
@@ -30,6 +31,8 @@ JSON = dict[str, Any]
 MAX_LOG_CHARACTERS = 64 * 1024
 MAX_COMMAND_CHARACTERS = 2 * 1024 * 1024
 """What a program can be given on Linux with the usual limits (execve(2)); also keeps messages to workers within a frame."""
+_OWN = frozenset({"command", "name", "job_id"})
+"""The keys of a definition in which jobs of one submission usually differ."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -81,13 +84,15 @@ class Service:
         default_site = str(body.get("site") or "local")
         earlier = self._earlier_runs(recorder, body, parent)
         answers = []
+        given = [_checked_id(defn.extra["job_id"]) for defn in definitions if defn.extra.get("job_id") is not None]
+        known = recorder.transaction.find_jobs(given)
         for defn in definitions:
             job_id = defn.extra.get("job_id")
             if job_id is not None:
-                known = recorder.job_now(_checked_id(job_id))
-                if known is not None:
-                    answers.append(queries.job(recorder.transaction.connection, known.job_id))
+                if job_id in known:
+                    answers.append(queries.job(recorder.transaction.connection, job_id))
                     continue
+                known.add(job_id)
             site = str(defn.extra.get("site") or default_site)
             if earlier is not None and "occurrence" in defn.extra:
                 wanted = self._sealed(defn, "", context.get("cwd"))
@@ -295,23 +300,28 @@ class Service:
         job_id = job_id or new_id()
         body = self._job_body(defn, site, workflow, parent, context_id, cwd, JobState.PENDING, job_id)
         record = recorder.record_job(body, job_id, defn)
-        answer = {"job_id": record.uid, "state": "PENDING", "site": site, "name": defn.name, "attempt": 1}
-        answer.update({"submitted_at": record.wall_utc, "command": command_line(body["definition"]["command"])})
-        return _without_none({**answer, "workflow_id": workflow, "parent_id": parent})
+        answer = {
+            "job_id": job_id, "state": "PENDING", "site": site, "name": defn.name, "attempt": 1,
+            "submitted_at": record.wall_utc, "command": command_line(body["definition"]["command"]),
+        }  # fmt: skip
+        if workflow:
+            answer["workflow_id"] = workflow
+        if parent:
+            answer["parent_id"] = parent
+        return answer
 
     def _job_body(
         self, defn: JobDefn, site: str, workflow: Optional[str], parent: Optional[str], context_id: str, cwd: Optional[str],
         state: JobState, job_id: Optional[str] = None,
     ) -> JSON:  # fmt: skip
-        definition = self._sealed(defn, job_id or "", cwd)
-        body = {
-            "state": state.value,
-            "site": site,
-            "workflow_id": workflow,
-            "parent_id": parent,
-            "context_id": context_id,
-        }
-        return _without_none({**body, "definition": definition})
+        body: JSON = {"state": state.value, "site": site}
+        if workflow:
+            body["workflow_id"] = workflow
+        if parent:
+            body["parent_id"] = parent
+        body["context_id"] = context_id
+        body["definition"] = self._sealed(defn, job_id or "", cwd)
+        return body
 
     def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str]) -> JSON:
         """The definition as it is recorded: with its directory, without its secrets, which go to the vault."""
@@ -378,14 +388,33 @@ def definitions_of(body: Mapping[str, Any]) -> list[JobDefn]:
     given = body.get("jobs")
     if not isinstance(given, list) or not given:
         raise InvalidRecord("jobs must be a list of at least one definition")
-    definitions = []
+    definitions: list[JobDefn] = []
+    known, model = "", None
     for index, item in enumerate(given):
         try:
-            definitions.append(JobDefn.from_json(item))
+            shared = _shared(item)
+            if model is None or shared != known or not shared:
+                known, model = shared, JobDefn.from_json(item)
+                definitions.append(model)
+            else:
+                extra = {key: value for key, value in model.extra.items() if key != "job_id"}
+                if "job_id" in item:
+                    extra["job_id"] = item["job_id"]
+                definitions.append(model.with_command(item["command"], item.get("name", ""), extra))
         except InvalidRecord as error:
             where = f"job {index + 1} of {len(given)}: " if len(given) > 1 else ""
             raise InvalidRecord(where + error.message, hint=error.hint) from None
     return definitions
+
+
+def _shared(item: Any) -> str:
+    """What jobs of one submission have in common, as text that is the same for the same alone; empty if that cannot be told.
+
+    Thousands that differ only in the words of their command need their environment, their resources and so on looked at once.
+    """
+    if not isinstance(item, dict) or "command" not in item:
+        return ""
+    return compact_ascii({key: value for key, value in item.items() if key not in _OWN})
 
 
 def text_of(body: Mapping[str, Any], key: str) -> str:

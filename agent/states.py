@@ -45,6 +45,8 @@ class JobState(str, Enum):
 TERMINAL: frozenset[JobState] = frozenset(state for state in JobState if state.terminal)
 STATES = {state.value: state for state in JobState}
 """The states by their words: for words that are known to be right."""
+WORDS = {state: state.value for state in JobState}
+"""The words by their states: asking an enumeration for its value takes longer."""
 
 _IMPLIES: tuple[tuple[JobState, frozenset[JobState]], ...] = (
     (JobState.PENDING, frozenset({JobState.RUNNING, JobState.FINISHING, JobState.COMPLETE})),

@@ -424,16 +424,12 @@ def _takes_long(message: Message, defn: Optional[JobDefn]) -> bool:
     return large or (defn is not None and bool(defn.inputs or defn.outputs))
 
 
-_NO_MESSAGE: Message = {}
-_NO_SHEETS: list[Metasheet] = []
-
-
 def _record_events(recorder: Recorder, events: list[_Event], host: str, outputs: OutputStore) -> None:
-    for (message, sheets), (follower, follower_sheets) in zip(events, [*events[1:], (_NO_MESSAGE, _NO_SHEETS)]):
+    recorder.transaction.find_jobs([str(message["job"]) for message, _ in events])
+    for message, sheets in events:
         job_id, attempt = str(message["job"]), int(message["attempt"])
         if message["t"] == "started":
-            ends_next = follower.get("t") == "ended" and follower.get("job") == job_id and not follower_sheets
-            record_started(recorder, job_id, attempt, message, host, followed=ends_next)
+            record_started(recorder, job_id, attempt, message, host)
         else:
             recovery.release(recorder, job_id, attempt)
             record_ended(recorder, job_id, attempt, message, host, outputs, sheets)

@@ -1,34 +1,90 @@
-"""A connection to the thread store, with the functions its queries use."""
+"""A connection to the thread store, with the functions its queries use, and what is still to be written before it is read."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 import sqlite3
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Optional
 
 _ADD = "insert into job_counts values (?,?,?) on conflict do update set jobs = jobs + excluded.jobs"
 
 
 class Connection(sqlite3.Connection):
-    """A connection that gathers how the numbers of jobs change, so that a unit of work writes them once.
+    """A connection that gathers what is to be written, until something is read or the unit of work ends.
 
-    Counting a million jobs when somebody asks would take too long, and counting with every record makes each dearer.
+    Many rows for one statement cost half of what they cost one by one, and a job that starts and ends within a unit of work
+    has its row written once. Whatever is executed here finds everything written that was given to :meth:`later` before.
+
+    How the numbers of jobs change is gathered likewise: counting a million jobs when somebody asks would take too long, and
+    counting with every record makes each dearer.
     """
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        self._changes: Counter[tuple[str, str]] = Counter()
+        self._later: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
+        self._columns: dict[str, dict[str, Any]] = {}
+        self._changes: dict[tuple[str, str], int] = {}
         self.create_function("regexp", 2, _regexp, deterministic=True)
         self.create_function("fnmatch", 2, _fnmatch, deterministic=True)
 
+    def later(self, statement: str, row: tuple[Any, ...]) -> None:
+        """Execute a statement with this row before anything else is executed.
+
+        Statements that differ may change places with each other: they must be on different tables.
+        """
+        self._later[statement].append(row)
+
+    def update_job_later(self, job: str, columns: dict[str, Any]) -> None:
+        """Give columns of a job's row these values, before anything else is executed; the last value of each counts."""
+        known = self._columns.get(job)
+        if known is None:
+            self._columns[job] = columns
+        else:
+            known.update(columns)
+
+    def flush(self) -> None:
+        """Write what is still to be written."""
+        if self._later:
+            later, self._later = self._later, defaultdict(list)
+            for statement, rows in later.items():
+                super().executemany(statement, rows)
+        if self._columns:
+            columns, self._columns = self._columns, {}
+            alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+            for job, values in columns.items():
+                alike.setdefault(tuple(values), []).append((*values.values(), job))
+            for names, rows in alike.items():
+                super().executemany(update_job(names), rows)
+
+    def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Execute a statement; what was to be written before is written."""
+        if self._later or self._columns:
+            self.flush()
+        return super().execute(statement, parameters)
+
+    def executemany(self, statement: str, rows: Iterable[Any], /) -> sqlite3.Cursor:
+        """Execute a statement with many rows; what was to be written before is written."""
+        if self._later or self._columns:
+            self.flush()
+        return super().executemany(statement, rows)
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        """A cursor; what was to be written before is written."""
+        self.flush()
+        return super().cursor(*arguments, **options)
+
     def count_job(self, workflow_id: Optional[str], before: Optional[str], after: str) -> None:
         """A job of a workflow, or of none, has come to another state; ``before`` is None for a new job."""
-        workflow = workflow_id or ""
-        self._changes[workflow, after] += 1
+        changes = self._changes
+        key = (workflow_id or "", after)
+        changes[key] = changes.get(key, 0) + 1
         if before is not None:
-            self._changes[workflow, before] -= 1
+            key = (workflow_id or "", before)
+            changes[key] = changes.get(key, 0) - 1
 
     def write_counts(self) -> None:
         """Write what has been counted since the last time."""
@@ -36,9 +92,17 @@ class Connection(sqlite3.Connection):
             self.executemany(_ADD, [(*key, change) for key, change in self._changes.items() if change])
             self._changes.clear()
 
-    def forget_counts(self) -> None:
-        """What has been counted since the last time was undone."""
+    def forget(self) -> None:
+        """What was to be written, and what has been counted since the last time, was undone."""
+        self._later.clear()
+        self._columns.clear()
         self._changes.clear()
+
+
+@lru_cache(maxsize=256)
+def update_job(names: tuple[str, ...]) -> str:
+    """The statement that gives these columns of a job's row new values; its id comes last."""
+    return "update jobs set " + ", ".join([f"{name} = ?" for name in names]) + " where id = ?"
 
 
 def connect(path: str, **options: Any) -> Connection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -160,47 +160,47 @@ class Transaction:
         """Where a job stands; None for an unknown one."""
         return self._rows.get(self.connection, job_id)
 
-    def append(self, kind: str, body: dict[str, Any], uid: Optional[str] = None, *, followed: bool = False) -> Record:
+    def find_jobs(self, job_ids: Iterable[str]) -> set[str]:
+        """Which of these jobs there are. Each can be asked for with :meth:`job` then, without a question to the database."""
+        return self._rows.find(self.connection, job_ids)
+
+    def append(self, kind: str, body: dict[str, Any], uid: Optional[str] = None) -> Record:
         """Append one record of this instance and fold it into the tables.
 
         Args:
             kind: what the record is about.
             body: the fact, a JSON object.
             uid: the record's id; a new one when None.
-            followed: another status of the same job is appended next, before anything is read.
         """
-        record = Record(self.origin, self._head.seq + 1, uid or new_id(), kind, self._clock.tick(), utc_now(), body)
-        encoded = log.encode_body(body)
-        digest = log.row_hash(
-            record.origin, record.seq, self._head.hash, record.uid, kind, record.hlc, record.wall_utc, encoded
-        )
-        self.connection.execute(
-            "insert into log values (?,?,?,?,?,?,?,?,?)",
-            (
-                record.origin,
-                record.seq,
-                self._head.hash,
-                digest,
-                record.uid,
-                kind,
-                record.hlc,
-                record.wall_utc,
-                encoded,
-            ),
-        )
-        self._head = log.Head(record.seq, digest)
-        projections.project(self.connection, record, rows=self._rows, followed=followed)
+        origin, (last, prev) = self.origin, self._head
+        seq, uid, hlc, wall_utc = last + 1, uid or new_id(), self._clock.tick(), utc_now()
+        record = Record(origin, seq, uid, kind, hlc, wall_utc, body)
+        facts: Optional[projections.Facts] = None
+        if kind == "status":
+            head, told = projections.split_status(body)
+            encoded, text = log.encode_in_parts(head, told)
+            facts = told, text
+        elif kind == "job":
+            encoded, text = log.encode_job(body)
+            facts = body["definition"], text
+        else:
+            encoded = log.encode_body(body)
+        digest = log.row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, encoded)
+        self.connection.later(log.INSERT, (origin, seq, prev, digest, uid, kind, hlc, wall_utc, encoded))
+        self._head = log.Head(seq, digest)
+        projections.project_new(self.connection, record, self._rows, facts)
         return record
 
     def commit(self) -> None:
         """Make it durable. May be called from another thread than the rest, while that waits for it."""
         with mapped_errors(self._path):
+            self.connection.flush()
             self.connection.write_counts()
             self.connection.execute("commit")
 
     def rollback(self) -> None:
         """As if it had never begun."""
-        self.connection.forget_counts()
+        self.connection.forget()
         self._rows.forget()
         if self.connection.in_transaction:
             self.connection.execute("rollback")
@@ -219,9 +219,10 @@ class Transaction:
         try:
             with mapped_errors(self._path):
                 yield
+                self.connection.flush()
                 self.connection.write_counts()
         except BaseException:
-            self.connection.forget_counts()
+            self.connection.forget()
             self._rows.forget()
             if self.connection.in_transaction:
                 self.connection.execute("rollback to step")
@@ -233,6 +234,10 @@ class Transaction:
     def execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         """Run one statement, for the local tables."""
         return self.connection.execute(statement, parameters)
+
+    def execute_later(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """Run one statement on a local table, with others like it, before anything else is executed."""
+        self.connection.later(statement, parameters)
 
 
 @contextmanager

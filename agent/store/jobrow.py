@@ -6,21 +6,21 @@ The store has one writer, so that what is remembered here is what the table says
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Optional
 
 MAX_ROWS = 20_000
-_QUERY = "select state, attempt, workflow_id, site, retries, origin, handler_id, state_key, started_at from jobs where id = ?"
+_COLUMNS = "state, attempt, workflow_id, site, retries, origin, handler_id, state_key, started_at"
+_QUERY = f"select {_COLUMNS} from jobs where id = ?"
+_AT_A_TIME = 500
+_QUERY_MANY = f"select id, {_COLUMNS} from jobs where id in ("
 
 
 class JobRow:
-    """Where a job stands.
-
-    Args:
-        unwritten: columns that the table does not have yet, because the next status follows at once.
-    """
+    """Where a job stands."""
 
     __slots__ = (
-        "attempt", "handler_id", "origin", "retries", "site", "started", "state", "state_key", "unwritten", "workflow_id",
+        "attempt", "handler_id", "origin", "retries", "site", "started", "state", "state_key", "workflow_id",
     )  # fmt: skip
 
     def __init__(
@@ -36,7 +36,6 @@ class JobRow:
         self.handler_id = handler_id
         self.state_key = state_key
         self.started = started_at is not None
-        self.unwritten: Optional[dict[str, Any]] = None
 
 
 class JobRows:
@@ -55,6 +54,19 @@ class JobRows:
             row = JobRow(*found)
             self.put(job_id, row)
         return row
+
+    def find(self, connection: sqlite3.Connection, job_ids: Iterable[str]) -> set[str]:
+        """Which of these jobs there are; their rows are at hand then."""
+        wanted = set(job_ids)
+        found = {job_id for job_id in wanted if job_id in self._rows}
+        missing = list(wanted - found)
+        for start in range(0, len(missing), _AT_A_TIME):
+            part = missing[start : start + _AT_A_TIME]
+            marks = ",".join("?" * len(part))
+            for job_id, *columns in connection.execute(f"{_QUERY_MANY}{marks})", part):
+                self.put(job_id, JobRow(*columns))
+                found.add(job_id)
+        return found
 
     def put(self, job_id: str, row: JobRow) -> None:
         """Keep a row."""

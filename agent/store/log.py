@@ -6,11 +6,12 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from ..errors import InvalidRecord
 from ..jsontext import strict, strict_ascii
 
+INSERT = "insert into log values (?,?,?,?,?,?,?,?,?)"
 GENESIS = "0" * 64
 """What the first row of an origin has as the hash before it."""
 
@@ -49,6 +50,38 @@ def encode_body(body: dict[str, Any]) -> str:
     try:
         text = strict(body)
         return text if text.isascii() or _encodable(text) else strict_ascii(body)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
+
+
+def encode_job(body: dict[str, Any]) -> tuple[str, Optional[str]]:
+    """The body of a job as it is stored; and its definition by itself where that can stand in a column as it is.
+
+    Raises:
+        InvalidRecord: it holds what JSON has no word for, such as NaN.
+    """
+    try:
+        begin = strict({key: value for key, value in body.items() if key != "definition"})
+        definition = strict(body["definition"])
+        text = f'{begin[:-1]},"definition":{definition}}}'
+        return (text, definition) if text.isascii() or _encodable(text) else (strict_ascii(body), None)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
+
+
+def encode_in_parts(head: dict[str, Any], rest: dict[str, Any]) -> tuple[str, Optional[str]]:
+    """Two parts of a body, of which the first is not empty: all of it as it is stored; and the second by itself where that can
+    stand in a column as it is, so that it need not be encoded twice.
+
+    Raises:
+        InvalidRecord: it holds what JSON has no word for, such as NaN.
+    """
+    if not rest:
+        return encode_body(head), "{}"
+    try:
+        begin, end = strict(head), strict(rest)
+        text = f"{begin[:-1]},{end[1:]}"
+        return (text, end) if text.isascii() or _encodable(text) else (strict_ascii({**head, **rest}), None)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
 

@@ -14,7 +14,7 @@ from typing import Any, Optional
 from ..jsontext import compact
 from ..matching import flatten
 from ..states import TERMINAL, JobState
-from .connection import Connection
+from .connection import Connection, update_job
 from .jobrow import JobRow, JobRows
 from .log import Record
 
@@ -24,6 +24,10 @@ FACTS = (
 )  # fmt: skip
 """What a status may tell of the attempt, beside its state; each is a column of ``jobs``."""
 
+Facts = tuple[dict[str, Any], Optional[str]]
+"""A part of a record; and the same as JSON for a column, where that is at hand."""
+Write = Callable[[str, tuple[Any, ...]], Any]
+"""Executes a statement with a row: at once, or with others like it before anything is read."""
 _FACT_COLUMNS = (*FACTS, "stdout", "stderr")
 _NO_FACTS: dict[str, Any] = dict.fromkeys(_FACT_COLUMNS)
 _INSERT_JOB = (
@@ -33,8 +37,8 @@ _INSERT_JOB = (
 )
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INSERT_STATUS = "insert into statuses values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
-
-
+_INSERT_SEARCH = "insert into search (kind, id, text) values (?,?,?)"
+_INSERT_PROPERTY = "insert into properties values (?,?,?,?,?) on conflict do nothing"
 _ENDS = frozenset(state.value for state in TERMINAL)
 
 
@@ -43,24 +47,45 @@ def state_key(attempt: int, state: str, hlc: str) -> str:
     return f"{attempt:06d}.{1 if state in _ENDS else 0}.{hlc}"
 
 
-def project(connection: Connection, record: Record, *, rows: Optional[JobRows] = None, followed: bool = False) -> None:
-    """Fold one record into the tables.
+def project(connection: Connection, record: Record) -> None:
+    """Fold one record into the tables, whatever has come before it.
 
     Args:
-        connection: in a transaction.
-        record: the record.
-        rows: given when the record was made here just now, so that nothing can have arrived before it that refers to it:
-            the rows of jobs at hand, which are kept true.
-        followed: another status of the same job comes next, so that the job's row need not be written for this one.
+        connection: in a transaction. ``record``: the record.
     """
-    if record.kind == "status" and rows is not None:
-        _fresh_status(connection, record, rows, followed)
-        return
     projection = _PROJECTIONS.get(record.kind)
     if projection is not None:
-        projection(connection, record, rows is not None)
-    if record.kind == "job" and rows is not None:
-        rows.put(record.uid, _new_row(record))
+        projection(connection, record, False)
+
+
+def project_new(connection: Connection, record: Record, rows: JobRows, facts: Optional[Facts] = None) -> None:
+    """The same for a record that was made here just now: nothing can have come before it that refers to it.
+
+    Args:
+        connection: in a transaction. ``record``: the record.
+        rows: the rows of jobs at hand, which are kept true.
+        facts: of a status what it tells beside its state, of a job its definition; and as text.
+    """
+    if record.kind == "status":
+        _fresh_status(connection, record, rows, facts)
+    elif record.kind == "job":
+        _fresh_job(connection, record, rows, facts)
+    else:
+        projection = _PROJECTIONS.get(record.kind)
+        if projection is not None:
+            projection(connection, record, True)
+
+
+def split_status(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a status says that has columns of its own in ``statuses``, and the facts it tells beside."""
+    head: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    for name, value in body.items():
+        if name in _STATUS_COLUMNS:
+            head[name] = value
+        else:
+            facts[name] = value
+    return head, facts
 
 
 def clear(connection: Connection, tables: tuple[str, ...]) -> None:
@@ -119,134 +144,125 @@ def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
     _index(connection, "workflow", identifier, f"{body['name']} {body.get('description') or ''}")
     if found:
         connection.execute("delete from properties where owner_kind = 'workflow' and owner = ?", (identifier,))
-    _properties(connection, "workflow", identifier, body.get("meta") or {})
+    _properties(connection.execute, "workflow", identifier, body.get("meta") or {})
 
 
 def _job(connection: Connection, record: Record, fresh: bool) -> None:
+    values = _job_values(record)
+    if connection.execute(_INSERT_JOB, values).rowcount == 0:
+        return
+    connection.execute(_INSERT_STATUS, _first_status(record, values))
+    _count_and_index(connection, record, values, connection.execute)
+    _refold_job(connection, record.uid)
+    _refold_trigger(connection, record.uid)
+
+
+def _fresh_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[Facts]) -> None:
+    """The same for a job made here just now; whoever made it has seen to it that there is none with its id."""
+    values = _job_values(record, definition)
+    connection.later(_INSERT_JOB, values)
+    connection.later(_INSERT_STATUS, _first_status(record, values))
+    _count_and_index(connection, record, values, connection.later)
+    body = record.body
+    workflow, handler, retries = body.get("workflow_id"), body.get("handler_id"), body["definition"].get("retries", 0)
+    row = JobRow(body["state"], 1, workflow, body["site"], retries, record.origin, handler, values[-1], None)
+    rows.put(record.uid, row)
+
+
+def _job_values(record: Record, facts: Optional[Facts] = None) -> tuple[Any, ...]:
     body = record.body
     definition = body["definition"]
     resources = definition.get("resources") or {}
-    state = body["state"]
-    name, command = text(definition.get("name") or ""), text(command_line(definition["command"]))
-    meta = definition.get("meta")
-    key = state_key(0, state, record.hlc)
-    cursor = connection.execute(
-        _INSERT_JOB,
-        (
-            record.uid, record.origin, name, command, text(body["site"]), body.get("workflow_id"), body.get("parent_id"),
-            body.get("context_id"), body.get("handler_id"), body.get("trigger_job"), body.get("trigger_data"), state,
-            text(body.get("reason")), record.wall_utc, record.wall_utc, resources.get("cores"), resources.get("memory_bytes"),
-            resources.get("gpus"), resources.get("time_limit_s"), text(definition.get("cwd")), definition.get("retries", 0),
-            dump(meta) if meta else "{}", dump(definition), key,
-        ),
+    meta, state, reason = definition.get("meta"), body["state"], body.get("reason")
+    written = facts[1] if facts else None
+    return (
+        record.uid, record.origin, text(definition.get("name") or ""), text(command_line(definition["command"])),
+        text(body["site"]), body.get("workflow_id"), body.get("parent_id"), body.get("context_id"), body.get("handler_id"),
+        body.get("trigger_job"), body.get("trigger_data"), state, reason and text(reason), record.wall_utc, record.wall_utc,
+        resources.get("cores"), resources.get("memory_bytes"), resources.get("gpus"), resources.get("time_limit_s"),
+        text(definition.get("cwd")), definition.get("retries", 0), dump(meta) if meta else "{}",
+        dump(definition) if written is None else written, state_key(0, state, record.hlc),
     )  # fmt: skip
-    if cursor.rowcount == 0:
-        return
-    connection.execute(
-        _INSERT_STATUS,
-        (
-            record.uid,
-            record.uid,
-            record.origin,
-            1,
-            state,
-            None,
-            text(body.get("reason")),
-            record.wall_utc,
-            record.hlc,
-            "{}",
-            key,
-        ),
-    )
-    connection.count_job(body.get("workflow_id"), None, state)
-    _index(connection, "job", record.uid, f"{name} {command}")
+
+
+def _first_status(record: Record, job: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row of the status that a job begins with; ``job``: its row."""
+    state, reason, key = job[11], job[12], job[-1]
+    return (record.uid, record.uid, record.origin, 1, state, None, reason, record.wall_utc, record.hlc, "{}", key)
+
+
+def _count_and_index(connection: Connection, record: Record, job: tuple[Any, ...], write: Write) -> None:
+    name, command, workflow, state = job[2], job[3], job[5], job[11]
+    connection.count_job(workflow, None, state)
+    write(_INSERT_SEARCH, ("job", record.uid, f"{name} {command}"))
+    meta = record.body["definition"].get("meta")
     if meta:
-        _properties(connection, "job", record.uid, meta)
-    if not fresh:
-        _refold_job(connection, record.uid)
-        _refold_trigger(connection, record.uid)
+        _properties(write, "job", record.uid, meta)
 
 
 def _status(connection: Connection, record: Record, fresh: bool) -> None:
-    inserted = _insert_status(connection, record)
-    if inserted is None or record.body["state"] == JobState.INFO.value:
+    values, columns = _status_values(record)
+    if connection.execute(_INSERT_STATUS, values).rowcount == 0 or record.body["state"] == JobState.INFO.value:
         return
     job, attempt = record.body["job_id"], record.body.get("attempt", 1)
     query = "select state_key, attempt, workflow_id, state from jobs where id = ?"
     found = connection.execute(query, (job,)).fetchone()
     if found is None:
         return
-    key, columns = inserted
-    if key > found[0]:
+    if columns["state_key"] > found[0]:
         _overlay(connection, job, columns, renew=attempt > found[1])
         connection.count_job(found[2], found[3], columns["state"])
     else:
         _refold_job(connection, job)
 
 
-def _fresh_status(connection: Connection, record: Record, rows: JobRows, followed: bool) -> None:
-    """The same for a status made here just now."""
-    inserted = _insert_status(connection, record)
-    job, attempt, state = record.body["job_id"], record.body.get("attempt", 1), record.body["state"]
-    if inserted is None or state == JobState.INFO.value:
+def _fresh_status(connection: Connection, record: Record, rows: JobRows, facts: Optional[Facts]) -> None:
+    """The same for a status made here just now: its id is new."""
+    values, columns = _status_values(record, facts)
+    connection.later(_INSERT_STATUS, values)
+    job, attempt, state = values[0], values[3], values[4]
+    if state == JobState.INFO.value:
         return
     row = rows.get(connection, job)
     if row is None:
         return
-    key, columns = inserted
+    key = columns["state_key"]
     if key <= row.state_key:
         _refold_job(connection, job)
         rows.forget()
         return
     renew = attempt > row.attempt
-    if row.unwritten and not renew:
-        columns = {**row.unwritten, **columns}
-    row.unwritten = columns if followed and not renew else None
-    if row.unwritten is None:
-        _overlay(connection, job, columns, renew=renew)
+    connection.update_job_later(job, {**_NO_FACTS, **columns} if renew else columns)
     connection.count_job(row.workflow_id, row.state, state)
     row.state, row.attempt, row.state_key = state, attempt, key
     row.started = "started_at" in columns or (row.started and not renew)
 
 
-def _new_row(record: Record) -> JobRow:
+def _status_values(record: Record, facts: Optional[Facts] = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The row of a status, and what it changes in the job's row."""
     body = record.body
-    state, retries = body["state"], body["definition"].get("retries", 0)
-    key = state_key(0, state, record.hlc)
-    workflow, handler = body.get("workflow_id"), body.get("handler_id")
-    return JobRow(state, 1, workflow, body["site"], retries, record.origin, handler, key, None)
-
-
-def _insert_status(connection: Connection, record: Record) -> Optional[tuple[str, dict[str, Any]]]:
-    """The row of a status; returns its key and what it changes in the job's row, or None when it was there already."""
-    body = record.body
-    job, attempt, state = body["job_id"], body.get("attempt", 1), body["state"]
+    told, written = facts or (split_status(body)[1], None)
+    attempt, state, reason, native = (
+        body.get("attempt", 1),
+        body["state"],
+        body.get("reason"),
+        body.get("native_status"),
+    )
+    reason = None if reason is None else text(reason)
+    native = None if native is None else text(native)
+    time = text(body.get("time") or record.wall_utc)
     key = state_key(attempt, state, record.hlc)
-    facts = {name: value for name, value in body.items() if name not in _STATUS_COLUMNS}
-    time, reason, native = (
-        text(body.get("time") or record.wall_utc),
-        text(body.get("reason")),
-        text(body.get("native_status")),
-    )
-    row = (
-        job,
-        record.uid,
-        record.origin,
-        attempt,
-        state,
-        native,
-        reason,
-        time,
-        record.hlc,
-        dump(facts) if facts else "{}",
-        key,
-    )
-    if connection.execute(_INSERT_STATUS, row).rowcount == 0:
-        return None
+    if written is None:
+        written = dump(told) if told else "{}"
+    row = (body["job_id"], record.uid, record.origin, attempt, state, native, reason, time, record.hlc, written, key)
     columns = {"state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time}
     columns["state_key"] = key
-    columns.update(_fact_columns(facts))
-    return key, columns
+    for name, value in told.items():
+        if value is not None and name in _NO_FACTS:
+            kind = type(value)
+            as_it_is = kind is float or (kind is str and value.isascii())
+            columns[name] = value if as_it_is else text(value)
+    return row, columns
 
 
 _STATUS_COLUMNS = frozenset({"job_id", "attempt", "state", "native_status", "reason", "time"})
@@ -260,8 +276,7 @@ def _overlay(connection: Connection, job: str, columns: Mapping[str, Any], *, re
     """Write what a status tells into the job's row; for a new attempt, what the one before it left is forgotten."""
     if renew:
         columns = {**_NO_FACTS, **columns}
-    assignments = ", ".join([f"{name} = ?" for name in columns])
-    connection.execute(f"update jobs set {assignments} where id = ?", (*columns.values(), job))
+    connection.execute(update_job(tuple(columns)), (*columns.values(), job))
 
 
 def _refold_job(connection: Connection, job: str) -> None:
@@ -309,7 +324,7 @@ def _metasheet(connection: Connection, record: Record, fresh: bool) -> None:
         ),
     )  # fmt: skip
     if cursor.rowcount:
-        _properties(connection, "data", record.uid, properties)
+        _properties(connection.execute, "data", record.uid, properties)
 
 
 def _handler(connection: Connection, record: Record, fresh: bool) -> None:
@@ -422,15 +437,13 @@ _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
 }
 
 
-def _properties(connection: Connection, kind: str, owner: str, properties: Mapping[str, Any]) -> None:
-    connection.executemany(
-        "insert into properties values (?,?,?,?,?) on conflict do nothing",
-        [(kind, owner, text(key), text(value), number) for key, value, number in flatten(properties)],
-    )
+def _properties(write: Write, kind: str, owner: str, properties: Mapping[str, Any]) -> None:
+    for key, value, number in flatten(properties):
+        write(_INSERT_PROPERTY, (kind, owner, text(key), text(value), number))
 
 
 def _index(connection: Connection, kind: str, identifier: str, words: str) -> None:
-    connection.execute("insert into search (kind, id, text) values (?,?,?)", (kind, identifier, text(words)))
+    connection.execute(_INSERT_SEARCH, (kind, identifier, text(words)))
 
 
 def command_line(command: Any) -> str:

@@ -3,6 +3,7 @@
     ./lwfm.sh bench                    all but the store of a million jobs
     ./lwfm.sh bench launch latency     those named
     ./lwfm.sh bench million            the store of a million jobs (makes it first: some minutes)
+    ./lwfm.sh bench simulated --help   the agent with simulated workers: its own options, the curves without any
 
 Machines are shared and noisy: read the ratios and medians, and run it again when they surprise.
 Ends with 1 when a target is missed.
@@ -204,6 +205,12 @@ def onefile() -> None:
         _missed.append("onefile")
 
 
+def simulated() -> None:
+    """The agent alone: jobs on simulated workers, a few small points."""
+    if subprocess.run([sys.executable, str(HERE / "simulated.py"), "--quick"], check=False).returncode:
+        _missed.append("simulated")
+
+
 def million() -> None:
     """A store of a million jobs."""
     if subprocess.run([sys.executable, str(HERE / "million.py")], check=False).returncode:
@@ -217,12 +224,15 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
     "startup": startup,
     "worker": worker,
     "onefile": onefile,
+    "simulated": simulated,
     "million": million,
 }
 
 
 def main() -> int:
     """Run what is asked for."""
+    if sys.argv[1:2] == ["simulated"]:
+        return subprocess.run([sys.executable, str(HERE / "simulated.py"), *sys.argv[2:]], check=False).returncode
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which; default: all but million")
     options = parser.parse_args()

@@ -150,3 +150,14 @@ def test_a_body_is_stored_so_that_it_reads_back_and_any_change_shows(body: dict[
     assert text.encode("utf-8").decode("utf-8") == text
     parts = ("o", 1, GENESIS, "u", "k", "h", "w")
     assert row_hash(*parts, text) != row_hash(*parts, text + " ")
+
+
+@SETTINGS
+@given(body=DEFN)
+def test_a_recorded_definition_is_read_as_one_that_is_checked(body: dict[str, Any]) -> None:
+    recorded = json.loads(json.dumps(JobDefn.from_json({**body, "newer": [1]}).to_json()))
+    read = JobDefn.recorded(recorded)
+    checked = JobDefn.from_json(recorded)
+    assert read == checked
+    assert repr(read) == repr(checked)
+    assert read.to_json() == checked.to_json()

@@ -163,7 +163,7 @@ class ThreadMachine(RuleBasedStateMachine):
             return
 
         def work(recorder: Recorder) -> None:
-            record_started(recorder, job_id, job["attempt"], STARTED, HOST, followed=True)
+            record_started(recorder, job_id, job["attempt"], STARTED, HOST)
             message = {"cause": "exit", "exit_code": code, "peak_rss_bytes": 5}
             record_ended(recorder, job_id, job["attempt"], message, HOST, self.thread.outputs, [])
 

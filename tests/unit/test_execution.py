@@ -146,7 +146,7 @@ def test_a_start_and_an_end_in_one_unit_are_both_recorded(thread: Thread) -> Non
     after = thread.on_jobs([job], states=["RUNNING"])
 
     def both(recorder: Recorder) -> None:
-        record_started(recorder, job, 1, STARTED, HOST, followed=True)
+        record_started(recorder, job, 1, STARTED, HOST)
         record_ended(recorder, job, 1, {"cause": "exit", "exit_code": 0}, HOST, thread.outputs, [])
 
     thread.unit(both)

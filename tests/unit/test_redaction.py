@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lwfm.errors import StoreError
 from lwfm.redaction import REDACTED, is_secret, redact_environment, redact_text, redact_words, taken_over
@@ -160,3 +163,16 @@ def test_a_secret_that_cannot_be_kept_is_an_error_not_a_job_without_it(tmp_path:
     vault = Vault(tmp_path / "gone")
     with pytest.raises(StoreError, match="cannot keep a secret"):
         vault.seal("job", {"command": "true", "env": {"A_TOKEN": SECRET}})
+
+
+@settings(deadline=None, derandomize=True, max_examples=400)
+@given(
+    words=st.lists(
+        st.text("aA0_./-=: \n", max_size=18) | st.sampled_from(["--token", "-password", "x", "AKIAAAAAAAAAAAAAAA"])
+    )
+)
+def test_short_plain_words_are_never_what_would_have_been_blotted_out(words: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lwfm.redaction._HARMLESS", re.compile(r"(?!)"))
+        looked_at_in_all_detail = redact_words(words)
+    assert redact_words(words) == looked_at_in_all_detail
