@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Optional, cast
 
-from . import __version__, faultpoints, hostlist, recovery
+from . import __version__, faultpoints, hostlist, presence, recovery
 from .allocated import AllocatedWorkers, find_allocation
 from .attached import AttachedJobs
 from .attached import release as release_attached
@@ -196,6 +196,7 @@ class Instance:
             await self._meet_worker()
         stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
         if stop:
+            await self.writer.write(presence.all_left, "the agent has left")
             self.worker.dismiss()  # the one we started may wait for the spool of another that leaves now
         await self.workers.close(stop=stop, kill=kill)
         if self.allocated is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from . import presence
 from .clock import utc_now
 from .execution import record_lost
 from .outputs import OutputStore
@@ -100,16 +101,19 @@ def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore) 
         release(recorder, job_id, attempt)
         record_lost(recorder, job_id, attempt, reason, row[0] if row else "", outputs)
     transaction.execute("delete from local_workers where worker_id = ?", (worker_id,))
+    presence.went(recorder, worker_id, presence.LOST, reason)
     return len(claims)
 
 
 def claimants(connection: Connection) -> dict[str, str]:
-    """The workers that have jobs, or parts of them, and where each was last seen."""
+    """The workers that have jobs, or parts of them, or are known to be there, and where each was last seen."""
     hosts = dict(connection.execute("select worker_id, host from local_workers").fetchall())
     found = {str(row[0]) for row in connection.execute("select distinct worker_id from local_claims")}
     for gang in gangs(connection):
         found.update(gang.parts)
-    return {worker_id: hosts.get(worker_id, "") for worker_id in found}
+    (origin,) = connection.execute("select value from local_settings where key = 'origin'").fetchone()
+    there = presence.present(connection, origin)
+    return {worker_id: hosts.get(worker_id) or there.get(worker_id, "") for worker_id in found | set(there)}
 
 
 class Gang(NamedTuple):

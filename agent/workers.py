@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional, cast
 
-from . import faultpoints, recovery
+from . import faultpoints, presence, recovery
 from .capacity import Capacity
 from .dispatcher import Dispatcher
 from .errors import InvalidRecord, LwfmError, NotFound, ProtocolMismatch
@@ -239,8 +239,14 @@ class WorkerServer:
             earlier.close()
         known = {(str(job), int(attempt)): str(state) for job, attempt, state in hello["jobs"]}
 
+        described = hello["node"]
+        found = Capacity(len(described["cores"]), int(described["memory_bytes"]), len(described["gpus"]))
+        capacity = found.at_most(self.share(host))
+        name, allocation = self.name_of(host)
+
         def settle(recorder: Recorder) -> tuple[recovery.Reconciliation, dict[str, JobRequest]]:
             settled = recovery.reconcile(recorder, worker_id, host, known, self._outputs)
+            presence.came(recorder, worker_id, host, allocation, capacity)
             concerned = dict.fromkeys([*settled.held, *settled.again])
             requests = self._builder.build(recorder.transaction.connection, concerned)
             faultpoints.hit("workers.settling")
@@ -252,14 +258,10 @@ class WorkerServer:
         faultpoints.hit("workers.settled")
         connection.worker_id, connection.host = worker_id, host
         self.connections[worker_id] = connection
-        described = hello["node"]
-        found = Capacity(len(described["cores"]), int(described["memory_bytes"]), len(described["gpus"]))
-        capacity = found.at_most(self.share(host))
         welcome = {"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}
         if capacity != found:
             welcome["share"] = {"cores": capacity.cores, "memory_bytes": capacity.memory_bytes, "gpus": capacity.gpus}
         connection.send([welcome])
-        name, allocation = self.name_of(host)
         labels = self.labels(host) | self.labels(name)
         node = Node(worker_id, host, int(hello["pid"]), capacity, connection, name, allocation, labels)
         for other in list(self._dispatcher.nodes.values()):

@@ -22,6 +22,12 @@ async def agent_status(instance: Instance, call: Call) -> JSON:
     return {**instance.describe(), "jobs": await instance.writer.read(queries.job_counts)}
 
 
+async def node_list(instance: Instance, call: Call) -> JSON:
+    """When nodes came and went."""
+    found = await instance.writer.read(queries.node_changes, call.value("since"), call.value("until"), call.limit())
+    return {"nodes": found}
+
+
 async def agent_stop(instance: Instance, call: Call) -> JSON:
     """Leave; running jobs go on, unless ``kill``."""
     instance.kill_on_stop = bool(call.body().get("kill"))
@@ -288,6 +294,7 @@ def routes() -> list[Route]:
         route("GET", "/v1/lineage", lineage_trace),
         route("GET", "/v1/agent", agent_status),
         route("POST", "/v1/agent/stop", agent_stop),
+        route("GET", "/v1/nodes", node_list),
         route("POST", "/v1/workflows", workflow_put),
         route("GET", "/v1/workflows", workflow_list),
         route("GET", "/v1/workflows/*", workflow_get),

@@ -11,7 +11,7 @@ from ..client import Client
 from ..errors import SiteError
 from . import render
 from .groups import Group, example
-from .options import json_option
+from .options import json_option, limit_option
 from .session import Session
 from .text import size
 
@@ -48,6 +48,36 @@ def list_nodes(session: Session, as_json: bool) -> None:
     if allocation:
         until = f" until {allocation['ends_at']}" if allocation.get("ends_at") else ""
         render.say(f"Allocation {allocation['id']} ({allocation['scheduler']}), {allocation['nodes']} nodes{until}")
+
+
+@node.command(epilog=example("lwfm node history", "lwfm node history --since 2026-05-01T08:00 --json"))
+@click.option("--since", metavar="TIME", help="From this time (UTC) on, with what was there then.")
+@limit_option(200)
+@json_option
+@click.pass_obj
+def history(session: Session, since: str | None, limit: int, as_json: bool) -> None:
+    """List when nodes came and went, oldest first, of all allocations there have been.
+
+    The cores a node had, and how long it was there, are what `lwfm report` holds the use against.
+    """
+    found = session.client.get("/v1/nodes", {"since": since, "limit": limit})["nodes"]
+    if as_json:
+        render.print_json(found)
+        return
+    rows = (
+        (
+            item["time"][:19],
+            item["host"],
+            item["state"],
+            item.get("cores", ""),
+            size(item["memory_bytes"]) if item.get("memory_bytes") else "",
+            item.get("gpus", ""),
+            item.get("allocation", ""),
+            item.get("reason", ""),
+        )
+        for item in found
+    )
+    render.table(("TIME", "NODE", "STATE", "CORES", "MEMORY", "GPUS", "ALLOCATION", "WHY"), rows)
 
 
 def nodes_of(found: JSON) -> list[JSON]:

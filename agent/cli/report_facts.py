@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Client
 from ..client.connection import path_of
+from ..clock import utc_text
 from ..errors import LwfmError, NotFound
 from . import charts
 from .summary import why
@@ -76,12 +77,15 @@ class Node:
     Args:
         name: of the node; of the site, for jobs whose node is not known. placed: whether it is a node.
         cores: how many it has. known: whether that is so, or they are only the most that were in use at once.
+        there: when it was there, with its cores as weight, within the time of the report; for one of which that is not known,
+            all of that time.
     """
 
     name: str
     cores: float
     known: bool
     placed: bool = True
+    there: tuple[charts.Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,8 @@ class Facts:
 
     @property
     def core_seconds_there(self) -> float:
-        """Cores times seconds that the nodes seen had, from the first start to the last end."""
-        return sum(node.cores for node in self.nodes) * self.wall_s
+        """Cores times seconds that there were, from the first start to the last end."""
+        return charts.total(span for node in self.nodes for span in node.there)
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -165,7 +169,9 @@ def collect(client: Client, workflow: JSON) -> Facts:
     if facts.jobs:
         facts.context = client.get(path_of("jobs", facts.jobs[0]["job_id"])).get("context") or {}
     _add_runs(client, facts)
-    facts.nodes = _nodes(facts.runs, agent)
+    if facts.runs:
+        asked = {"since": utc_text(facts.start), "until": utc_text(facts.end), "limit": 0}
+        facts.nodes = _nodes(facts, client.get("/v1/nodes", asked)["nodes"])
     failed = sorted((job for job in facts.jobs if job["state"] == "FAILED"), key=_ended)
     facts.reasons = Counter(why(job) or "no reason known" for job in failed).most_common()
     facts.failures = _failures(client, failed[:LISTED_FAILURES])
@@ -239,20 +245,49 @@ def _add_run(facts: Facts, job: JSON, attempt: JSON, weight: float) -> None:
     )
 
 
-def _nodes(runs: list[Run], agent: JSON) -> list[Node]:
-    """The nodes that jobs ran on, by name."""
-    there = {str(worker["host"]): worker.get("cores") for worker in agent.get("workers") or () if "host" in worker}
-    lanes: dict[str, list[charts.Span]] = {}
-    placed = set()
-    for run in runs:
+def _nodes(facts: Facts, changes: list[JSON]) -> list[Node]:
+    """The nodes that were there, and those that jobs ran on, by name.
+
+    Args:
+        changes: when nodes came and went, oldest first.
+    """
+    there = _presence(facts, changes)
+    lanes: dict[str, list[charts.Span]] = {name: [] for name in there}
+    placed = set(there)
+    for run in facts.runs:
         lanes.setdefault(run.lane, []).append(run.span)
         if run.placed:
             placed.add(run.lane)
     found = []
     for name in sorted(lanes, key=_natural):
-        cores = there.get(name) if name in placed else None
-        found.append(Node(name, float(cores or charts.peak(lanes[name])), bool(cores), name in placed))
+        spans = there.get(name, ())
+        cores = max((span.weight for span in spans), default=0.0) or charts.peak(lanes[name])
+        whole = (charts.span_of(facts.start, facts.end, cores),)
+        found.append(Node(name, cores, bool(spans), name in placed, tuple(spans) or whole))
     return found
+
+
+def _presence(facts: Facts, changes: list[JSON]) -> dict[str, list[charts.Span]]:
+    """By node, when it was there within the time of the report; its cores are the weight."""
+    there: dict[str, list[charts.Span]] = {}
+    up: dict[str, JSON] = {}
+
+    def close(change: JSON, until: float) -> None:
+        start, end = max(seconds(change["time"]) or facts.start, facts.start), min(until, facts.end)
+        if end > start:
+            there.setdefault(str(change["host"]), []).append(
+                charts.span_of(start, end, float(change.get("cores") or 0))
+            )
+
+    for change in changes:
+        earlier = up.pop(change["worker_id"], None)
+        if earlier is not None:
+            close(earlier, seconds(change["time"]) or facts.end)
+        if change["state"] == "up":
+            up[change["worker_id"]] = change
+    for change in up.values():
+        close(change, facts.end)
+    return there
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -118,13 +118,14 @@ def _remarks(facts: Facts) -> str:
     """What is not exact in the numbers, and why."""
     told = (
         "Core-seconds used: the cores each job asked for (one where it did not say) times how long it ran. Available:"
-        " the cores of the nodes seen times the wall time, whether or not they were there for all of it."
+        " the cores of all nodes times how long each was there."
     )
     remarks = [told]
     gone = sum(node.placed and not node.known for node in facts.nodes)
     if gone:
         remarks.append(
-            f"{plural(gone, 'node')} not connected any more: the cores there are taken to be the most that were in use at once."
+            f"{plural(gone, 'node')} of which no record tells when it was there: taken to have been there all the time,"
+            " with as many cores as were in use at once."
         )
     unplaced = sum(not run.placed for run in facts.runs)
     if unplaced:
@@ -169,13 +170,13 @@ def _levels(facts: Facts) -> str:
     jobs = over_time(run.span._replace(weight=1.0) for run in facts.runs)
     cores = over_time(run.span for run in facts.runs)
     memory = over_time(run.span._replace(weight=float(run.peak_rss_bytes)) for run in facts.runs)
-    there = sum(node.cores for node in facts.nodes)
+    available = over_time(span for node in facts.nodes for span in node.there)
+    there = available.peak
     title = f"Running jobs over time, at most {jobs.peak:,.0f}"
     parts = [_figure(title, level_picture(title, facts, jobs, charts.whole_ticks(jobs.peak), whole, unit="jobs"))]
     title = f"Cores in use over time, at most {cores.peak:,.0f} of {there:,.0f}"
     marks = charts.whole_ticks(max(there, cores.peak))
-    name = f"{there:,.0f} on the nodes seen"
-    picture = level_picture(title, facts, cores, marks, whole, unit="cores", bound=there, bound_name=name)
+    picture = level_picture(title, facts, cores, marks, whole, unit="cores", bound=available, bound_name="available")
     parts.append(_figure(title, picture))
     title = f"Memory over time: an upper estimate, at most {size(round(memory.peak))}"
     if memory.peak:

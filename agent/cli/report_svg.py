@@ -44,7 +44,7 @@ def by_lane(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 def jobs_on_nodes(facts: Facts) -> tuple[str, str]:
     """The picture of what ran where and when, and a sentence on how to read it."""
-    lanes = by_lane(facts.runs)
+    lanes = {**{node.name: [] for node in facts.nodes}, **by_lane(facts.runs)}
     if len(facts.runs) <= BARS:
         least = SHORTEST_BAR / PLOT * facts.wall_s
         packed = {name: charts.pack([run.span for run in runs], least) for name, runs in lanes.items()}
@@ -168,14 +168,14 @@ def level_picture(
     label: Callable[[float], str],
     *,
     unit: str,
-    bound: float | None = None,
+    bound: charts.Levels | None = None,
     bound_name: str = "",
 ) -> str:
     """A picture of a level over time: the average of each moment as an area, the most as a line.
 
     Args:
         marks: the values with a line across, from 0 to the top. label: how a value is written. unit: of the axis.
-        bound: a value to draw a broken line at, as what there is in all. bound_name: what it is.
+        bound: a level to draw as a broken line, as what there is in all. bound_name: what it is.
     """
     place = charts.scale(0.0, marks[-1], LEVEL_HEIGHT)
     top = 22.0
@@ -188,9 +188,10 @@ def level_picture(
     parts.append(f'<path class="mean" d="{_band(zero, levels.mean, marks[-1], top, LEVEL_HEIGHT)}"/>')
     most = _steps([top + LEVEL_HEIGHT - place(value) for value in levels.most], LEFT, PLOT)
     parts.append(f'<path class="most" d="M{most}"/>')
-    if bound is not None and bound <= marks[-1]:
-        at = top + LEVEL_HEIGHT - place(bound)
-        parts.append(f'<path class="bound" d="M{LEFT:g} {at:.1f}H{LEFT + PLOT:g}"/>')
+    if bound is not None and bound.peak <= marks[-1]:
+        at = top + LEVEL_HEIGHT - place(bound.peak)
+        steps = _steps([top + LEVEL_HEIGHT - place(value) for value in bound.most], LEFT, PLOT)
+        parts.append(f'<path class="bound" d="M{steps}"/>')
         parts.append(f'<text x="{LEFT + PLOT:g}" y="{at - 4:.1f}" text-anchor="end">{escape(bound_name)}</text>')
     return _picture(title, parts, top + LEVEL_HEIGHT, facts)
 

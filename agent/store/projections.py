@@ -423,6 +423,17 @@ def _log(connection: Connection, record: Record, fresh: bool) -> None:
         _index(connection, "log", record.uid, message or "")
 
 
+def _node(connection: Connection, record: Record, fresh: bool) -> None:
+    body = record.body
+    connection.execute(
+        "insert into nodes values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing",
+        (
+            record.uid, record.origin, text(body["worker_id"]), text(body["host"]), body.get("allocation"), body["state"],
+            body.get("cores"), body.get("memory_bytes"), body.get("gpus"), body.get("reason"), record.wall_utc,
+        ),
+    )  # fmt: skip
+
+
 _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
     "instance": _instance,
     "context": _context,
@@ -434,6 +445,7 @@ _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
     "unset": _unset,
     "firing": _firing,
     "log": _log,
+    "node": _node,
 }
 
 

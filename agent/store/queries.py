@@ -351,3 +351,23 @@ def _parsed(row: JSON, *columns: str) -> JSON:
             row[column] = value
     row.update(json.loads(row.pop("extra", "{}")))
     return row
+
+
+def node_changes(connection: sqlite3.Connection, since: Optional[str], until: Optional[str], limit: int) -> list[JSON]:
+    """When nodes came and went, oldest first.
+
+    Args:
+        since: from this time on, and for each worker the last change before it. ``until``: up to this time. ``limit``: at most so
+            many of the newest; 0: all.
+    """
+    known = (
+        "select n.id as change_id, n.worker_id, n.host, n.allocation, n.state, n.cores, n.memory_bytes, n.gpus, n.reason, n.time,"
+        " n.origin, o.host as origin_host from nodes n left join origins o on o.id = n.origin"
+    )
+    where = (
+        " where (?1 is null or n.time >= ?1 or n.id = (select max(id) from nodes"
+        " where worker_id = n.worker_id and origin = n.origin and time < ?1)) and (?2 is null or n.time <= ?2)"
+    )
+    return rows(connection, f"{known}{where} order by n.time desc, n.id desc limit ?3", (since, until, limit or -1))[
+        ::-1
+    ]

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -31,6 +31,7 @@ PROJECTIONS = (
     "logs",
     "search",
     "job_counts",
+    "nodes",
 )
 
 _TABLES = """
@@ -196,6 +197,19 @@ def _migrations() -> Any:
         """The workers of a job's further nodes: a JSON list, null for a job on one node."""
         _begin(db)
         db.execute("alter table local_claims add column parts text")
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m004_nodes(db: sqlite_utils.Database) -> None:
+        """Which nodes there were, and when."""
+        _begin(db)
+        db.execute(
+            "create table nodes ("
+            " id text primary key, origin text not null, worker_id text not null, host text not null, allocation text,"
+            " state text not null, cores integer, memory_bytes integer, gpus integer, reason text, time text not null"
+            ") without rowid"
+        )
+        db.execute("create index nodes_by_worker on nodes (worker_id, origin, id)")
+        db.execute("create index nodes_by_time on nodes (time)")
 
     return migrations
 

@@ -122,8 +122,10 @@ def serve(
     details: Optional[dict[str, Any]] = None,
     data: Any = (),
     handlers: Any = (),
+    nodes: Any = None,
 ) -> None:
-    """Have the agent tell of these jobs, oldest first."""
+    """Have the agent tell of these jobs, oldest first; n1 was there all the time unless ``nodes`` says when nodes came and went."""
+    api.replies["GET /v1/nodes"] = {"nodes": [came("n1", -60, 4)] if nodes is None else list(nodes)}
     flow = {"workflow_id": FLOW, "name": "melt", "created_at": utc_text(START - 20), **(workflow or {})}
     api.replies["GET /v1/workflows/last"] = flow
     api.replies[f"GET /v1/workflows/{FLOW}"] = flow
@@ -132,6 +134,11 @@ def serve(
     api.replies["GET /v1/handlers"] = {"handlers": list(handlers)}
     for item in jobs:
         api.replies[f"GET /v1/jobs/{item['job_id']}"] = {**item, **(details or {})}
+
+
+def came(host: str, at: float, cores: int = 4, state: str = "up") -> dict[str, Any]:
+    """A node's coming, or with another state its going, so many seconds after the beginning."""
+    return {"worker_id": f"w-{host}", "host": host, "state": state, "cores": cores, "time": utc_text(START + at)}
 
 
 def reported(api: FakeApi, *words: str) -> Page:
@@ -273,6 +280,22 @@ class TestPage:
         assert "Cores in use over time, at most 2 of 4" in text
         assert "Memory over time: an upper estimate, at most 3.0 GiB" in text
 
+    def test_nodes_count_for_as_long_as_they_were_there(self, api: FakeApi) -> None:
+        """One all the time, one from the half on, one that had left before, one that no job ran on."""
+        changes = [
+            came("gone", -90, 8),
+            came("n1", -60, 4),
+            came("gone", -30, 8, "left"),
+            came("n2", 2, 2),
+            came("idle", 3, 1),
+            came("idle", 4, 1, "lost"),
+        ]
+        serve(api, [job(1, length_s=4, cores=2), job(2, host="n2", start_s=2, length_s=2)], nodes=changes)
+        text = reported(api).text
+        assert "21.0 core-seconds available on 3 nodes" in text  # 4 cores for 4 s, 2 for 2 s, 1 for 1 s
+        assert "10.0 core-seconds used (48%)" in text
+        assert "Cores in use over time, at most 3 of 7" in text
+
     def test_a_running_job_lasts_until_now(self, api: FakeApi) -> None:
         serve(api, [job(1, "RUNNING", ended_at=None, cpu_seconds=None, peak_rss_bytes=None)])
         text = reported(api).text
@@ -292,7 +315,7 @@ class TestPage:
         assert "n1, attempt 2" in text
         assert "1.0 CPU seconds measured" in text
         assert "Failed jobs None." in text  # the job has not failed, one attempt has
-        assert "1 node not connected any more" in text
+        assert "1 node of which no record tells when it was there" in text
 
     def test_clocks_that_disagree(self, api: FakeApi) -> None:
         serve(api, [job(1, length_s=-3), job(2)])
