@@ -31,6 +31,7 @@ from .workers import WorkerServer
 
 HOSTFILE_VARIABLE = "LWFM_HOSTFILE"
 LAUNCHER_VARIABLE = "LWFM_LAUNCHER"
+SGE_BINARIES_VARIABLE = "SGE_BINARY_PATH"
 ASK_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
 """How long a node may take from the launcher's start until its worker has come; the others work meanwhile."""
@@ -187,7 +188,7 @@ class AllocatedWorkers:
             words,
             own_host=own_name(),
             versions=_version,
-            which=shutil.which,
+            which=find_program,
             launcher=os.environ.get(LAUNCHER_VARIABLE),
         )
         for number, launch in enumerate(launches):
@@ -199,12 +200,23 @@ class AllocatedWorkers:
             environment.update({name: value for name, value in launch.environment.items() if value is not None})
             with self._home.agent_log.open("ab") as log:
                 process = subprocess.Popen(
-                    launch.with_files(paths), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                    cwd="/", start_new_session=True,
-                )  # fmt: skip
+                    launch.with_files(paths),
+                    executable=find_program(launch.argv[0]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
             self._processes.append((process, launch.hosts))
             _logger.info("starting workers on %s: %s", ", ".join(launch.hosts), launch.argv[0])
         (self._directory / f"started-{os.getpid()}").touch(mode=0o600)
+
+
+def find_program(name: str) -> Optional[str]:
+    """Where a program is: on PATH, or where the scheduler has its own. Jobs of Grid Engine are told, but do not get it on PATH."""
+    return shutil.which(name) or shutil.which(name, path=os.environ.get(SGE_BINARIES_VARIABLE, ""))
 
 
 def addresses_towards(hosts: Sequence[str]) -> list[str]:
@@ -242,6 +254,7 @@ def _told(words: Sequence[str], *, stderr: int, check: bool) -> str:
     try:
         done = subprocess.run(
             list(words),
+            executable=find_program(words[0]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -209,9 +209,15 @@ def _qrsh(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...
 
     It needs a parallel environment with ``control_slaves TRUE``. The words pass through the user's shell there:
     ``-noshell`` is not among the options that count with ``-inherit`` (sge_submit(1)). ``-V`` gives them our environment.
+    Grid Engine kills the whole job when a signal has ended a task, so the task is a shell that outlives the worker.
     """
-    quoted = tuple(map(shlex.quote, words))
+    quoted = tuple(map(shlex.quote, ("sh", "-c", _OUTLIVING, "sh", *words)))
     return [Launch(("qrsh", "-inherit", "-nostdin", "-V", node.host, *quoted), (node.host,)) for node in nodes]
+
+
+_OUTLIVING = 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0'
+"""Signals that announce an end (``-notify``, soft limits) go to all processes of a task; what has a trap here has none in
+the worker."""
 
 
 def _flux(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...], _versions: Versions) -> list[Launch]:

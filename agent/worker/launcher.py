@@ -19,7 +19,7 @@ from .jobs import Job
 from .ledger import Grant
 
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
-_LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "PALS_", "LWFM_")
+_LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "PALS_", "QRSH_", "LWFM_")
 _LAUNCHER_NAMES = ("SLURM_PROCID", "SLURM_LOCALID", "OLDPWD")
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.ETXTBSY, errno.EMFILE, errno.ENFILE)

@@ -120,10 +120,19 @@ def test_lsf_has_one_command_for_all_nodes() -> None:
 
 def test_grid_engine_has_a_command_for_each_node() -> None:
     launches = start(of("sge", "n1", "n2", "n3"), "qrsh")
+    shell = ("sh", "-c", """'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0'""", "sh")
     assert [launch.argv for launch in launches] == [
-        ("qrsh", "-inherit", "-nostdin", "-V", "n2", *WORDS),
-        ("qrsh", "-inherit", "-nostdin", "-V", "n3", *WORDS),
+        ("qrsh", "-inherit", "-nostdin", "-V", "n2", *shell, *WORDS),
+        ("qrsh", "-inherit", "-nostdin", "-V", "n3", *shell, *WORDS),
     ]
+
+
+def test_a_task_of_grid_engine_outlives_a_worker_that_is_killed() -> None:
+    """Grid Engine kills the whole job when a signal has ended a task."""
+    (launch,) = start(of("sge", "n1", "n2"), "qrsh", words=["sh", "-c", "kill -KILL $$"])
+    for signals in ("", "kill -USR1 $PPID $$; "):  # that one is ignored by the task, but not by the worker
+        script = " ".join(launch.argv[launch.argv.index("n2") + 1 :]).replace("kill -KILL", f"{signals}kill -KILL")
+        assert subprocess.run(["/bin/sh", "-c", script], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def test_flux_has_one_command_for_the_ranks_of_the_nodes() -> None:
