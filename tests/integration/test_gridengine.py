@@ -23,7 +23,7 @@ SCRIPT = """
 import json, subprocess, sys
 from lwfm import JobDefn, LwfManager
 lwf = LwfManager()
-hold = [JobDefn(["sh", "-c", f"echo $$ > {sys.argv[2]}/$(hostname); {sys.argv[3]}"]) for _ in range(int(sys.argv[4]))]
+hold = [JobDefn(["sh", "-c", f"touch {sys.argv[2]}/$(hostname)-$$; {sys.argv[3]}"]) for _ in range(int(sys.argv[4]))]
 done = lwf.wait_all(lwf.get_site("local").run.submit_many(hold))
 status = subprocess.run([sys.executable, "-m", "lwfm", "agent", "status", "--json"], stdout=-1, check=True).stdout
 print(json.dumps([[(job.host, str(job.state)) for job in done], json.loads(status)["allocation"]]))
@@ -32,8 +32,7 @@ sys.exit(int(sys.argv[1]))
 
 
 @pytest.fixture(scope="module")
-def grid() -> Iterator[GridEngine]:
-    """Three nodes of two slots."""
+def shared() -> Iterator[GridEngine]:
     reason = GridEngine.why_not()
     if reason:
         pytest.skip(reason)
@@ -41,8 +40,15 @@ def grid() -> Iterator[GridEngine]:
         yield grid
 
 
+@pytest.fixture
+def grid(shared: GridEngine) -> Iterator[GridEngine]:
+    """Three nodes of two slots, without jobs."""
+    yield shared
+    shared.restore()
+
+
 def submit(grid: GridEngine, tmp_path: Path, code: int, command: str, count: int) -> GridJob:
-    """A batch job on all nodes whose script is one line; each of its jobs writes a file with the name of its node first."""
+    """A batch job on all nodes whose script is one line; each of its jobs makes a file in ``marks`` first."""
     (tmp_path / "flow.py").write_text(SCRIPT)
     (tmp_path / "marks").mkdir()
     line = f"exec {sys.executable} -m lwfm run --quiet {tmp_path}/flow.py {code} {tmp_path}/marks '{command}' {count}"
@@ -79,7 +85,7 @@ def test_a_worker_that_is_killed_takes_only_its_own_jobs_along(grid: GridEngine,
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "sites.toml").write_text('[local]\ndriver = "local"\nnode_lost_s = 4\n')
     job = submit(grid, tmp_path, 0, "sleep 4", 6)
-    wait_until(lambda: len(list((tmp_path / "marks").iterdir())) == 3, "jobs on all nodes", on_timeout=grid.log)
+    wait_until(lambda: len(list((tmp_path / "marks").iterdir())) == 6, "all jobs to run", on_timeout=grid.log)
     victim = job.hosts()[-1]
     workers = {pid: words for pid, words in grid.processes(victim).items() if "worker --rendezvous" in words}
     killed = [pid for pid, words in workers.items() if not words.startswith("sh -c")]

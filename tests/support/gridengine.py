@@ -14,6 +14,7 @@ sge_queue_conf(5), sge_pe(5) and sge_host_conf(5).
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import time
@@ -299,16 +300,10 @@ class GridEngine(Machines):
 
     def restore(self) -> None:
         if self.run_grid("qstat", "-u", "*").strip():
-            self.run_grid("qdel", "-f", "-u", "*")
-        for host in self.hosts:
-            if len(self.daemons_on(host)) == len(self.daemons):
-                self.plug_in(host)
-            else:
-                self.restart_node(host)
+            self.run_grid("qdel", "-u", "*")
         wait_until(lambda: not self.run_grid("qstat", "-u", "*").strip(), "the jobs to be gone", on_timeout=self.log)
         for host in self.hosts:
-            if self.processes(host, daemons=False):
-                self.restart_node(host)
+            wait_until(functools.partial(self._empty, host), f"{host} to be empty", on_timeout=self.log)
         self.wait_ready()
 
     def wait_ready(self, hosts: Optional[Sequence[str]] = None, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -321,15 +316,6 @@ class GridEngine(Machines):
         wait_until(ready, f"{sorted(waiting)} to be ready", timeout_s=timeout_s, on_timeout=self.log)
         for host in sorted(waiting):
             self.wait_for_sshd(host)
-
-    def restart_node(self, host: str) -> None:
-        """Switch it on again and wait until its execution daemon has told the qmaster."""
-        if self.is_on(host):
-            self.kill_node(host)
-        before = self._registered(host)
-        self.switch_on(host)
-        wait_until(lambda: self._registered(host) > before, f"execd of {host} to report", on_timeout=self.log)
-        self.wait_ready([host])
 
     def run_grid(self, *argv: str, check: bool = True) -> str:
         """What a command of Grid Engine on this machine prints."""
@@ -356,10 +342,8 @@ class GridEngine(Machines):
         found = [words for words in lines if words and words[0].startswith("all.q@")]
         return {words[0].partition("@")[2]: "".join(words[5:]) for words in found}
 
-    def _registered(self, host: str) -> int:
-        """How often the qmaster has met the node's execution daemon."""
-        messages = self.root / "sge" / "spool" / "qmaster" / "messages"
-        return messages.read_text().count(f"execd on {host} registered")
+    def _empty(self, host: str) -> bool:
+        return not self.processes(host, daemons=False)
 
 
 class GridJob:

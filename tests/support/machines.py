@@ -126,7 +126,7 @@ class Machines(ABC):
 
     @abstractmethod
     def restore(self) -> None:
-        """Make all as it was when new, for the next test: no jobs, nothing left on the nodes, all of them connected."""
+        """Make all as it was when new, for the next test: no jobs, and nothing left on the nodes."""
 
     # ------------------------------------------------------------------------------------------ up and down
 

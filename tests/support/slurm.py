@@ -107,6 +107,7 @@ class Cluster(Machines):
         return {"SLURM_CONF": str(self.root / "slurm.conf")}
 
     def restore(self) -> None:
+        """Make all as it was when new, for the next test: no jobs, nothing left on the nodes, all of them connected."""
         jobs = self.run("squeue", "-h", "-o", "%A").stdout.split()
         if jobs:
             self.run("scancel", *jobs, check=False)

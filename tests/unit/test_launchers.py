@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from typing import Optional
@@ -29,6 +30,7 @@ AWKWARD = [
 ]
 
 # What the programs say of themselves: Debian's for Slurm, Open MPI 4 and MPICH; the others' own pages.
+OUTLIVING = ("sh", "-c", 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0', "sh")
 OPEN_MPI_4 = "mpiexec (OpenRTE) 4.1.4\n\nReport bugs to http://www.open-mpi.org/community/help/\n"
 OPEN_MPI_5 = "mpiexec (Open MPI) 5.0.3\n"
 MPICH = "HYDRA build details:\n    Version:                                 4.0.2\n"
@@ -120,7 +122,7 @@ def test_lsf_has_one_command_for_all_nodes() -> None:
 
 def test_grid_engine_has_a_command_for_each_node() -> None:
     launches = start(of("sge", "n1", "n2", "n3"), "qrsh")
-    shell = ("sh", "-c", """'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0'""", "sh")
+    shell = tuple(map(shlex.quote, OUTLIVING))
     assert [launch.argv for launch in launches] == [
         ("qrsh", "-inherit", "-nostdin", "-V", "n2", *shell, *WORDS),
         ("qrsh", "-inherit", "-nostdin", "-V", "n3", *shell, *WORDS),
@@ -161,10 +163,10 @@ def test_ssh_has_a_command_for_each_node() -> None:
 )
 def test_mpiexec_has_one_command_and_a_file_of_hosts(version: str, argv: tuple[str, ...]) -> None:
     (launch,) = start(of("cobalt", "n1", "n2", "n3"), "mpiexec", "ssh", version=version)
-    assert launch.argv == ("mpiexec", *argv, *WORDS)
+    assert launch.argv == ("mpiexec", *argv, *OUTLIVING, *WORDS)
     assert launch.files == {"hosts": "n2\nn3\n"}
     assert launch.hosts == ("n2", "n3")
-    assert launch.with_files({"hosts": "/tmp/h"}) == ("mpiexec", *argv[:-1], "/tmp/h", *WORDS)
+    assert launch.with_files({"hosts": "/tmp/h"}) == ("mpiexec", *argv[:-1], "/tmp/h", *OUTLIVING, *WORDS)
 
 
 def test_the_files_are_put_in_place_of_their_names_only() -> None:
