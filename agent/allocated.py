@@ -78,7 +78,7 @@ class AllocatedWorkers:
         self._own = allocation.share_of(own_name())
         self.name = _file_name(f"{allocation.scheduler}-{allocation.id}")
         self._directory = home.root / "allocations" / self.name
-        self._processes: list[tuple[subprocess.Popen[bytes], tuple[str, ...]]] = []
+        self._processes: list[tuple[subprocess.Popen[bytes], launchers.Launch]] = []
         self._missing: set[str] = set()
 
     @property
@@ -131,7 +131,7 @@ class AllocatedWorkers:
 
     def _is_starting(self, host: str) -> bool:
         """Whether a launcher for this node is still there: it stays for as long as what it has started."""
-        return any(host in hosts and process.poll() is None for process, hosts in self._processes)
+        return any(host in launch.hosts and process.poll() is None for process, launch in self._processes)
 
     def is_up(self, host: str) -> bool:
         """Whether a worker of that node is connected."""
@@ -173,8 +173,8 @@ class AllocatedWorkers:
         until = time.monotonic() + LEAVE_S
         while time.monotonic() < until and any(process.poll() is None for process, _ in self._processes):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        for process, _ in self._processes:
-            if process.poll() is None:
+        for process, launch in self._processes:
+            if process.poll() is None and not launch.ends_job:  # else the end of the job must see to what is left
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGTERM)
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -209,7 +209,7 @@ class AllocatedWorkers:
                     cwd="/",
                     start_new_session=True,
                 )
-            self._processes.append((process, launch.hosts))
+            self._processes.append((process, launch))
             _logger.info("starting workers on %s: %s", ", ".join(launch.hosts), launch.argv[0])
         (self._directory / f"started-{os.getpid()}").touch(mode=0o600)
 

@@ -38,12 +38,14 @@ class Launch:
         hosts: where workers come from it.
         environment: changes to the environment of the command: a value to set, or None to take the variable away.
         files: texts that the command reads from files, by NAME.
+        ends_job: when this command is ended before its workers have left, the scheduler ends the whole job.
     """
 
     argv: tuple[str, ...]
     hosts: tuple[str, ...]
     environment: Mapping[str, Optional[str]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    ends_job: bool = False
 
     def with_files(self, paths: Mapping[str, str]) -> tuple[str, ...]:
         """``argv`` with the names of the files in place.
@@ -212,10 +214,12 @@ def _qrsh(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...
 
     It needs a parallel environment with ``control_slaves TRUE``. The words pass through the user's shell there:
     ``-noshell`` is not among the options that count with ``-inherit`` (sge_submit(1)). ``-V`` gives them our environment.
-    Grid Engine kills the whole job when a signal has ended a task, so the task is a shell that outlives the worker.
+    Grid Engine kills the whole job when a signal has ended a task, so the task is a shell that outlives the worker; and it
+    ends a task with a signal when its qrsh is gone.
     """
     quoted = tuple(map(shlex.quote, (*_OUTLIVING, *words)))
-    return [Launch(("qrsh", "-inherit", "-nostdin", "-V", node.host, *quoted), (node.host,)) for node in nodes]
+    begins = ("qrsh", "-inherit", "-nostdin", "-V")
+    return [Launch((*begins, node.host, *quoted), (node.host,), ends_job=True) for node in nodes]
 
 
 def _flux(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...], _versions: Versions) -> list[Launch]:

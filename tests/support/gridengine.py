@@ -24,7 +24,7 @@ from typing import Optional
 
 from support.machines import LOG_TAIL_BYTES, READY_TIMEOUT_S, Machines
 from support.network import free_port
-from support.rooms import COMMAND_TIMEOUT_S
+from support.rooms import COMMAND_TIMEOUT_S, kill
 from support.waiting import wait_until
 
 PROGRAMS = Path("/usr/lib/gridengine")
@@ -343,7 +343,11 @@ class GridEngine(Machines):
         return {words[0].partition("@")[2]: "".join(words[5:]) for words in found}
 
     def _empty(self, host: str) -> bool:
-        return not self.processes(host, daemons=False)
+        """Nothing is left of jobs: Grid Engine itself leaves alone what of root's has left the job's session."""
+        left = self.processes(host, daemons=False)
+        for pid in left:
+            kill(pid)
+        return not left
 
 
 class GridJob:
