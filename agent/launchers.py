@@ -24,7 +24,7 @@ OVERLAP_SINCE = (20, 11)
 """The Slurm in which steps became exclusive, and ``--overlap`` came."""
 
 _HOSTS_FILE = "hosts"
-_OUTLIVING = ("sh", "-c", 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0', "sh")
+_OUTLIVING = ("/bin/sh", "-c", 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0', "sh")
 """Stands before the words of a worker whose launcher ends everything when a signal has ended it. Signals that announce an end
 (``-notify`` and soft limits of Grid Engine) may go to all its processes; what has a trap here has none in the worker."""
 

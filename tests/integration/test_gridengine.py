@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -48,11 +49,17 @@ def grid(shared: GridEngine) -> Iterator[GridEngine]:
 
 
 def submit(grid: GridEngine, tmp_path: Path, code: int, command: str, count: int) -> GridJob:
-    """A batch job on all nodes whose script is one line; each of its jobs makes a file in ``marks`` first."""
+    """A batch job on all nodes whose script is one line; each of its jobs makes a file in ``marks`` first.
+
+    Grid Engine's programs are not on its PATH, as it is where no package has put them into one of the system's directories.
+    """
     (tmp_path / "flow.py").write_text(SCRIPT)
-    (tmp_path / "marks").mkdir()
+    for directory in ("marks", "bin"):
+        (tmp_path / directory).mkdir()
+    for program in ("sh", "hostname", "sleep", "touch"):
+        (tmp_path / "bin" / program).symlink_to(str(shutil.which(program)))
     line = f"exec {sys.executable} -m lwfm run --quiet {tmp_path}/flow.py {code} {tmp_path}/marks '{command}' {count}"
-    script = f"export LWFM_HOME={tmp_path}/home PYTHONPATH={LINK}\n{line}"
+    script = f"export LWFM_HOME={tmp_path}/home PYTHONPATH={LINK} PATH={tmp_path}/bin\n{line}"
     return grid.batch(script, slots=6, options=["-l", f"h_rt={LIMIT_S}"])
 
 
@@ -88,7 +95,7 @@ def test_a_worker_that_is_killed_takes_only_its_own_jobs_along(grid: GridEngine,
     wait_until(lambda: len(list((tmp_path / "marks").iterdir())) == 6, "all jobs to run", on_timeout=grid.log)
     victim = job.hosts()[-1]
     workers = {pid: words for pid, words in grid.processes(victim).items() if "worker --rendezvous" in words}
-    killed = [pid for pid, words in workers.items() if not words.startswith("sh -c")]
+    killed = [pid for pid, words in workers.items() if not words.startswith("/bin/sh -c")]
     assert killed, workers
     for pid in killed:
         os.kill(pid, 9)

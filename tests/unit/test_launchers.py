@@ -30,7 +30,7 @@ AWKWARD = [
 ]
 
 # What the programs say of themselves: Debian's for Slurm, Open MPI 4 and MPICH; the others' own pages.
-OUTLIVING = ("sh", "-c", 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0', "sh")
+OUTLIVING = ("/bin/sh", "-c", 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0', "sh")
 OPEN_MPI_4 = "mpiexec (OpenRTE) 4.1.4\n\nReport bugs to http://www.open-mpi.org/community/help/\n"
 OPEN_MPI_5 = "mpiexec (Open MPI) 5.0.3\n"
 MPICH = "HYDRA build details:\n    Version:                                 4.0.2\n"
