@@ -31,6 +31,7 @@ from .workers import WorkerServer
 
 HOSTFILE_VARIABLE = "LWFM_HOSTFILE"
 LAUNCHER_VARIABLE = "LWFM_LAUNCHER"
+SGE_BINARIES_VARIABLE = "SGE_BINARY_PATH"
 ASK_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
 """How long a node may take from the launcher's start until its worker has come; the others work meanwhile."""
@@ -77,7 +78,7 @@ class AllocatedWorkers:
         self._own = allocation.share_of(own_name())
         self.name = _file_name(f"{allocation.scheduler}-{allocation.id}")
         self._directory = home.root / "allocations" / self.name
-        self._processes: list[tuple[subprocess.Popen[bytes], tuple[str, ...]]] = []
+        self._processes: list[tuple[subprocess.Popen[bytes], launchers.Launch]] = []
         self._missing: set[str] = set()
 
     @property
@@ -130,7 +131,7 @@ class AllocatedWorkers:
 
     def _is_starting(self, host: str) -> bool:
         """Whether a launcher for this node is still there: it stays for as long as what it has started."""
-        return any(host in hosts and process.poll() is None for process, hosts in self._processes)
+        return any(host in launch.hosts and process.poll() is None for process, launch in self._processes)
 
     def is_up(self, host: str) -> bool:
         """Whether a worker of that node is connected."""
@@ -172,8 +173,8 @@ class AllocatedWorkers:
         until = time.monotonic() + LEAVE_S
         while time.monotonic() < until and any(process.poll() is None for process, _ in self._processes):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        for process, _ in self._processes:
-            if process.poll() is None:
+        for process, launch in self._processes:
+            if process.poll() is None and not launch.ends_job:  # else the end of the job must see to what is left
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGTERM)
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -187,7 +188,7 @@ class AllocatedWorkers:
             words,
             own_host=own_name(),
             versions=_version,
-            which=shutil.which,
+            which=find_program,
             launcher=os.environ.get(LAUNCHER_VARIABLE),
         )
         for number, launch in enumerate(launches):
@@ -199,12 +200,23 @@ class AllocatedWorkers:
             environment.update({name: value for name, value in launch.environment.items() if value is not None})
             with self._home.agent_log.open("ab") as log:
                 process = subprocess.Popen(
-                    launch.with_files(paths), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                    cwd="/", start_new_session=True,
-                )  # fmt: skip
-            self._processes.append((process, launch.hosts))
+                    launch.with_files(paths),
+                    executable=find_program(launch.argv[0]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            self._processes.append((process, launch))
             _logger.info("starting workers on %s: %s", ", ".join(launch.hosts), launch.argv[0])
         (self._directory / f"started-{os.getpid()}").touch(mode=0o600)
+
+
+def find_program(name: str) -> Optional[str]:
+    """Where a program is: on PATH, or where the scheduler has its own. Jobs of Grid Engine are told, but do not get it on PATH."""
+    return shutil.which(name) or shutil.which(name, path=os.environ.get(SGE_BINARIES_VARIABLE, ""))
 
 
 def addresses_towards(hosts: Sequence[str]) -> list[str]:
@@ -242,6 +254,7 @@ def _told(words: Sequence[str], *, stderr: int, check: bool) -> str:
     try:
         done = subprocess.run(
             list(words),
+            executable=find_program(words[0]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -24,6 +24,9 @@ OVERLAP_SINCE = (20, 11)
 """The Slurm in which steps became exclusive, and ``--overlap`` came."""
 
 _HOSTS_FILE = "hosts"
+_OUTLIVING = ("/bin/sh", "-c", 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0', "sh")
+"""Stands before the words of a worker whose launcher ends everything when a signal has ended it. Signals that announce an end
+(``-notify`` and soft limits of Grid Engine) may go to all its processes; what has a trap here has none in the worker."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class Launch:
         hosts: where workers come from it.
         environment: changes to the environment of the command: a value to set, or None to take the variable away.
         files: texts that the command reads from files, by NAME.
+        ends_job: when this command is ended before its workers have left, the scheduler ends the whole job.
     """
 
     argv: tuple[str, ...]
     hosts: tuple[str, ...]
     environment: Mapping[str, Optional[str]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    ends_job: bool = False
 
     def with_files(self, paths: Mapping[str, str]) -> tuple[str, ...]:
         """``argv`` with the names of the files in place.
@@ -68,7 +73,7 @@ def commands(
 
     The scheduler's own starter comes first, if its program is there. Without it, inside a scheduler's job comes mpiexec,
     which often knows how to reach the nodes without ssh; then ssh. For a host file ssh comes before mpiexec: mpiexec needs
-    ssh there as well, and ends all workers with the first that is lost.
+    ssh there as well, and ends all workers with the first node that is lost.
 
     Args:
         allocation: the nodes.
@@ -209,9 +214,12 @@ def _qrsh(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...
 
     It needs a parallel environment with ``control_slaves TRUE``. The words pass through the user's shell there:
     ``-noshell`` is not among the options that count with ``-inherit`` (sge_submit(1)). ``-V`` gives them our environment.
+    Grid Engine kills the whole job when a signal has ended a task, so the task is a shell that outlives the worker; and it
+    ends a task with a signal when its qrsh is gone.
     """
-    quoted = tuple(map(shlex.quote, words))
-    return [Launch(("qrsh", "-inherit", "-nostdin", "-V", node.host, *quoted), (node.host,)) for node in nodes]
+    quoted = tuple(map(shlex.quote, (*_OUTLIVING, *words)))
+    begins = ("qrsh", "-inherit", "-nostdin", "-V")
+    return [Launch((*begins, node.host, *quoted), (node.host,), ends_job=True) for node in nodes]
 
 
 def _flux(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...], _versions: Versions) -> list[Launch]:
@@ -229,7 +237,8 @@ def _mpiexec(
 ) -> list[Launch]:
     """Any MPI: one mpiexec for all nodes, in the options of the family that it is of.
 
-    All families end every process when one of them is lost, which is why this is not the first choice.
+    All families end every process when one of them is ended by a signal or a node is lost. For the former a shell that
+    outlives the worker stands in for it; the latter is why this is not the first choice.
     """
     try:
         told = versions(["mpiexec", "--version"])
@@ -237,8 +246,9 @@ def _mpiexec(
         told = str(error)
     for pattern, options, hosts_option in _MPIEXEC:
         if re.search(pattern, told, re.IGNORECASE):
-            argv = ("mpiexec", *options, "-n", str(len(nodes)), hosts_option, f"{{file:{_HOSTS_FILE}}}", *words)
-            return [Launch(argv, _names(nodes), {}, {_HOSTS_FILE: "".join(f"{node.host}\n" for node in nodes)})]
+            argv = ("mpiexec", *options, "-n", str(len(nodes)), hosts_option, f"{{file:{_HOSTS_FILE}}}")
+            hosts = "".join(f"{node.host}\n" for node in nodes)
+            return [Launch((*argv, *_OUTLIVING, *words), _names(nodes), {}, {_HOSTS_FILE: hosts})]
     raise ConfigError(
         f"mpiexec is of an MPI that is not known here: {told.strip()[:200]!r}",
         hint="ask for another launcher, such as ssh",

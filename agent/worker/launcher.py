@@ -19,7 +19,11 @@ from .jobs import Job
 from .ledger import Grant
 
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
-_LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "PALS_", "LWFM_")
+_LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "PALS_", "QRSH_", "LWFM_", "MPI_LOCAL", "OMPI_COMM_WORLD_")
+_OPEN_MPI = ("OMPI_COMM_WORLD_RANK", ("OMPI_", "PRTE_"), "OMPI_ALLOW_RUN_AS_ROOT")
+"""What is in the environment of each process that Open MPI's mpiexec started, how the names begin of what it puts there, with
+which a further mpiexec takes itself for a part of it and fails, and of what it does not. Settings of the users' own, which
+have such names too, come with the submission."""
 _LAUNCHER_NAMES = ("SLURM_PROCID", "SLURM_LOCALID", "OLDPWD")
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.ETXTBSY, errno.EMFILE, errno.ENFILE)
@@ -57,7 +61,7 @@ class Launcher:
         files: JobFiles,
         told: Optional[Mapping[str, str]] = None,
     ) -> None:
-        self._base = {name: value for name, value in environment.items() if not _of_a_launcher(name)}
+        self._base = {name: value for name, value in environment.items() if not _of_a_launcher(name, environment)}
         self._gpus = gpus
         self._cores = cores
         self._files = files
@@ -214,7 +218,10 @@ def _ignored() -> list[int]:
     return _IGNORED
 
 
-def _of_a_launcher(name: str) -> bool:
+def _of_a_launcher(name: str, environment: Container[str]) -> bool:
+    mark, begins, kept = _OPEN_MPI
+    if mark in environment and name.startswith(begins) and not name.startswith(kept):
+        return True
     return (
         name.startswith(_LAUNCHER_PREFIXES) or name in _LAUNCHER_NAMES or (name.startswith("SLURM_") and "STEP" in name)
     )

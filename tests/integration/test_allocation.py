@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -249,3 +252,51 @@ def test_a_job_on_another_node_speaks_to_the_agent(cluster: Cluster) -> None:
         (sheet,) = inside.ask("find", "kind=later")
         assert sheet["job_id"] == job
         inside.run("agent", "stop")
+
+
+@pytest.mark.parametrize("family", ["openmpi", "mpich"])
+def test_workers_come_through_mpiexec_and_leave_with_the_agent(cluster: Cluster, tmp_path: Path, family: str) -> None:
+    """A host file and the ``mpiexec`` of either family, which reaches the nodes by ssh.
+
+    Jobs can run ``mpiexec`` there as if nobody had before, and one worker that is killed does not take the others along.
+    """
+    program = shutil.which(f"mpiexec.{family}")
+    if program is None:
+        pytest.skip(f"mpiexec.{family} is not installed")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mpiexec").symlink_to(program)  # plain mpiexec is of whichever family this machine prefers
+    for proxy in Path(program).parent.glob("hydra_*"):
+        (tmp_path / "bin" / proxy.name).symlink_to(proxy)  # MPICH's finds it on the nodes beside itself
+
+    def processes() -> dict[str, list[int]]:
+        return {host: sorted(cluster.processes(host)) for host in cluster.hosts}
+
+    with an_allocation(cluster, nodes=3, sites='[local]\ndriver = "local"\nnode_lost_s = 4\n') as inside:
+        for name in [name for name in inside.environment if name.startswith("SLURM")]:
+            del inside.environment[name]
+        (tmp_path / "hosts").write_text("".join(f"{host}:2\n" for host in inside.hosts))
+        inside.environment["PATH"] = f"{tmp_path}/bin:{inside.environment['PATH']}"
+        inside.environment["LWFM_HOSTFILE"] = str(tmp_path / "hosts")
+        inside.environment["LWFM_LAUNCHER"] = "mpiexec"
+        inside.environment.update(dict.fromkeys(["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"], "1"))
+        before = processes()
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        assert f"starting workers on {', '.join(inside.hosts[1:])}: mpiexec" in inside.log()
+        jobs = inside.submit(6, "mpiexec -n 2 hostname && sleep 1")
+        found = inside.wait_states(jobs, "COMPLETE", "FAILED")
+        assert [inside.run("job", "output", job) for job in jobs] == [f"{found[job]['host']}\n" * 2 for job in jobs]
+        assert {job["host"] for job in found.values()} == set(inside.hosts)
+
+        jobs = inside.submit(6, "sleep 4")
+        inside.wait_states(jobs, "RUNNING")
+        victim = inside.hosts[2]
+        for pid, words in cluster.processes(victim).items():
+            if words.startswith(f"{sys.executable} -m lwfm worker"):
+                os.kill(pid, signal.SIGKILL)
+        found = inside.wait_states(jobs, "COMPLETE", "FAILED")
+        assert {(job["host"], job["state"]) for job in found.values()} == {
+            (host, "FAILED" if host == victim else "COMPLETE") for host in inside.hosts
+        }
+        inside.run("agent", "stop")
+        wait_until(lambda: processes() == before, "the nodes to be as they were", on_timeout=inside.log)

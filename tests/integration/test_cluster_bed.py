@@ -259,7 +259,7 @@ def test_when_the_tests_are_killed_all_ends_and_the_next_cluster_removes_the_res
 
 def test_it_says_why_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Cluster.why_not() is None or isinstance(Cluster.why_not(), str)
-    monkeypatch.setattr(bed, "PROGRAMS", ("no-such-program",))
+    monkeypatch.setattr(Cluster, "programs", ("no-such-program",))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert Cluster.why_not() == "a cluster needs programs that are not installed: no-such-program"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

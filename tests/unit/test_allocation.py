@@ -84,18 +84,102 @@ LSF = {
     "LSB_JOBINDEX": "0",
     "LSB_MCPU_HOSTS": "batch1 1 h1 4 h2 4 ",
 }
-# sge_submit(1) of 8.1.9, ENVIRONMENTAL VARIABLES; the file as in sge_pe(5), $pe_hostfile.
+# What a batch script on three nodes saw in a running Grid Engine 8.1.9 (tests/support/gridengine.py); paths are shortened.
 SGE = {
-    "ENVIRONMENT": "BATCH",
-    "HOSTNAME": "n1",
+    "ARC": "lx-amd64",
+    "HOME": "/home/u",
+    "HOSTNAME": "n2",
     "JOB_ID": "9",
-    "NHOSTS": "2",
-    "NSLOTS": "12",
-    "PE": "mpi",
-    "PE_HOSTFILE": "/var/spool/gridengine/n1/active_jobs/9.1/pe_hostfile",
-    "SGE_ROOT": "/usr/lib/gridengine",
+    "JOB_NAME": "script",
+    "JOB_SCRIPT": "/sge/spool/n2/job_scripts/9",
+    "LOGNAME": "u",
+    "NHOSTS": "3",
+    "NQUEUES": "3",
+    "NSLOTS": "6",
+    "PATH": "/run/9.1.all.q:/usr/local/bin:/bin:/usr/bin",
+    "PE": "round",
+    "PE_HOSTFILE": "/sge/spool/n2/active_jobs/9.1/pe_hostfile",
+    "QUEUE": "all.q",
+    "REQNAME": "script",
+    "REQUEST": "script",
+    "RESTARTED": "0",
+    "SGE_ACCOUNT": "sge",
+    "SGE_ARCH": "lx-amd64",
+    "SGE_BINARY_PATH": "/sge/bin/lx-amd64",
+    "SGE_CELL": "default",
+    "SGE_CWD_PATH": "/home/u",
+    "SGE_EXECD_PORT": "54097",
+    "SGE_JOB_SPOOL_DIR": "/sge/spool/n2/active_jobs/9.1",
+    "SGE_O_HOST": "login",
+    "SGE_QMASTER_PORT": "42617",
+    "SGE_ROOT": "/sge",
+    "SGE_RSH_COMMAND": "builtin",
+    "SGE_STDIN_PATH": "/dev/null",
+    "SGE_TASK_FIRST": "undefined",
     "SGE_TASK_ID": "undefined",
+    "SGE_TASK_LAST": "undefined",
+    "SGE_TASK_STEPSIZE": "undefined",
+    "SHELL": "/bin/sh",
+    "TERM": "",
+    "TMP": "/run/9.1.all.q",
 }
+SGE_HOSTS = "n2 2 all.q@n2 UNDEFINED\nn3 2 all.q@n3 UNDEFINED\nn1 2 all.q@n1 UNDEFINED\n"
+# Of a job with -l h_rt=2:0:0, s_rt=1:59:0, and of what its queue allows; what is left out between has nothing to do with it.
+QSTAT_JOB = "qstat -xml -j 9"
+SGE_JOB = """\
+<?xml version='1.0'?>
+<detailed_job_info  xmlns:xsd="http://arc.liv.ac.uk/repos/darcs/sge/source/dist/util/resources/schemas/qstat/detailed_job_info.xsd">
+  <djob_info>
+    <element>
+      <JB_job_number>9</JB_job_number>
+      <JB_submission_time>1795359272</JB_submission_time>
+      <JB_hard_resource_list>
+        <qstat_l_requests>
+          <CE_name>h_rt</CE_name>
+          <CE_valtype>3</CE_valtype>
+          <CE_stringval>7200</CE_stringval>
+          <CE_doubleval>7200.000000</CE_doubleval>
+          <CE_relop>0</CE_relop>
+        </qstat_l_requests>
+        <qstat_l_requests>
+          <CE_name>s_rt</CE_name>
+          <CE_valtype>3</CE_valtype>
+          <CE_stringval>7140</CE_stringval>
+          <CE_doubleval>7140.000000</CE_doubleval>
+          <CE_relop>0</CE_relop>
+        </qstat_l_requests>
+      </JB_hard_resource_list>
+      <JB_ja_tasks>
+        <ulong_sublist>
+          <JAT_status>128</JAT_status>
+          <JAT_task_number>1</JAT_task_number>
+          <JAT_scaled_usage_list>
+            <scaled>
+              <UA_name>cpu</UA_name>
+              <UA_value>0.000000</UA_value>
+            </scaled>
+          </JAT_scaled_usage_list>
+          <JAT_start_time>1795359273</JAT_start_time>
+          <JAT_ntix>0.500000</JAT_ntix>
+        </ulong_sublist>
+      </JB_ja_tasks>
+"""
+QSTAT_QUEUE = "qstat -xml -F h_rt,s_rt -q all.q@n2"
+SGE_QUEUE = """\
+<?xml version='1.0'?>
+<job_info  xmlns:xsd="http://arc.liv.ac.uk/repos/darcs/sge/source/dist/util/resources/schemas/qstat/qstat.xsd">
+  <queue_info>
+    <Queue-List>
+      <name>all.q@n2</name>
+      <qtype>BIP</qtype>
+      <slots_used>2</slots_used>
+      <slots_resv>0</slots_resv>
+      <slots_total>2</slots_total>
+      <load_avg>0.30713</load_avg>
+      <arch>lx-amd64</arch>
+      <resource name="s_rt" type="qf">infinity</resource>
+      <resource name="h_rt" type="qf">04:00:00</resource>
+"""
 # flux-environment(7): an initial program has FLUX_URI and hardly anything else.
 FLUX = {"FLUX_URI": "local:///tmp/flux-AbCdEf/local-0"}
 COBALT = {"COBALT_JOBID": "555", "COBALT_JOBSIZE": "2", "COBALT_NODEFILE": "/var/tmp/cobalt.555"}
@@ -333,6 +417,15 @@ def test_a_job_of_lsf_without_hosts() -> None:
 # ----------------------------------------------------------------------------------------------------- Grid Engine
 
 
+def grid_engine(job: str = SGE_JOB, queue: str = SGE_QUEUE) -> Outside:
+    return Outside({SGE["PE_HOSTFILE"]: SGE_HOSTS}, {QSTAT_JOB: job, QSTAT_QUEUE: queue})
+
+
+def test_grid_engine() -> None:
+    nodes = (NodeShare("n2", 2), NodeShare("n3", 2), NodeShare("n1", 2))
+    assert look(SGE, grid_engine()) == Allocation("sge", "9", nodes, 1795359273 + 7140)
+
+
 def test_grid_engine_with_a_host_in_two_queues() -> None:
     lines = "n1.cluster 4 all.q@n1.cluster UNDEFINED\nn2.cluster 6 all.q@n2.cluster 0,0:0,1\nn1.cluster 2 b.q@n1.cluster <NULL>\n"
     nodes = (NodeShare("n1.cluster", 6), NodeShare("n2.cluster", 6))
@@ -340,15 +433,48 @@ def test_grid_engine_with_a_host_in_two_queues() -> None:
 
 
 def test_grid_engine_without_a_parallel_environment() -> None:
-    serial = changed(SGE, PE=MISSING, PE_HOSTFILE=MISSING, NHOSTS="1", NSLOTS="1")
-    assert look(serial) == Allocation("sge", "9", (NodeShare("n1", 1),))
-    assert found(changed(serial, NSLOTS=MISSING, NHOSTS=MISSING)).nodes == (NodeShare("n1"),)
+    serial = changed(SGE, PE=MISSING, PE_HOSTFILE=MISSING, SGE_RSH_COMMAND=MISSING, NHOSTS="1", NQUEUES="1", NSLOTS="1")
+    assert look(serial) == Allocation("sge", "9", (NodeShare("n2", 1),))
+    assert look(serial, grid_engine()) == Allocation("sge", "9", (NodeShare("n2", 1),), 1795359273 + 7140)
+    assert found(changed(serial, NSLOTS=MISSING, NHOSTS=MISSING)).nodes == (NodeShare("n2"),)
 
 
-def test_tasks_of_an_array_of_grid_engine_have_names_of_their_own() -> None:
-    outside = Outside({SGE["PE_HOSTFILE"]: "n1 1\n"})
-    assert found(changed(SGE, SGE_TASK_ID="4"), outside).id == "9.4"
+def test_tasks_of_an_array_of_grid_engine_have_names_and_ends_of_their_own() -> None:
+    third, fifth = (
+        f"<JAT_task_number>{number}</JAT_task_number><JAT_start_time>179535927{number}</JAT_start_time>"
+        for number in (3, 5)
+    )
+    outside = grid_engine(third + "</ulong_sublist><ulong_sublist><JAT_status>128</JAT_status>" + fifth)
+    allocation = found(changed(SGE, SGE_TASK_ID="5"), outside)
+    assert (allocation.id, allocation.ends_at) == ("9.5", 1795359275 + 4 * 3600)
+    allocation = found(changed(SGE, SGE_TASK_ID="4"), outside)
+    assert (allocation.id, allocation.ends_at) == ("9.4", None)
     assert found(changed(SGE, SGE_TASK_ID=MISSING), outside).id == "9"
+
+
+@pytest.mark.parametrize(
+    ("job", "queue", "seconds"),
+    [
+        (SGE_JOB, SGE_QUEUE.replace("infinity", "00:30:00"), 1800),
+        (SGE_JOB.replace("hard_resource", "soft_resource"), SGE_QUEUE, 4 * 3600),
+        (SGE_JOB.replace("hard_resource", "soft_resource"), SGE_QUEUE.replace("04:00:00", "infinity"), None),
+        (SGE_JOB.replace("hard_resource", "soft_resource"), SGE_QUEUE.replace("04:00:00", "4::"), 4 * 3600),
+        (SGE_JOB.replace("hard_resource", "soft_resource"), SGE_QUEUE.replace("04:00:00", "300"), 300),
+        (SGE_JOB.replace("s_rt", "h_vmem"), SGE_QUEUE, 7200),
+        (SGE_JOB.replace("1795359273", "1795359273000"), SGE_QUEUE, None),  # a unit that is not known
+        (SGE_JOB.replace("1795359273", "0"), SGE_QUEUE, None),
+        ("<unknown_jobs/>", SGE_QUEUE, None),
+        ("", "", None),
+    ],
+)
+def test_when_a_job_of_grid_engine_ends(job: str, queue: str, seconds: Optional[int]) -> None:
+    assert found(SGE, grid_engine(job, queue)).ends_at == (None if seconds is None else 1795359273 + seconds)
+
+
+def test_the_end_is_unknown_where_a_node_may_not_ask_grid_engine() -> None:
+    for answers in ({}, {QSTAT_JOB: SGE_JOB}):
+        outside = Outside({SGE["PE_HOSTFILE"]: SGE_HOSTS}, answers)
+        assert found(SGE, outside).ends_at is None
 
 
 @pytest.mark.parametrize("text", ["", "n1\n", "n1 many q@n1\n", "n[1-2] 4 q\n"])
@@ -361,7 +487,7 @@ def test_a_host_file_of_grid_engine_that_is_none(text: str) -> None:
     ("changes", "about"),
     [
         ({}, "PE_HOSTFILE: cannot read"),
-        ({"PE_HOSTFILE": MISSING}, "NHOSTS is 2, but PE_HOSTFILE"),
+        ({"PE_HOSTFILE": MISSING}, "NHOSTS is 3, but PE_HOSTFILE"),
         ({"PE_HOSTFILE": MISSING, "NHOSTS": "1", "HOSTNAME": MISSING}, "HOSTNAME"),
         ({"PE_HOSTFILE": MISSING, "NHOSTS": "1", "HOSTNAME": "a b"}, "HOSTNAME"),
         ({"PE_HOSTFILE": MISSING, "NHOSTS": "1", "NSLOTS": "x"}, "NSLOTS"),

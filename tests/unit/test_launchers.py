@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from typing import Optional
@@ -29,6 +30,7 @@ AWKWARD = [
 ]
 
 # What the programs say of themselves: Debian's for Slurm, Open MPI 4 and MPICH; the others' own pages.
+OUTLIVING = ("/bin/sh", "-c", 'trap : HUP INT TERM USR1 USR2 XCPU; "$@"; exit 0', "sh")
 OPEN_MPI_4 = "mpiexec (OpenRTE) 4.1.4\n\nReport bugs to http://www.open-mpi.org/community/help/\n"
 OPEN_MPI_5 = "mpiexec (Open MPI) 5.0.3\n"
 MPICH = "HYDRA build details:\n    Version:                                 4.0.2\n"
@@ -120,10 +122,19 @@ def test_lsf_has_one_command_for_all_nodes() -> None:
 
 def test_grid_engine_has_a_command_for_each_node() -> None:
     launches = start(of("sge", "n1", "n2", "n3"), "qrsh")
+    shell = tuple(map(shlex.quote, OUTLIVING))
     assert [launch.argv for launch in launches] == [
-        ("qrsh", "-inherit", "-nostdin", "-V", "n2", *WORDS),
-        ("qrsh", "-inherit", "-nostdin", "-V", "n3", *WORDS),
+        ("qrsh", "-inherit", "-nostdin", "-V", "n2", *shell, *WORDS),
+        ("qrsh", "-inherit", "-nostdin", "-V", "n3", *shell, *WORDS),
     ]
+
+
+def test_a_task_of_grid_engine_outlives_a_worker_that_is_killed() -> None:
+    """Grid Engine kills the whole job when a signal has ended a task."""
+    (launch,) = start(of("sge", "n1", "n2"), "qrsh", words=["sh", "-c", "kill -KILL $$"])
+    for signals in ("", "kill -USR1 $PPID $$; "):  # that one is ignored by the task, but not by the worker
+        script = " ".join(launch.argv[launch.argv.index("n2") + 1 :]).replace("kill -KILL", f"{signals}kill -KILL")
+        assert subprocess.run(["/bin/sh", "-c", script], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def test_flux_has_one_command_for_the_ranks_of_the_nodes() -> None:
@@ -152,10 +163,10 @@ def test_ssh_has_a_command_for_each_node() -> None:
 )
 def test_mpiexec_has_one_command_and_a_file_of_hosts(version: str, argv: tuple[str, ...]) -> None:
     (launch,) = start(of("cobalt", "n1", "n2", "n3"), "mpiexec", "ssh", version=version)
-    assert launch.argv == ("mpiexec", *argv, *WORDS)
+    assert launch.argv == ("mpiexec", *argv, *OUTLIVING, *WORDS)
     assert launch.files == {"hosts": "n2\nn3\n"}
     assert launch.hosts == ("n2", "n3")
-    assert launch.with_files({"hosts": "/tmp/h"}) == ("mpiexec", *argv[:-1], "/tmp/h", *WORDS)
+    assert launch.with_files({"hosts": "/tmp/h"}) == ("mpiexec", *argv[:-1], "/tmp/h", *OUTLIVING, *WORDS)
 
 
 def test_the_files_are_put_in_place_of_their_names_only() -> None:

@@ -193,6 +193,19 @@ def test_log_is_bounded_and_never_raises(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- launcher
 
 
+def test_jobs_do_not_get_what_a_launcher_set_for_the_worker(tmp_path: Path) -> None:
+    files = JobFiles(str(tmp_path / "files"))
+    mine = {"PATH": "/p", "OMPI_MCA_btl": "tcp"}  # a node's setting
+    assert Launcher(mine, [], [0], files).environment(job()).items() >= mine.items()
+    launched = {  # by Open MPI 4.1, MPICH 4.0 and Grid Engine 8.1
+        "OMPI_COMM_WORLD_RANK": "0", "OMPI_MCA_orte_hnp_uri": "u", "OMPI_UNIVERSE_SIZE": "6", "OMPI_ARGV": "-m lwfm",
+        "PMIX_RANK": "0", "PMI_FD": "5", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1", "QRSH_PORT": "n1:46639",
+    }  # fmt: skip
+    kept = {"PATH": "/p", "OMPI_ALLOW_RUN_AS_ROOT": "1", "PE_HOSTFILE": "/h"}
+    seen = Launcher({**launched, **kept}, [], [0], files).environment(job())
+    assert {name: value for name, value in seen.items() if not name.startswith("LWFM_")}.keys() - {"PWD"} == kept.keys()
+
+
 def test_environment_of_a_job() -> None:
     launcher = Launcher(
         {"PATH": "/p", "SLURM_PROCID": "1", "SLURM_JOB_ID": "2", "LWFM_SOCKET": "s"}, ["a", "b"], [0], JobFiles("f")
