@@ -2,7 +2,7 @@
 
 Everything comes from outside through what is handed in: variables, the text of a file, the output of a command. Nothing
 is guessed: what a scheduler does not tell is None, and what it tells in a form we do not know is an error. What each of them
-tells is known to its module in :mod:`.allocations`.
+tells is known to its module in :mod:`.schedulers`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Optional
 
-from .allocations import flux, gridengine, slurm
-from .allocations.hostfile import from_hostfile
-from .allocations.model import Allocation, Ask, NodeShare, Read
-from .allocations.nodefiles import find_cobalt, find_lsf, find_pbs
+from .schedulers import flux, gridengine, slurm
+from .schedulers.hostfile import from_hostfile
+from .schedulers.model import Allocation, Ask, NodeShare, Read
+from .schedulers.nodefiles import find_cobalt, find_lsf, find_pbs
 
 __all__ = ["Allocation", "Ask", "NodeShare", "Read", "discover", "from_hostfile"]
 
