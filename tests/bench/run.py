@@ -1,9 +1,10 @@
 """The benchmarks: what lwfm costs, beside what the machine can do, measured in the same run.
 
-    ./lwfm.sh bench                    all but the store of a million jobs
+    ./lwfm.sh bench                    all but the last two
     ./lwfm.sh bench launch latency     those named
-    ./lwfm.sh bench million            the store of a million jobs (makes it first: some minutes)
     ./lwfm.sh bench simulated --help   the agent with simulated workers: its own options, the curves without any
+    ./lwfm.sh bench allocation         over the nodes of a real Slurm on this machine (needs root and Slurm)
+    ./lwfm.sh bench million            the store of a million jobs (makes it first: some minutes)
 
 Machines are shared and noisy: read the ratios and medians, and run it again when they surprise.
 Ends with 1 when a target is missed.
@@ -211,6 +212,12 @@ def simulated() -> None:
         _missed.append("simulated")
 
 
+def allocation() -> None:
+    """Over the nodes of a real Slurm on this machine, as root."""
+    if subprocess.run([sys.executable, str(HERE / "allocation.py")], check=False).returncode:
+        _missed.append("allocation")
+
+
 def million() -> None:
     """A store of a million jobs."""
     if subprocess.run([sys.executable, str(HERE / "million.py")], check=False).returncode:
@@ -225,6 +232,7 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
     "worker": worker,
     "onefile": onefile,
     "simulated": simulated,
+    "allocation": allocation,
     "million": million,
 }
 
@@ -234,14 +242,16 @@ def main() -> int:
     if sys.argv[1:2] == ["simulated"]:
         return subprocess.run([sys.executable, str(HERE / "simulated.py"), *sys.argv[2:]], check=False).returncode
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which; default: all but million")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *BENCHMARKS], help="which; default: all but allocation and million"
+    )
     options = parser.parse_args()
     print(
         json.dumps(
             {"python": sys.version.split()[0], "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
         )
     )
-    for name in options.names or [name for name in BENCHMARKS if name != "million"]:
+    for name in options.names or [name for name in BENCHMARKS if name not in ("allocation", "million")]:
         print(f"{name}: {(BENCHMARKS[name].__doc__ or '').splitlines()[0]}", flush=True)
         BENCHMARKS[name]()
     if _missed:
