@@ -1,4 +1,7 @@
-"""Two thousand jobs with handlers on four nodes of a real Slurm, while agent and workers are killed and links are cut."""
+"""Two thousand jobs, some with handlers, some over two nodes, on four nodes of a real Slurm, while things die.
+
+Agent and workers are killed and stopped, and links are cut.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from support.waiting import wait_until
 cluster = bed.cluster
 
 SEED = int(os.environ.get("LWFM_TEST_SEED", "20261122"))
-HEADS, PLAIN = 200, 1600
+HEADS, PLAIN, GANGS = 200, 1520, 80
 MISHAPS = 14
 FINISH_WITHIN_S = 240.0
 NODE_LOST_S = 60
@@ -71,7 +74,9 @@ def test_nothing_is_lost_doubled_or_falsely_complete(cluster: Cluster) -> None:
         inside.wait_nodes()
         script = inside.home / "submit.py"
         script.write_text(SUBMIT)
-        told = inside.run("python", str(script), journal.command("sleep 0.12"), str(HEADS), str(PLAIN), timeout_s=120)
+        told = inside.run(
+            "python", str(script), journal.command("sleep 0.12"), str(HEADS), str(PLAIN), str(GANGS), timeout_s=120
+        )
         workflow, expected = json.loads(told.splitlines()[-1])
         done: list[str] = []
         for _ in range(MISHAPS):
@@ -91,6 +96,8 @@ def test_nothing_is_lost_doubled_or_falsely_complete(cluster: Cluster) -> None:
         lines = journal.lines()
         starts = [(line.job, line.attempt) for line in lines if line.what == "start"]
         assert len(starts) == len(set(starts)) == expected, (SEED, done)
+        idle = {node["host"]: (node["cores_used"], node["jobs"]) for node in inside.ask("node", "list")}
+        assert set(idle.values()) == {(0, 0)}, (SEED, done, idle)
         assert {line.job for line in lines if line.what == "end"} == {job["job_id"] for job in jobs}
         assert {job["host"] for job in jobs} == set(inside.hosts)
         assert "all is well" in inside.run("store", "verify")
@@ -105,14 +112,16 @@ def test_nothing_is_lost_doubled_or_falsely_complete(cluster: Cluster) -> None:
 
 SUBMIT = """
 import json, sys
-from lwfm import JobDefn, JobEvent, LwfManager
-command, heads, plain = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+from lwfm import JobDefn, JobEvent, LwfManager, Resources
+command, (heads, plain, gangs) = sys.argv[1], map(int, sys.argv[2:])
 lwf = LwfManager()
 site = lwf.get_site("local")
 flow = lwf.put_workflow("soak")
 first = site.run.submit_many([JobDefn(command, cwd="/")] * heads, workflow=flow)
 for job in first:
     lwf.set_event(JobEvent(job, "COMPLETE", JobDefn(command, cwd="/")), workflow=flow)
-site.run.submit_many([JobDefn(command, cwd="/")] * plain, workflow=flow)
-print(json.dumps([flow.workflow_id, 2 * heads + plain]))
+two, step = JobDefn(command, cwd="/", resources=Resources(nodes=2, cores=1)), plain // gangs
+for _ in range(gangs):
+    site.run.submit_many([JobDefn(command, cwd="/")] * step + [two], workflow=flow)
+print(json.dumps([flow.workflow_id, 2 * heads + gangs * (step + 1)]))
 """
