@@ -29,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .daemon import main as serve
 
         return serve(words[2:])
+    if words[:1] == ["allocation-workers"]:  # what the batch job of an allocation runs
+        from .batchjob import main as bring_up
+
+        return bring_up(words[1:])
     if words[:1] == ["notify"]:  # what the job of a notification runs
         from .notify import main as notify
 

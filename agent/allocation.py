@@ -12,10 +12,10 @@ from typing import Optional
 
 from .schedulers import flux, gridengine, slurm
 from .schedulers.hostfile import from_hostfile
-from .schedulers.model import Allocation, Ask, NodeShare, Read
+from .schedulers.model import Allocation, Ask, NodeShare, Read, allocation_name
 from .schedulers.nodefiles import find_cobalt, find_lsf, find_pbs
 
-__all__ = ["Allocation", "Ask", "NodeShare", "Read", "discover", "from_hostfile"]
+__all__ = ["Allocation", "Ask", "NodeShare", "Read", "allocation_name", "discover", "from_hostfile"]
 
 
 def discover(environment: Mapping[str, str], read: Read, ask: Ask, now: float) -> Optional[Allocation]:

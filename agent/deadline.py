@@ -1,6 +1,6 @@
-"""The end of the allocation: nothing more is placed shortly before it, what runs is warned, and recorded as cut off.
+"""The end of an allocation: nothing more is placed shortly before it, what runs is warned, and recorded as cut off.
 
-The scheduler would kill everything at the end, the agent included, and nobody would be left to record it.
+The scheduler would kill everything at the end, an agent that is in it included, and nobody would be left to record it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Deadline:
     """Watches the end of an allocation.
 
     Args:
-        dispatcher: is told which jobs still have time, and to stop. ``allocation``: what it calls the allocation.
+        dispatcher: is told which jobs still have time, and to stop. ``allocation``: its name.
         ends_at: seconds since the epoch. ``notice_s``: so long before it jobs are warned.
     """
 
@@ -42,6 +42,6 @@ class Deadline:
             if left_s <= 0:
                 break
             await asyncio.sleep(min(left_s, WAKE_S))
-        reason = f"cut off: the allocation ends at {utc_text(self._ends_at)}"
+        reason = f"cut off: the allocation {self._allocation} ends at {utc_text(self._ends_at)}"
         _logger.warning("%s; nothing more is placed", reason)
         self._dispatcher.cut_off(self._allocation, reason, self._notice_s / 2)

@@ -22,14 +22,18 @@ _CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 
 
-def record_started(recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str) -> None:
-    """A worker has started the process of a job."""
+def record_started(
+    recorder: Recorder, job_id: str, attempt: int, message: Mapping[str, Any], host: str, allocation: str = ""
+) -> None:
+    """A worker has started the process of a job, on a node of that allocation, if any."""
     job = recorder.job_now(job_id)
     if job is None or job.attempt != attempt:
         return
     if job.state in (JobState.RUNNING, JobState.FINISHING) and job.started:
         return  # told again after a reconnection
     facts: JSON = {"host": host, "native_id": str(message.get("pid")), "started_at": message.get("time")}
+    if allocation:
+        facts["allocation"] = allocation
     for name in ("cores", "gpus"):
         if message.get(name):
             facts[f"{name}_used"] = message[name]

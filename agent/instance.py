@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Optional, cast
 
 from . import __version__, faultpoints, hostlist, presence, recovery
-from .allocated import AllocatedWorkers, find_allocation
+from .allocated import AllocatedWorkers
+from .allocations import CreatedAllocations
 from .attached import AttachedJobs
 from .attached import release as release_attached
 from .capacity import shape_of
@@ -27,9 +28,11 @@ from .errors import LwfmError
 from .events import Rules
 from .files import FileRecorder
 from .heartbeat import DEFAULT_LOST_S, Heartbeat
+from .launching import find_allocation
 from .local_worker import LocalWorker
 from .models import JobDefn
-from .nodes import AgentNodes
+from .node import Node
+from .nodes import AgentAllocations, AgentNodes
 from .notify import delivery
 from .outputs import OutputStore
 from .paths import CACHE_VARIABLE, Home, user_name
@@ -112,7 +115,12 @@ class Instance:
         self.workers.labels = lambda host: frozenset(
             label for label, hosts in labelled.items() if any(hostlist.same_host(host, other) for other in hosts)
         )
+        self.created = CreatedAllocations(
+            home, self.workers, self.dispatcher, self.writer, self.spawn, self._end_notice_s
+        )
+        self.dispatcher.coming = self._coming
         self.nodes = AgentNodes(self._loop, self.dispatcher, self.workers)
+        self.allocations = AgentAllocations(self._loop, self.created)
         self.registry = Registry(sites, self._site_context)
         self.allocated: Optional[AllocatedWorkers] = None
         self.heartbeat = Heartbeat(
@@ -138,12 +146,13 @@ class Instance:
         await self._resume_polled([name for name in self.registry.names() if name not in local])
         await self.writer.write(self._tidy_vault)
         await self.attached.restore()
-        await self.workers.start()
         await self._join_allocation()
+        await self.workers.start()
         self.worker.start()
         faultpoints.hit("instance.started")
         self.spawn(self._look_after())
         self.spawn(self.heartbeat.run())
+        self.spawn(self.created.run())
 
     def _gangs(self, connection: Connection) -> list[Flight]:
         """The jobs over several nodes that an earlier agent has given to workers."""
@@ -160,25 +169,32 @@ class Instance:
         return flights
 
     async def _join_allocation(self) -> None:
-        """If we are in an allocation of several nodes, have workers on all of them; when that fails, go on with this node."""
+        """If we are in an allocation, have workers on all its nodes; when that fails, go on with this node.
+
+        Those that an earlier agent has asked for are taken up too: what their workers had is settled with them.
+        """
+        allocation = None
         try:
             allocation = await asyncio.to_thread(find_allocation)
-            if allocation is None:
-                return
-            allocated = AllocatedWorkers(self.home, allocation, self.workers)
-            if allocated.others:
-                await allocated.open()
-                self.worker.rendezvous = allocated.rendezvous
-                self.allocated = allocated
-                self.workers.share = allocated.share
-                self.workers.name_of = allocated.name_of
-                self.dispatcher.coming = allocated.coming
-                self.spawn(allocated.bring_up())
-            if allocation.ends_at is not None:
-                name = self.allocated.name if self.allocated is not None else ""
-                self.spawn(Deadline(self.dispatcher, name, allocation.ends_at, self._end_notice_s).run())
+            if allocation is not None:
+                allocated = AllocatedWorkers(self.home, allocation, self.workers)
+                self.workers.gate = allocated
+                self.worker.use_allocated()
+                if allocated.others:
+                    await allocated.open()
+                    self.worker.rendezvous = allocated.rendezvous
+                    self.allocated = allocated
+                    self.spawn(allocated.bring_up())
+                if allocation.ends_at is not None:
+                    deadline = Deadline(self.dispatcher, allocation.name, allocation.ends_at, self._end_notice_s)
+                    self.spawn(deadline.run())
         except (LwfmError, OSError) as error:
             _logger.error("only this node is used: %s", error)
+        await self.created.restore(allocation)
+
+    def _coming(self) -> list[Node]:
+        """The nodes whose workers are being started, or will be when a scheduler gives us them."""
+        return [*(self.allocated.coming() if self.allocated is not None else ()), *self.created.coming()]
 
     async def _resume_polled(self, names: list[str]) -> None:
         """Go on asking the sites that do not report by themselves."""
@@ -194,6 +210,7 @@ class Instance:
         """Leave: the store last, after all that is still to be written."""
         if stop_worker:
             await self._meet_worker()
+        await self.created.close(kill=stop_worker and kill)
         stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
         if stop:
             await self.writer.write(presence.all_left, "the agent has left")
@@ -228,7 +245,8 @@ class Instance:
             "version": __version__, "protocol": PROTOCOL, "pid": os.getpid(), "host": self.host, "home": str(self.home.root),
             "socket": str(self.home.socket), "store": str(self.home.database), "origin": self.store.origin,
             "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "journal_mode": self.store.journal_mode,
-            "allocation": self._allocation(), "workers": [node.facts() for node in self.dispatcher.nodes.values()],
+            "allocation": self._allocation(), "allocations": self.created.describe(),
+            "workers": [node.facts() for node in self.dispatcher.nodes.values()],
         }  # fmt: skip
 
     def _allocation(self) -> Optional[dict[str, Any]]:
@@ -236,7 +254,7 @@ class Instance:
             return None
         allocation = self.allocated.allocation
         ends_at = None if allocation.ends_at is None else utc_text(allocation.ends_at)
-        told = {"scheduler": allocation.scheduler, "id": allocation.id, "ends_at": ends_at}
+        told = {"scheduler": allocation.scheduler, "id": allocation.id, "name": allocation.name, "ends_at": ends_at}
         return {**told, "nodes": len(allocation.nodes), "other_nodes": self.allocated.states()}
 
     def sites(self) -> Registry:
@@ -354,7 +372,9 @@ class Instance:
             return False
 
     def _site_context(self, config: SiteConfig) -> SiteContext:
-        return SiteContext(config.name, config.options, self.home.root, self.home.repository, self.nodes)
+        return SiteContext(
+            config.name, config.options, self.home.root, self.home.repository, self.nodes, self.allocations
+        )
 
     def _tidy_vault(self, recorder: Recorder) -> None:
         """Forget secrets of what has ended while no agent ran."""
@@ -388,6 +408,7 @@ class Instance:
             or self.dispatcher.waiting
             or self.attached
             or self.polled
+            or self.created.busy
         ):
             return False
         return time.monotonic() - self.last_request > self.idle_exit_s

@@ -47,6 +47,11 @@ class LocalWorker:
         self._started = 0.0
         self._pause_s = 0.5
 
+    def use_allocated(self) -> None:
+        """This node is one of our allocation: that none of its cores are to be used is meant for nodes to log in on."""
+        if self._limits.get("cores") == 0:
+            del self._limits["cores"]
+
     def capacity(self) -> Capacity:
         """What of this node may be used."""
         node = node_capacity()

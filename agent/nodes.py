@@ -1,10 +1,12 @@
-"""The nodes that the agent has workers on, as site drivers see them: callable from any thread."""
+"""The nodes that the agent has workers on, and its allocations, as site drivers see them: callable from any thread."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from .allocations import CreatedAllocations
 from .dispatcher import Dispatcher
 from .models import JobDefn
 from .sites.base import JobRequest, Resource
@@ -45,3 +47,23 @@ class AgentNodes:
     def describe(self) -> Sequence[Resource]:
         """The nodes: cores, memory, GPUs, what is in use."""
         return self._dispatcher.describe()
+
+
+class AgentAllocations:
+    """Implements :class:`~lwfm.sites.base.Allocations` over the agent's: callable from any thread but the event loop's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, created: CreatedAllocations):
+        self._loop = loop
+        self._created = created
+
+    def list(self, ask: bool) -> Sequence[Resource]:
+        """Those there are."""
+        return asyncio.run_coroutine_threadsafe(self._created.resources(ask), self._loop).result()
+
+    def create(self, spec: Mapping[str, Any]) -> Resource:
+        """Ask for one."""
+        return asyncio.run_coroutine_threadsafe(self._created.create(spec), self._loop).result()
+
+    def destroy(self, resource_id: str) -> None:
+        """Give one back."""
+        asyncio.run_coroutine_threadsafe(self._created.destroy(resource_id), self._loop).result()

@@ -69,6 +69,11 @@ class Home:
         return self.root / "sealed"
 
     @property
+    def allocations(self) -> Path:
+        """What the nodes of allocations have to know: a directory for each, with its key."""
+        return self.root / "allocations"
+
+    @property
     def programs(self) -> Path:
         """Holds ``lwfm`` itself, for the PATH of jobs."""
         return self.runtime / "bin"

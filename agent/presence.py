@@ -22,17 +22,19 @@ _LAST = """
 
 
 def came(recorder: Recorder, worker_id: str, host: str, allocation: str, capacity: Capacity) -> None:
-    """A worker is there. One that was on its host before is not, if that has another name.
+    """A worker is there. One that was on its host before is not, if that has another name and is not of another allocation.
 
     Args:
         recorder: the unit of work.
         worker_id: the worker. ``host``: its node. ``allocation``: of which; empty for none. ``capacity``: what of it is ours.
     """
     now = (host, allocation or None, UP, capacity.cores, capacity.memory_bytes, capacity.gpus)
+    places = _places(recorder)
     for known, *last in recorder.transaction.execute(_LAST, (recorder.transaction.origin,)).fetchall():
         if known == worker_id and tuple(last) == now:
             return
-        if known != worker_id and last[0] == host and last[2] == UP:
+        same = last[0] == host and places.get(known, places.get(worker_id)) == places.get(worker_id)
+        if known != worker_id and same and last[2] == UP:
             _record(recorder, known, host, last[1], LEFT, reason=REPLACED)
     _record(recorder, worker_id, host, allocation, UP, capacity)
 
@@ -46,9 +48,16 @@ def went(recorder: Recorder, worker_id: str, state: str, reason: str) -> None:
 
 
 def all_left(recorder: Recorder, reason: str) -> None:
-    """All workers have been told to leave."""
+    """All workers have been told to leave, but for those of allocations that were asked for: they wait for the next agent."""
+    places = _places(recorder)
     for worker_id in present(recorder.transaction.connection, recorder.transaction.origin):
-        went(recorder, worker_id, LEFT, reason)
+        if not places.get(worker_id):
+            went(recorder, worker_id, LEFT, reason)
+
+
+def _places(recorder: Recorder) -> dict[str, str]:
+    """The created allocation that each worker is of; empty for those of none."""
+    return dict(recorder.transaction.execute("select worker_id, place from local_workers").fetchall())
 
 
 def present(connection: Connection, origin: str) -> dict[str, str]:

@@ -34,22 +34,31 @@ class Reconciliation:
 
 
 def reconcile(
-    recorder: Recorder, worker_id: str, host: str, known: Mapping[tuple[str, int], str], outputs: OutputStore
+    recorder: Recorder,
+    worker_id: str,
+    host: str,
+    known: Mapping[tuple[str, int], str],
+    outputs: OutputStore,
+    place: str = "",
 ) -> Reconciliation:
     """Settle the claims on a worker that has just said which jobs it knows.
 
     A claim on an earlier worker of the same host (its spool is gone) can never be answered: those jobs are lost. What is with
-    workers of other hosts is their business.
+    workers of other hosts is their business, and so is what is with workers of another allocation on this one.
 
     Args:
         recorder: the unit of work.
         worker_id, host: the worker. ``known``: its (job, attempt) pairs, and ``queued``, ``running`` or ``ended``.
-        outputs: where outputs are kept.
+        outputs: where outputs are kept. ``place``: which created allocation it is of; empty: of none.
     """
     result = Reconciliation()
     transaction = recorder.transaction
-    hosts = dict(transaction.execute("select worker_id, host from local_workers").fetchall())
-    transaction.execute("insert or replace into local_workers values (?, ?, ?)", (worker_id, host, utc_now()))
+    found = transaction.execute("select worker_id, host, place from local_workers").fetchall()
+    places = {earlier: (on, of) for earlier, on, of in found}
+    transaction.execute(
+        "insert or replace into local_workers (worker_id, host, seen_at, place) values (?, ?, ?, ?)",
+        (worker_id, host, utc_now(), place),
+    )
     claims = transaction.execute("select job_id, attempt, worker_id from local_claims order by job_id").fetchall()
     for job_id, attempt, claimed_by in claims:
         job = recorder.job_now(job_id)
@@ -63,7 +72,7 @@ def reconcile(
             result.held[job_id] = known[job_id, attempt] != "queued"
             if job.state is JobState.FINISHING:
                 result.stop.append((job_id, attempt, "cancel requested"))
-        elif claimed_by != worker_id and hosts.get(claimed_by, host) != host:
+        elif claimed_by != worker_id and places.get(claimed_by, (host, place)) != (host, place):
             continue
         elif claimed_by != worker_id:
             release(recorder, job_id, attempt)
@@ -84,7 +93,7 @@ def reconcile(
     return result
 
 
-def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore) -> int:
+def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore, state: str = presence.LOST) -> int:
     """Nothing more is expected of a worker: whatever it has is lost, or tried again where that was asked for.
 
     A worker that comes back all the same is told to stop what it still runs (:func:`reconcile`).
@@ -101,8 +110,14 @@ def lose(recorder: Recorder, worker_id: str, reason: str, outputs: OutputStore) 
         release(recorder, job_id, attempt)
         record_lost(recorder, job_id, attempt, reason, row[0] if row else "", outputs)
     transaction.execute("delete from local_workers where worker_id = ?", (worker_id,))
-    presence.went(recorder, worker_id, presence.LOST, reason)
+    presence.went(recorder, worker_id, state, reason)
     return len(claims)
+
+
+def workers_at(connection: Connection, place: str) -> list[str]:
+    """The workers of a created allocation that have ever come and were not given up."""
+    found = connection.execute("select worker_id from local_workers where place = ? order by worker_id", (place,))
+    return [str(row[0]) for row in found]
 
 
 def claimants(connection: Connection) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import logging
 import os
 import ssl
@@ -41,27 +42,59 @@ HANDSHAKE_TIMEOUT_S = 15.0
 _logger = logging.getLogger(__name__)
 
 
+class Gate:
+    """Where workers come in: which allocation those are of that come here. This one: of none.
+
+    Attributes:
+        place: what the store knows these workers by, where others on the same hosts are none of theirs (``local_workers.place``).
+    """
+
+    place = ""
+
+    async def share(self, host: str) -> Optional[Capacity]:  # noqa: ARG002 - others look at it
+        """What of a host's node is ours; None: all that its worker finds there.
+
+        Raises:
+            LwfmError: that cannot be told yet; the worker is to come again.
+        """
+        return None
+
+    def name_of(self, host: str) -> tuple[str, str]:
+        """What the launchers call a host that a worker has come from, and the allocation that it is of, as ``slurm-4711``."""
+        return host, ""
+
+    def came(self) -> None:
+        """A worker has come, and is one of ours."""
+
+    def went(self) -> None:
+        """Its connection is gone."""
+
+
 class Connection:
     """One worker's connection.
 
     Attributes:
+        gate: where it came in. ``allocation``: the name of the one that its node is of; empty: of none.
         remote: whether the worker is on another node, so that its files are not ours to take.
-        heard_at: when it last said anything, on the monotonic clock.
+        heard_at: when it last said anything, on the monotonic clock. ``worked_at``: when it last told of a job.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter):
+    def __init__(self, writer: asyncio.StreamWriter, gate: Gate):
         self._writer = writer
+        self.gate = gate
         self.remote = writer.get_extra_info("ssl_object") is not None
-        self.heard_at = time.monotonic()
+        self.heard_at = self.worked_at = time.monotonic()
         self._reads: dict[int, asyncio.Future[Message]] = {}
         self._next_read = 0
         self._outstanding: set[int] = set()
         self._highest = 0
         self.worker_id = ""
         self.host = ""
+        self.allocation = ""
 
     def received(self, number: int) -> None:
         """An event has come; it is not durable yet."""
+        self.worked_at = time.monotonic()
         self._outstanding.add(number)
         self._highest = max(self._highest, number)
 
@@ -122,8 +155,7 @@ class WorkerServer:
         spawn: runs a coroutine in the event loop.
 
     Attributes:
-        share: what of a host's node is ours, where it is not all that its worker finds there.
-        name_of: what the launchers call a host, and the allocation it is of.
+        gate: for the workers of this node, which come by the socket.
         labels: what jobs can ask a host for.
     """
 
@@ -146,10 +178,9 @@ class WorkerServer:
         self._builder = builder
         self._files = files
         self._spawn = spawn
-        self.share: Callable[[str], Optional[Capacity]] = lambda _: None
-        self.name_of: Callable[[str], tuple[str, str]] = lambda host: (host, "")
+        self.gate = Gate()
         self.labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[tuple[asyncio.AbstractServer, Optional[Gate]]] = []
         self.connections: dict[str, Connection] = {}
 
     async def start(self) -> None:
@@ -157,39 +188,59 @@ class WorkerServer:
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
-            self._servers.append(await asyncio.start_unix_server(self._serve, str(self._path)))
+            self._servers.append((await asyncio.start_unix_server(self._serve, str(self._path)), None))
         finally:
             os.umask(mask)
 
-    async def listen(self, hosts: Sequence[str], context: ssl.SSLContext) -> list[Address]:
+    async def listen(self, hosts: Sequence[str], context: ssl.SSLContext, gate: Gate) -> list[Address]:
         """Listen for workers of other nodes too.
 
         Args:
-            hosts: numeric addresses of this node. ``context``: who may come.
+            hosts: numeric addresses of this node. ``context``: who may come. ``gate``: what is known of who comes there.
 
         Returns:
             Where they can dial.
         """
         server = await asyncio.start_server(
-            self._serve, cast("Any", list(hosts)), ssl=context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+            functools.partial(self._serve, gate=gate),
+            cast("Any", list(hosts)),
+            ssl=context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
         )
-        self._servers.append(server)
+        self._servers.append((server, gate))
         return [Address(*item.getsockname()[:2]) for item in server.sockets]
 
+    def shut(self, gate: Gate) -> None:
+        """Listen there no more, and end the connections of who came in there."""
+        for item in [item for item in self._servers if item[1] is gate]:
+            self._servers.remove(item)
+            item[0].close()
+        for connection in self.of(gate):
+            connection.close()
+
+    def of(self, gate: Gate) -> list[Connection]:
+        """The connections of who came in there."""
+        return [connection for connection in self.connections.values() if connection.gate is gate]
+
     async def close(self, *, stop: bool, kill: bool) -> None:
-        """Stop listening; tell the workers to leave (``stop``), if need be with what they run (``kill``)."""
-        for server in self._servers:
+        """Stop listening; tell the workers to leave (``stop``), if need be with what they run (``kill``).
+
+        Those of an allocation that was asked for stay for the next agent, unless with ``kill``.
+        """
+        for server, _ in self._servers:
             server.close()
         for connection in list(self.connections.values()):
-            if stop:
+            if stop and (kill or not connection.gate.place):
                 connection.send([{"t": "stop", "kill": kill}])
         await asyncio.sleep(0)
         for connection in list(self.connections.values()):
             connection.close()
         self._path.unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(writer)
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: Optional[Gate] = None
+    ) -> None:
+        connection = Connection(writer, gate or self.gate)
         decoder = Decoder()
         try:
             while True:
@@ -216,6 +267,7 @@ class WorkerServer:
             if self.connections.get(connection.worker_id) is connection:
                 del self.connections[connection.worker_id]
                 self._dispatcher.left(connection.worker_id)
+                connection.gate.went()
             connection.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
@@ -232,7 +284,8 @@ class WorkerServer:
     async def _welcome(self, connection: Connection, hello: Message) -> None:
         """A worker says who it is and what it has; settle that before anything else."""
         protocol = agree(hello["protocols"])
-        worker_id, host = str(hello["worker"]), str(hello["host"])
+        worker_id, host, gate = str(hello["worker"]), str(hello["host"]), connection.gate
+        share = await gate.share(host)
         earlier = self.connections.pop(worker_id, None)
         if earlier is not None:
             self._dispatcher.left(worker_id)
@@ -241,11 +294,11 @@ class WorkerServer:
 
         described = hello["node"]
         found = Capacity(len(described["cores"]), int(described["memory_bytes"]), len(described["gpus"]))
-        capacity = found.at_most(self.share(host))
-        name, allocation = self.name_of(host)
+        capacity = found.at_most(share)
+        name, allocation = gate.name_of(host)
 
         def settle(recorder: Recorder) -> tuple[recovery.Reconciliation, dict[str, JobRequest]]:
-            settled = recovery.reconcile(recorder, worker_id, host, known, self._outputs)
+            settled = recovery.reconcile(recorder, worker_id, host, known, self._outputs, gate.place)
             presence.came(recorder, worker_id, host, allocation, capacity)
             concerned = dict.fromkeys([*settled.held, *settled.again])
             requests = self._builder.build(recorder.transaction.connection, concerned)
@@ -256,7 +309,7 @@ class WorkerServer:
         # worker here, one before it was seen by it.
         settled, by_id = await self._durably(settle)
         faultpoints.hit("workers.settled")
-        connection.worker_id, connection.host = worker_id, host
+        connection.worker_id, connection.host, connection.allocation = worker_id, host, allocation
         self.connections[worker_id] = connection
         welcome = {"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}
         if capacity != found:
@@ -265,13 +318,15 @@ class WorkerServer:
         labels = self.labels(host) | self.labels(name)
         node = Node(worker_id, host, int(hello["pid"]), capacity, connection, name, allocation, labels)
         for other in list(self._dispatcher.nodes.values()):
-            if other.worker_id != worker_id and other.host == host and other.channel is None:
+            same = other.host == host and other.allocation == allocation
+            if other.worker_id != worker_id and same and other.channel is None:
                 self._dispatcher.dismissed(other.worker_id)  # its spool is gone; reconcile settled its claims
         held = [(by_id[job_id], started) for job_id, started in settled.held.items() if job_id in by_id]
         self._dispatcher.joined(node, held, [(str(job), int(attempt)) for job, attempt in hello.get("holds") or ()])
         self._dispatcher.place([by_id[job_id] for job_id in settled.again if job_id in by_id])
         for job_id, attempt, reason in settled.stop:
             connection.send([{"t": "cancel", "job": job_id, "attempt": attempt, "reason": reason, "grace_s": 5.0}])
+        gate.came()
         _logger.info("worker %s on %s: %d jobs held, %d to place again", worker_id, host, len(held), len(settled.again))
 
     def _receive(self, connection: Connection, messages: list[Message]) -> None:
@@ -279,6 +334,8 @@ class WorkerServer:
         for message in messages:
             if message["t"] == "chunk":
                 connection.chunk(message)
+            elif message["t"] == "leaving":
+                self._let_go(connection)
             elif message["t"] == "started":
                 connection.received(int(message["n"]))
                 self._dispatcher.started(message["job"])
@@ -310,6 +367,14 @@ class WorkerServer:
         flight = self._dispatcher.flights.get(job_id)
         workers = (flight.worker_id, *flight.parts) if flight is not None and flight.parts else ()
         return [self._dispatcher.nodes[worker].host for worker in workers if worker in self._dispatcher.nodes]
+
+    def _let_go(self, connection: Connection) -> None:
+        """The worker's node is being taken away: give it nothing more, and say so, for it waits for that."""
+        node = self._dispatcher.nodes.get(connection.worker_id)
+        if node is not None:
+            node.last_start = 0.0
+        _logger.warning("worker %s on %s: its node is being taken away", connection.worker_id, connection.host)
+        connection.send([{"t": "stop", "kill": True}])
 
     async def _record_slowly(self, connection: Connection, message: Message, defn: Optional[JobDefn]) -> None:
         """An end with large outputs to take over, or declared files to read, before the transaction."""
@@ -359,23 +424,55 @@ class WorkerServer:
         return target
 
     async def _record(self, connection: Connection, events: list[_Event]) -> None:
-        await self._durably(_record_events, events, connection.host, self._outputs)
+        await self._durably(_record_events, events, connection.host, connection.allocation, self._outputs)
         faultpoints.hit("workers.recorded")
         connection.acknowledge([int(message["n"]) for message, _ in events])
+
+    async def inherit(self, worker_id: str, host: str, allocation: str, events: Sequence[Message]) -> None:
+        """Record what a worker has left behind that will not come back (:mod:`lwfm.worker.testament`)."""
+        jobs = dict.fromkeys(str(message["job"]) for message in events)
+        built = await self._writer.read(self._builder.build, jobs)
+        known = {item.request.job_id: item.request.defn for item in built}
+        whole: list[_Event] = []
+        for message in events:
+            sheets: list[Metasheet] = []
+            if message["t"] == "ended":
+                job_id, attempt = str(message["job"]), int(message["attempt"])
+                for stream in ("stdout", "stderr"):
+                    if "path" in (message.get(stream) or {}):
+                        path = Path(message[stream]["path"])
+                        try:
+                            taken = await asyncio.to_thread(self._outputs.take_over, path, job_id, attempt, stream)
+                        except OSError as error:
+                            _logger.error("%s of job %s is lost: %s", stream, job_id, error)
+                            taken = {"size": message[stream].get("size", 0)}
+                        message[stream] = taken
+                if job_id in known:
+                    sheets = await asyncio.to_thread(self._files.declared, known[job_id], job_id)
+            whole.append((message, sheets))
+        await self._durably(_record_events, whole, host, allocation, self._outputs)
+        for message in events:
+            if message["t"] == "ended":
+                self._dispatcher.ended(message["job"], message["attempt"])
+        _logger.info("worker %s on %s has left behind %d events", worker_id, host, len(events))
 
     def absent(self) -> list[tuple[str, str]]:
         """The workers that were here and are not connected: id and host."""
         return [(node.worker_id, node.host) for node in self._dispatcher.nodes.values() if node.channel is None]
 
-    async def lose(self, worker_id: str, reason: str) -> None:
-        """Nothing more is expected of a worker: record what that means for its jobs, and place nothing there."""
+    async def lose(self, worker_id: str, reason: str, state: str = presence.LOST) -> None:
+        """Nothing more is expected of a worker: record what that means for its jobs, and place nothing there.
+
+        Args:
+            worker_id: which. ``reason``: why. ``state``: what is recorded of its node, see :mod:`.presence`.
+        """
         connection = self.connections.pop(worker_id, None)
         if connection is not None:
             self._dispatcher.left(worker_id)
             connection.close()
-        lost = await self._durably(recovery.lose, worker_id, reason, self._outputs)
+        lost = await self._durably(recovery.lose, worker_id, reason, self._outputs, state)
         self._dispatcher.dismissed(worker_id, reason)
-        _logger.error("worker %s: %s; it had %d jobs", worker_id, reason, lost)
+        _logger.log(logging.ERROR if lost else logging.INFO, "worker %s: %s; it had %d jobs", worker_id, reason, lost)
 
     async def _durably(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Write until it is written: what a worker told must not be lost to a full disk."""
@@ -426,12 +523,12 @@ def _takes_long(message: Message, defn: Optional[JobDefn]) -> bool:
     return large or (defn is not None and bool(defn.inputs or defn.outputs))
 
 
-def _record_events(recorder: Recorder, events: list[_Event], host: str, outputs: OutputStore) -> None:
+def _record_events(recorder: Recorder, events: list[_Event], host: str, allocation: str, outputs: OutputStore) -> None:
     recorder.transaction.find_jobs([str(message["job"]) for message, _ in events])
     for message, sheets in events:
         job_id, attempt = str(message["job"]), int(message["attempt"])
         if message["t"] == "started":
-            record_started(recorder, job_id, attempt, message, host)
+            record_started(recorder, job_id, attempt, message, host, allocation)
         else:
             recovery.release(recorder, job_id, attempt)
             record_ended(recorder, job_id, attempt, message, host, outputs, sheets)

@@ -16,6 +16,7 @@ from ..client.startup import start_agent
 from ..errors import AgentUnreachable, LwfmError, NotFound
 from . import render
 from .groups import Group, example
+from .nodes import allocations_of
 from .options import Duration, json_option
 from .session import Session
 from .text import duration, elapsed_s, harmless, plural, size
@@ -157,18 +158,28 @@ def _show(found: JSON) -> None:
             ("leaves", f"after {duration(idle)} without work" if idle else None),
             ("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none"),
             *(("worker", _worker(worker)) for worker in found.get("workers") or ()),
+            *(("allocation", _allocation(allocation)) for allocation in allocations_of(found)),
         ]
     )
 
 
 def _worker(worker: Any) -> str:
+    of = f" of {worker['allocation']}" if worker.get("allocation") else ""
     gpus = f", {worker.get('gpus_used', 0)}/{worker['gpus']} GPUs" if worker.get("gpus") else ""
     return (
-        f"{worker.get('host', '?')} pid {worker.get('pid', '?')} {worker.get('state', '')}: "
+        f"{worker.get('host', '?')} pid {worker.get('pid', '?')}{of} {worker.get('state', '')}: "
         f"{worker.get('cores_used', 0)}/{worker.get('cores', '?')} cores, "
         f"{size(worker.get('memory_used_bytes') or 0)}/{size(worker.get('memory_bytes'))}{gpus}, "
         f"{plural(int(worker.get('running', 0)), 'job')} running"
     )
+
+
+def _allocation(allocation: JSON) -> str:
+    states = list((allocation.get("other_nodes") or {}).values())
+    absent = ", ".join(f"{states.count(state)} {state}" for state in ("starting", "missing") if state in states)
+    until = f", until {allocation['ends_at']}" if allocation.get("ends_at") else ""
+    count = plural(int(allocation.get("nodes") or 0), "node")
+    return f"{allocation['id']} ({allocation['scheduler']}), {count}{until}{f', {absent}' if absent else ''}"
 
 
 @agent.command(epilog=example("lwfm agent logs --lines 100", "lwfm agent logs --follow"))

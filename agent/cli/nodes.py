@@ -32,7 +32,7 @@ def node() -> None:
 def list_nodes(session: Session, as_json: bool) -> None:
     """List the nodes: whether they are there, and what of them is in use.
 
-    A node of the allocation that has not come yet is starting; one that did not come in time is missing.
+    A node of an allocation that has not come yet is starting; one that did not come in time is missing.
     """
     found = session.client.get("/v1/agent")
     nodes = nodes_of(found)
@@ -40,12 +40,19 @@ def list_nodes(session: Session, as_json: bool) -> None:
         render.print_json(nodes)
         return
     rows = (
-        (item["host"], item["state"], _share(item, "cores"), _memory(item), _share(item, "gpus"), item.get("jobs"))
+        (
+            item["host"],
+            item["state"],
+            _share(item, "cores"),
+            _memory(item),
+            _share(item, "gpus"),
+            str(item.get("jobs", "")),
+            item.get("allocation"),
+        )
         for item in nodes
     )
-    render.table(("NODE", "STATE", "CORES", "MEMORY", "GPUS", "JOBS"), rows)
-    allocation = found.get("allocation")
-    if allocation:
+    render.table(("NODE", "STATE", "CORES", "MEMORY", "GPUS", "JOBS", "ALLOCATION"), rows)
+    for allocation in allocations_of(found):
         until = f" until {allocation['ends_at']}" if allocation.get("ends_at") else ""
         render.say(f"Allocation {allocation['id']} ({allocation['scheduler']}), {allocation['nodes']} nodes{until}")
 
@@ -83,9 +90,21 @@ def history(session: Session, since: str | None, limit: int, as_json: bool) -> N
 def nodes_of(found: JSON) -> list[JSON]:
     """The nodes in what the agent says of itself, those without a worker included."""
     nodes: list[JSON] = list(found.get("workers") or ())
-    states = (found.get("allocation") or {}).get("other_nodes") or {}
-    nodes += [{"host": host, "state": state} for host, state in states.items() if state != "up"]
-    return sorted(nodes, key=lambda item: str(item["host"]))
+    for allocation in allocations_of(found):
+        states, name = allocation.get("other_nodes") or {}, allocation.get("name")
+        there = {item["host"] for item in nodes if item.get("allocation") == name and item.get("state") == "lost"}
+        nodes += [
+            {"host": host, "state": state, "allocation": name}
+            for host, state in states.items()
+            if state != "up" and host not in there
+        ]
+    return sorted(nodes, key=lambda item: (str(item["host"]), str(item.get("allocation") or "")))
+
+
+def allocations_of(found: JSON) -> list[JSON]:
+    """The allocations in what the agent says of itself: the one it is in first, then those it has asked for."""
+    own = found.get("allocation")
+    return [*([own] if own else []), *(found.get("allocations") or ())]
 
 
 def missing_nodes(found: JSON) -> list[str]:

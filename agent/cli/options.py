@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 import click
 
 from ..errors import InvalidRecord
+from ..quantities import bytes_of, seconds_of
 
 if TYPE_CHECKING:
     from ..records import JSON
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_BINARY = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SMALLEST_MEMORY_BYTES = 1024 * 1024
 
 
@@ -31,12 +30,9 @@ class Memory(click.ParamType):
         """The number of bytes."""
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)(i?b?)\s*", str(value).lower())
-        if not found:
+        count = bytes_of(str(value))
+        if count is None:
             raise click.BadParameter(f"{value!r} is not a size: write 4G, 512M or 1.5GiB", ctx, param)
-        number, unit, suffix = found.groups()
-        factor = _DECIMAL[unit] if suffix == "b" and unit else _BINARY[unit]
-        count = int(float(number) * factor)
         if count < SMALLEST_MEMORY_BYTES:
             raise click.BadParameter(
                 f"{value!r} is {count} bytes, too little for any program: write 4G or 512M", ctx, param
@@ -53,8 +49,7 @@ class Duration(click.ParamType):
         """The number of seconds."""
         if isinstance(value, (int, float)):
             return float(value)
-        text = str(value).strip().lower()
-        seconds = _clock_seconds(text) if ":" in text else _unit_seconds(text)
+        seconds = seconds_of(str(value))
         if seconds is None or seconds <= 0:
             raise click.BadParameter(f"{value!r} is not a time: write 90, 10m, 1h30m, 2d or 1:30:00", ctx, param)
         return seconds
@@ -72,27 +67,6 @@ class Gpus(click.ParamType):
             share = "; a GPU is given to one job at a time, whole" if re.fullmatch(r"\d*\.\d+", text) else ""
             raise click.BadParameter(f"{value!r} is not a whole number{share}", ctx, param)
         return int(text)
-
-
-def _clock_seconds(text: str) -> float | None:
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)", text)
-    if not found:
-        return None
-    days, hours, minutes, seconds = found.groups(default="0")
-    return int(days) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
-def _unit_seconds(text: str) -> float | None:
-    if re.fullmatch(r"\d+(\.\d*)?", text):
-        return float(text)
-    found = re.fullmatch(r"(?:([\d.]+)d)?\s*(?:([\d.]+)h)?\s*(?:([\d.]+)m(?:in)?)?\s*(?:([\d.]+)s)?", text)
-    if not found or not text:
-        return None
-    try:
-        days, hours, minutes, seconds = (float(part) for part in found.groups(default="0"))
-    except ValueError:
-        return None
-    return days * 86400 + hours * 3600 + minutes * 60 + seconds
 
 
 def parse_properties(items: tuple[str, ...]) -> JSON:

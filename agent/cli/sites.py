@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import hostlist
 from ..client.connection import NO_TIMEOUT, path_of
 from ..library.manager import LwfManager
 from . import render
 from .groups import Group, example
 from .options import json_option, parse_properties
 from .session import Session
-from .text import properties, shown, size
+from .text import duration, properties, shown, size
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -108,29 +110,66 @@ def list_resources(session: Session, site_name: str, as_json: bool) -> None:
     if as_json:
         render.print_json(found)
         return
-    rows = (
-        (item["resource_id"], item.get("kind"), item.get("state"), _facts(item.get("facts") or {})) for item in found
-    )
+    rows = ((item["resource_id"], item.get("kind"), item.get("state"), _facts(item)) for item in _folded(found))
     render.table(("RESOURCE", "KIND", "STATE", "FACTS"), rows)
 
 
-def _facts(facts: JSON) -> str:
-    readable = {
-        key[: -len("_bytes")] if key.endswith("_bytes") else key: size(value) if key.endswith("_bytes") else value
-        for key, value in facts.items()
-    }
+def _folded(found: list[JSON]) -> list[JSON]:
+    """The nodes of a scheduler that are alike in one line."""
+    alike: dict[str, list[JSON]] = {}
+    for item in found:
+        is_node = item.get("kind") == "batch-node"
+        facts = {key: value for key, value in (item.get("facts") or {}).items() if key != "name"}
+        same = json.dumps([item.get("state"), facts], sort_keys=True) if is_node else str(item["resource_id"])
+        alike.setdefault(f"{item.get('kind')} {same}", []).append(item)
+    return [
+        {**items[0], "resource_id": hostlist.fold([str(item["facts"]["name"]) for item in items])}
+        if items[0].get("kind") == "batch-node"
+        else items[0]
+        for items in alike.values()
+    ]
+
+
+def _facts(item: JSON) -> str:
+    said: tuple[Any, ...] = (item.get("resource_id"), item.get("state"), None, "", [])
+    hidden = ("name", "worker_id", "labels") if item.get("kind") in _OURS else ()
+    readable: JSON = {}
+    for key, value in (item.get("facts") or {}).items():
+        if key in hidden or value in said:
+            continue
+        if key.endswith("_bytes"):
+            readable[key[: -len("_bytes")]] = size(value)
+        elif key.endswith("_s") and isinstance(value, (int, float)):
+            readable[key[: -len("_s")]] = duration(value)
+        else:
+            readable[key] = ",".join(map(str, value)) if isinstance(value, list) else value
     return properties(readable)
 
 
-@spin.command(epilog=example("lwfm spin create allocation nodes=4 time=3600 --site cluster"))
+_OURS = ("node", "allocation", "partition", "batch-node")
+"""What the local site lists."""
+
+
+@spin.command(
+    epilog=example(
+        "lwfm spin create allocation nodes=4 time=1:00:00",
+        "lwfm spin create allocation nodes=2 time=30m partition=debug account=phys option=--constraint=ib",
+    )
+)
 @_site_option
 @json_option
 @click.argument("kind")
 @click.argument("items", metavar="[KEY=VALUE]...", nargs=-1)
 @click.pass_obj
 def create(session: Session, site_name: str, as_json: bool, kind: str, items: tuple[str, ...]) -> None:
-    """Make a resource, and print its id."""
-    body = {"kind": kind, "spec": parse_properties(items)}
+    """Make a resource, and print its id.
+
+    The site local makes allocations of the batch scheduler that is there: nodes (default 1) and time; if need be partition,
+    account, qos, name; cores, gpus and memory of each node (whole nodes without cores); idle, after which it is given back when
+    it had nothing to do (default 10m, 0: never); agent=true, to run the agent in it if none runs then; option=--any-other, as
+    often as needed. A key that is given several times is a list.
+    """
+    body = {"kind": kind, "spec": _spec(items)}
     made = session.client.post(path_of("sites", site_name, "resources"), body, timeout_s=NO_TIMEOUT)
     if as_json:
         render.print_json(made)
@@ -138,10 +177,18 @@ def create(session: Session, site_name: str, as_json: bool, kind: str, items: tu
         render.say(made["resource_id"])
 
 
-@spin.command(epilog=example("lwfm spin destroy 4711 --site cluster"))
+def _spec(items: tuple[str, ...]) -> JSON:
+    given: dict[str, list[Any]] = {}
+    for item in items:
+        for key, value in parse_properties((item,)).items():
+            given.setdefault(key, []).append(value)
+    return {key: values[0] if len(values) == 1 else values for key, values in given.items()}
+
+
+@spin.command(epilog=example("lwfm spin destroy 4711"))
 @_site_option
 @click.argument("resource_id", metavar="RESOURCE")
 @click.pass_obj
 def destroy(session: Session, site_name: str, resource_id: str) -> None:
-    """Give a resource back."""
+    """Give a resource back. What runs there is stopped first, and recorded as cut off."""
     session.client.delete(path_of("sites", site_name, "resources", resource_id))

@@ -25,7 +25,7 @@ from ..errors import AgentUnreachable
 from ..ids import short
 from . import render
 from .groups import example
-from .nodes import nodes_of
+from .nodes import allocations_of, nodes_of
 from .options import json_option, workflow_option
 from .session import Session
 from .signals import ending_signals
@@ -70,14 +70,23 @@ class Snapshot:
         return sorted(nodes_of(self.agent), key=lambda item: item.get("state") == "up")
 
     @property
+    def mixed(self) -> bool:
+        """Whether the nodes are not all of the same allocation, or of none."""
+        return len({item.get("allocation") or "" for item in nodes_of(self.agent)}) > 1
+
+    @property
     def ended(self) -> int:
         """How many jobs have ended."""
         return sum(self.counts.get(state, 0) for state in _ENDED)
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the allocation lasts; None where there is none, or no end of it is known."""
-        ends_at = (self.agent.get("allocation") or {}).get("ends_at")
+        """How long the allocation of the agent lasts; None where there is none, or no end of it is known."""
+        return self.left_s(self.agent.get("allocation") or {})
+
+    def left_s(self, allocation: JSON) -> float | None:
+        """How long an allocation lasts; None where no end of it is known."""
+        ends_at = allocation.get("ends_at")
         try:
             return max(0.0, parse_utc(ends_at) - self.taken_at) if ends_at else None
         except ValueError:
@@ -91,6 +100,7 @@ class Snapshot:
             "jobs": self.counts,
             "running": self.running,
             "allocation": self.agent.get("allocation"),
+            "allocations": self.agent.get("allocations") or [],
             "seconds_left": self.seconds_left,
         }
 
@@ -178,7 +188,7 @@ def top(session: Session, once: bool, as_json: bool, interval_s: float, workflow
 def show_once(snapshot: Snapshot) -> None:
     """A snapshot as plain tables."""
     render.table(
-        ("NODE", "STATE", "CORES", "MEMORY", "GPUS", "JOBS"),
+        ("NODE", "STATE", "CORES", "MEMORY", "GPUS", "JOBS", "ALLOCATION"),
         (
             (
                 str(item["host"]),
@@ -187,14 +197,14 @@ def show_once(snapshot: Snapshot) -> None:
                 memory(item),
                 share(item, "gpus") if item.get("gpus") else "",
                 str(item.get("jobs", "")),
+                item.get("allocation") if snapshot.mixed else None,
             )
             for item in snapshot.nodes
         ),
     )
     render.say()
     render.say(f"Jobs: {counts_line(snapshot.counts)}")
-    line = allocation_line(snapshot)
-    if line:
+    for line in allocation_lines(snapshot):
         render.say(line)
     if snapshot.running:
         render.say()
@@ -226,14 +236,14 @@ def counts_line(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none"
 
 
-def allocation_line(snapshot: Snapshot) -> str:
-    """The allocation, and how long it lasts; empty where there is none."""
-    found = snapshot.agent.get("allocation")
-    if not found:
-        return ""
-    left = snapshot.seconds_left
-    until = "" if left is None else f", {duration(left)} left" if left else ", its time is over"
-    return f"Allocation {found.get('id')} ({found.get('scheduler')}), {found.get('nodes')} nodes{until}"
+def allocation_lines(snapshot: Snapshot) -> list[str]:
+    """The allocations, and how long they last."""
+    lines = []
+    for found in allocations_of(snapshot.agent):
+        left = snapshot.left_s(found)
+        until = "" if left is None else f", {duration(left)} left" if left else ", its time is over"
+        lines.append(f"Allocation {found.get('id')} ({found.get('scheduler')}), {found.get('nodes')} nodes{until}")
+    return lines
 
 
 def _elapsed_s(job: JSON) -> float | None:

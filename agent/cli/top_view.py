@@ -12,7 +12,7 @@ from rich.text import Text
 from ..ids import short
 from .render import STATE_STYLES
 from .text import duration, elapsed_s, harmless
-from .top import Snapshot, allocation_line, memory, share
+from .top import Snapshot, allocation_lines, memory, share
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BAR_WIDTH = 20
 NARROW_COLUMNS = 70
 """On a terminal narrower than this, bars are shorter."""
+MOST_ALLOCATIONS = 5
 OTHER_LINES = 9
 """Lines that are neither a node nor a job: headings, counts, what is left out."""
 _NODE_STYLES = {"up": "green", "starting": "yellow", "missing": "bold red", "lost": "bold red"}
@@ -34,8 +35,8 @@ def draw(
         width, height: of the terminal, in columns and lines.
         workflow: which workflow's jobs are shown, as it was typed. trouble: why the snapshot is an old one.
     """
-    allocation = allocation_line(snapshot)
-    room = max(2, height - OTHER_LINES - bool(allocation) - bool(trouble))
+    allocations = allocation_lines(snapshot)[:MOST_ALLOCATIONS]
+    room = max(2, height - OTHER_LINES - len(allocations) - bool(trouble))
     nodes = snapshot.nodes
     for_nodes = min(len(nodes), max(room - len(snapshot.running), room // 2, 1))
     left_out = len(nodes) - for_nodes
@@ -43,9 +44,8 @@ def draw(
     parts: list[RenderableType] = [_head(snapshot, interval_s, workflow)]
     if trouble:
         parts.append(_line(f"No answer, this is how it was: {trouble}", "bold red"))
-    if allocation:
-        parts.append(_line(allocation))
-    parts += [Text(), _nodes(nodes[:for_nodes], width)]
+    parts += map(_line, allocations)
+    parts += [Text(), _nodes(nodes[:for_nodes], width, snapshot.mixed)]
     if left_out:
         parts.append(_line(f"... and {left_out:,} more nodes", "dim"))
     parts += [Text(), _counts(snapshot), _rate(snapshot), Text()]
@@ -77,7 +77,7 @@ def _head(snapshot: Snapshot, interval_s: float, workflow: str | None) -> Render
     return row
 
 
-def _nodes(nodes: list[JSON], width: int) -> RenderableType:
+def _nodes(nodes: list[JSON], width: int, mixed: bool) -> RenderableType:
     table = _table()
     with_gpus = any(item.get("gpus") for item in nodes)
     table.add_column("NODE", no_wrap=True, overflow="ellipsis", max_width=max(8, width // 3))
@@ -88,6 +88,9 @@ def _nodes(nodes: list[JSON], width: int) -> RenderableType:
     if with_gpus:
         table.add_column("GPUS", no_wrap=True, justify="right")
     table.add_column("JOBS", no_wrap=True, justify="right")
+    with_allocation = mixed and width >= NARROW_COLUMNS
+    if with_allocation:
+        table.add_column("ALLOCATION", no_wrap=True, overflow="ellipsis")
     for item in nodes:
         state = str(item.get("state") or "")
         cells: list[Any] = [
@@ -100,6 +103,8 @@ def _nodes(nodes: list[JSON], width: int) -> RenderableType:
         if with_gpus:
             cells.append(share(item, "gpus"))
         cells.append(str(item.get("jobs", "")))
+        if with_allocation:
+            cells.append(Text(harmless(str(item.get("allocation") or ""))))
         table.add_row(*cells)
     return table
 

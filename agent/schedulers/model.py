@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -50,6 +51,11 @@ class Allocation:
     nodes: tuple[NodeShare, ...]
     ends_at: Optional[float] = None
 
+    @property
+    def name(self) -> str:
+        """What it is called beside those of other schedulers, as ``slurm-4711``; fit for a file's name."""
+        return allocation_name(self.scheduler, self.id)
+
     def share_of(self, host: str) -> Optional[NodeShare]:
         """The share of the node that calls itself ``host``; None where that is not one of the nodes.
 
@@ -60,3 +66,8 @@ class Allocation:
                 if fits(node.host, host):
                     return node
         return next((node for node in self.nodes if node.host == "localhost"), None)
+
+
+def allocation_name(scheduler: str, identity: str) -> str:
+    """The name of an allocation by its scheduler and the scheduler's id of it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{scheduler}-{identity}")

@@ -207,6 +207,19 @@ class Nodes(Protocol):
         """The nodes: cores, memory, GPUs, what is in use."""
 
 
+class Allocations(Protocol):
+    """The allocations that the agent has asked a batch scheduler for, as a driver may use them. All of it blocks."""
+
+    def list(self, ask: bool) -> Sequence[Resource]:
+        """Those there are; ``ask``: let the scheduler be asked for news of them first."""
+
+    def create(self, spec: Mapping[str, Any]) -> Resource:
+        """Ask for one whose nodes will have workers of the agent."""
+
+    def destroy(self, resource_id: str) -> None:
+        """Give one back, with what runs there."""
+
+
 @dataclass(frozen=True)
 class SiteContext:
     """What a driver is given when it is made.
@@ -214,7 +227,7 @@ class SiteContext:
     Args:
         name: the site's name. ``options``: its keys in ``sites.toml``, without ``driver``.
         home: the instance's directory. ``repository``: where the local site keeps data under relative paths.
-        nodes: the nodes the agent has workers on.
+        nodes: the nodes the agent has workers on. ``allocations``: those that it has asked for.
     """
 
     name: str
@@ -222,6 +235,7 @@ class SiteContext:
     home: Path
     repository: Path
     nodes: Optional[Nodes] = None
+    allocations: Optional[Allocations] = None
 
 
 class SiteDriver:

@@ -6,16 +6,32 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 from urllib.parse import unquote, urlsplit
 
-from ..errors import InvalidRecord, NotFound, SiteError
+from ..errors import InvalidRecord, LwfmError, NotFound, NotSupported, SiteError
 from ..files import checksum, file_url
 from ..models import JobDefn
 from ..paths import private_directory
 from ..states import JobState
-from .base import Auth, JobRequest, Nodes, Observation, Repo, Resource, Run, SiteContext, SiteDriver, Spin, StoredData
+from .base import (
+    Allocations,
+    Auth,
+    JobRequest,
+    Nodes,
+    Observation,
+    Repo,
+    Resource,
+    Run,
+    SiteContext,
+    SiteDriver,
+    Spin,
+    StoredData,
+)
+from .batch import BatchNode, Partition
+from .commands import find_scheduler
 
 PART_SUFFIX = ".lwfm-part"
 
@@ -30,7 +46,7 @@ class LocalSite(SiteDriver):
         self.auth = LocalAuth()
         self.run = LocalRun(context.nodes)
         self.repo = LocalRepo(context.repository)
-        self.spin = LocalSpin(context.nodes)
+        self.spin = LocalSpin(context.nodes, context.allocations)
 
 
 class LocalAuth(Auth):
@@ -160,11 +176,70 @@ class LocalRepo(Repo):
 
 
 class LocalSpin(Spin):
-    """The nodes that the agent has workers on."""
+    """The nodes that the agent has workers on; and, where there is a batch scheduler, what it has, and what we have of it."""
 
-    def __init__(self, nodes: Nodes):
+    def __init__(self, nodes: Nodes, allocations: Optional[Allocations] = None):
         self._nodes = nodes
+        self._allocations = allocations
 
     def list(self) -> Sequence[Resource]:
-        """The nodes."""
-        return self._nodes.describe()
+        """The agent's nodes, the allocations it has asked for, the scheduler's partitions and nodes.
+
+        A scheduler that does not answer is among them, with the reason in place of what it has.
+        """
+        found = _distinct(self._nodes.describe())
+        scheduler = find_scheduler()
+        told: list[Resource] = []
+        answers = False
+        if scheduler is not None:
+            try:
+                partitions, nodes = scheduler.resources()
+                told = [*map(_partition, partitions), *map(_batch_node, nodes)]
+                answers = True
+            except LwfmError as error:
+                told = [Resource(scheduler.name, "scheduler", "unknown", {"reason": error.message})]
+        if self._allocations is not None:
+            found += self._allocations.list(ask=answers)
+        return [*found, *told]
+
+    def create(self, kind: str, spec: Mapping[str, Any]) -> Resource:
+        """Ask the batch scheduler for an allocation, whose nodes get workers."""
+        if kind != "allocation":
+            raise NotSupported(f"this site cannot create {kind!r}", hint="it creates: allocation")
+        if self._allocations is None:
+            raise NotSupported("this site cannot create allocations")
+        return self._allocations.create(spec)
+
+    def destroy(self, resource_id: str) -> None:
+        """Give an allocation back."""
+        if self._allocations is None:
+            raise NotSupported("this site has no allocations")
+        self._allocations.destroy(resource_id)
+
+
+def _distinct(nodes: Sequence[Resource]) -> list[Resource]:
+    """A host that is in several allocations has a worker for each: its id then names the allocation too."""
+    hosts = [resource.resource_id for resource in nodes]
+    return [
+        replace(resource, resource_id=f"{resource.resource_id}@{resource.facts.get('allocation') or 'here'}")
+        if hosts.count(resource.resource_id) > 1
+        else resource
+        for resource in nodes
+    ]
+
+
+def _partition(partition: Partition) -> Resource:
+    return _described(f"partition:{partition.name}", "partition", partition)
+
+
+def _batch_node(node: BatchNode) -> Resource:
+    return _described(f"batch-node:{node.name}", "batch-node", node)
+
+
+def _described(resource_id: str, kind: str, record: Any) -> Resource:
+    facts = {
+        name: value
+        for name, value in asdict(record).items()
+        if name != "state" and not (value is None or value is False or value == ())
+    }
+    return Resource(resource_id, kind, record.state, facts)

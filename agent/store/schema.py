@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -210,6 +210,12 @@ def _migrations() -> Any:
         )
         db.execute("create index nodes_by_worker on nodes (worker_id, origin, id)")
         db.execute("create index nodes_by_time on nodes (time)")
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m005_places(db: sqlite_utils.Database) -> None:
+        """Which created allocation a worker is of: two of them may have shares of one host."""
+        _begin(db)
+        db.execute("alter table local_workers add column place text not null default ''")
 
     return migrations
 

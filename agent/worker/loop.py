@@ -36,6 +36,8 @@ from .runner import Runner
 from .spool import Spool
 from .timers import Timer, Timers
 
+CUT_OFF_GRACE_S = 3.0
+"""Between SIGTERM and SIGKILL for jobs whose node is taken away: less than what schedulers give to all (Slurm: KillWait, 30 s)."""
 FAREWELL_S = 5.0
 """How long a worker that is leaving waits for the agent to acknowledge what it was told last."""
 
@@ -53,6 +55,7 @@ class Loop:
         self._log = log
         self._bell = bell
         self._leaving = self._done = False
+        self._taken_away = self._dismissed = self._left_behind = False
         self._leave_by: Optional[float] = None
         self._alone_since: Optional[float] = time.monotonic()
         self._alarm: Optional[Timer] = None
@@ -153,7 +156,19 @@ class Loop:
             self._turn()
         self._spool.compact()
         self._link.close()
+        if self._options.of_allocation and self._spool.unacked:
+            self._leave_behind()
         return 0
+
+    def _leave_behind(self) -> None:
+        """Nobody has acknowledged what we know, and the spool stays on a node that will not be ours."""
+        from .testament import write_testament
+
+        try:
+            write_testament(self._spool, os.uname().nodename, os.path.dirname(self._options.rendezvous))
+            self._left_behind = True
+        except (OSError, ValueError) as error:
+            self._log(f"what the agent has not heard stays in the spool: {error}")
 
     def _turn(self) -> None:
         runner, spool = self._runner, self._spool
@@ -184,7 +199,11 @@ class Loop:
         del events
         heard = os.read(self._hear, 4096)
         if signal.SIGTERM in heard or signal.SIGINT in heard:
-            self._log("told by a signal to leave: nothing more is started, what runs is waited for")
+            if self._options.of_allocation:
+                self._log("told by a signal to leave: the node is being taken away, what runs is stopped")
+                self._cut_off()
+            else:
+                self._log("told by a signal to leave: nothing more is started, what runs is waited for")
             self._leave()
         self._runner.reap()
 
@@ -248,6 +267,8 @@ class Loop:
     def _on_run(self, message: Message) -> None:
         try:
             self._runner.take(message, self._context(message.get("context")))
+            if self._taken_away:
+                self._cut_off()
         except InvalidRecord as error:
             self._runner.refuse(message, error.message)
 
@@ -297,6 +318,7 @@ class Loop:
         self._link.answer({"t": "pong"})
 
     def _on_stop(self, message: Message) -> None:
+        self._dismissed = True
         self._log("told by the agent to leave" + (" and to stop what runs" if message.get("kill") else ""))
         if message.get("kill"):
             for job in list(self._runner.active.values()):
@@ -304,6 +326,23 @@ class Loop:
         self._leave()
 
     # --------------------------------------------------------------------------------------------- leaving
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether nobody will miss the spool: all that was to be told is known, or lies where the agent finds it."""
+        told = self._left_behind or (not self._spool.unacked and not self._spool.jobs)
+        return told and not self._spool.blocked
+
+    def _cut_off(self) -> None:
+        """The scheduler ends the allocation, and will kill what is left in some seconds: the record shall be right by then.
+
+        The agent is told, so that it gives us nothing more; what it sent before it heard that, it gets back as not started.
+        """
+        if not self._taken_away:
+            self._link.answer({"t": "leaving"})
+        self._taken_away = True
+        for job in [job for job in self._spool.jobs.values() if job.state != ENDED]:
+            self._runner.stop(job, "cut_off", "cut off: the scheduler has ended the allocation", CUT_OFF_GRACE_S)
 
     def _leave(self) -> None:
         self._leaving = self._runner.draining = True
@@ -315,7 +354,8 @@ class Loop:
         if self._leaving:
             if self._leave_by is None:
                 self._leave_by = now + FAREWELL_S
-            told = self._link.welcomed and (self._spool.unacked or not self._link.idle)
+            waits = self._spool.unacked or not self._link.idle or (self._taken_away and not self._dismissed)
+            told = self._link.welcomed and waits
             if not told or now >= self._leave_by:
                 self._done = True
             else:

@@ -14,6 +14,8 @@ from .log import Log
 from .options import HELP, Options, parse
 
 LOCK = "lock"
+EMPTY = "empty"
+"""Made by a loop that leaves nothing behind in a spool that is to be discarded."""
 
 
 def main(argv: Optional[list[str]] = None) -> int:
@@ -44,7 +46,10 @@ def main(argv: Optional[list[str]] = None) -> int:
         log("another worker has this spool: leaving")
         return 0
     options = options._replace(keeper=f"{os.getpid()}.{boot_clock():.6f}")
-    return Keeper(options.spool, log).keep(lambda generation, bell: _run_loop(options, generation, bell))
+    code = Keeper(options.spool, log).keep(lambda generation, bell: _run_loop(options, generation, bell))
+    if options.discard and os.path.exists(os.path.join(options.spool, EMPTY)):
+        _discard(options.spool)
+    return code
 
 
 def _whole(options: Options) -> Options:
@@ -113,12 +118,27 @@ def _let_go() -> None:
             pass  # the one that listed them
 
 
+def _discard(spool: str) -> None:
+    """Remove a spool, and the directory above that was made for it alone."""
+    import shutil
+
+    shutil.rmtree(spool, ignore_errors=True)
+    try:
+        os.rmdir(os.path.dirname(spool))
+    except OSError:
+        pass  # something else lies there
+
+
 def _run_loop(options: Options, generation: int, bell: int) -> int:
     log = Log(os.path.join(options.spool, "worker.log"), f"loop {generation}")
     try:
         from .loop import Loop
 
-        return Loop(options, generation, bell, log).run()
+        loop = Loop(options, generation, bell, log)
+        code = loop.run()
+        if options.discard and loop.leaves_nothing:
+            os.close(os.open(os.path.join(options.spool, EMPTY), os.O_CREAT | os.O_WRONLY, 0o600))
+        return code
     except BaseException:  # whatever it was, it belongs into the log, and the keeper goes on
         import traceback
 

@@ -14,8 +14,12 @@ HELP = """lwfm worker starts, watches and stops the jobs of this node for an age
   --cores N, --gpus N, --memory BYTES
                      what of this node may be used (default: all)
   --linger-s S       how long it stays without an agent and without jobs
+  --discard          remove the spool at the end, if nothing is left in it
 """
-USAGE = "lwfm worker --connect SOCKET --spool DIR | --rendezvous FILE [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
+USAGE = (
+    "lwfm worker --connect SOCKET --spool DIR | --rendezvous FILE [--cores N] [--gpus N] [--memory BYTES] [--linger-s S]"
+    " [--discard]"
+)
 DEFAULT_LINGER_S = 60.0
 
 
@@ -28,6 +32,7 @@ class Options(NamedTuple):
         cores, gpus, memory_bytes: how much of the node jobs may use; None: what there is.
         linger_s: seconds to stay without an agent when nothing runs.
         keeper: what identifies the keeper; set by it.
+        discard: whether the spool is removed at the end, when nothing is left in it.
     """
 
     connect: str
@@ -38,6 +43,12 @@ class Options(NamedTuple):
     linger_s: float = DEFAULT_LINGER_S
     keeper: str = ""
     rendezvous: str = ""
+    discard: bool = False
+
+    @property
+    def of_allocation(self) -> bool:
+        """Whether its node is one that a scheduler gives and takes, so that SIGTERM is the scheduler's."""
+        return bool(self.rendezvous) and not self.connect
 
 
 def parse(argv: list[str]) -> Options:
@@ -47,7 +58,7 @@ def parse(argv: list[str]) -> Options:
         UsageError: an unknown option, a missing value, or one that is no number.
     """
     given: dict[str, str] = {}
-    words = iter(argv)
+    words = iter([word for word in argv if word != "--discard"])
     for word in words:
         name, equals, value = word.partition("=")
         if name not in ("--connect", "--rendezvous", "--spool", "--cores", "--gpus", "--memory", "--linger-s"):
@@ -74,6 +85,7 @@ def parse(argv: list[str]) -> Options:
         gpus=_count(given, "--gpus"),
         memory_bytes=_count(given, "--memory"),
         linger_s=linger_s,
+        discard="--discard" in argv,
     )
 
 

@@ -9,6 +9,9 @@ from typing import Callable, Optional
 
 Action = Callable[[], None]
 
+MOST_S = 86400.0
+"""What is farther away is looked at again then: 25 days of milliseconds are too many for the system's call."""
+
 
 class Timer:
     """One thing to be done later; :meth:`cancel` it when it is no longer wanted."""
@@ -50,7 +53,7 @@ class Timers:
                 action()
 
     def wait_s(self) -> Optional[float]:
-        """Seconds until something is due; None when nothing is."""
+        """Seconds until something is due, but not more than epoll(7) can wait for; None when nothing is."""
         while self._heap and self._heap[0][2].action is None:
             heapq.heappop(self._heap)
-        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
+        return min(MOST_S, max(0.0, self._heap[0][0] - time.monotonic())) if self._heap else None

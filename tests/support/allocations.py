@@ -1,4 +1,4 @@
-"""An allocation of a real cluster with an instance in it: its agent on a node, commands where the batch script would run."""
+"""Instances on a real cluster: one inside an allocation, its commands where the batch script would run; one outside of any."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,9 +117,88 @@ def an_allocation(cluster: Cluster, nodes: int = 4, sites: str = "") -> Iterator
         environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         yield InAllocation(cluster, home, environment, job.hosts())
     finally:
-        for host in cluster.hosts:
-            for pid, words in cluster.processes(host, daemons=False).items():
-                if str(home) in words or "lwfm" in words:
-                    subprocess.run(["kill", "-9", str(pid)], check=False, capture_output=True)
-        cluster.restore()  # ends the job, and switches on what the test has switched off
-        shutil.rmtree(home, ignore_errors=True)
+        _end(cluster, home)
+
+
+class Login(InAllocation):
+    """An instance whose agent runs on a node as on one to log in on: in no allocation, and no job runs there by itself."""
+
+    def create(self, *items: str) -> str:
+        """Ask for an allocation of other nodes; its id."""
+        host = self.hosts[0]
+        return self.run("spin", "create", "allocation", f"option=--exclude={host}", *items).strip()
+
+    def allocations(self) -> dict[str, JSON]:
+        """What `lwfm spin list` tells of the allocations, by id: the facts, and the state among them."""
+        found = self.ask("spin", "list")
+        return {
+            item["resource_id"]: {**item["facts"], "state": item["state"]}
+            for item in found
+            if item["kind"] == "allocation"
+        }
+
+    def wait_workers(self, *allocations: str, count: int) -> list[str]:
+        """Wait until these allocations have so many workers together; their hosts."""
+
+        def there() -> list[str] | None:
+            names = [f"slurm-{allocation}" for allocation in allocations]
+            nodes = self.ask("node", "list")
+            hosts = [node["host"] for node in nodes if node["state"] == "up" and node.get("allocation") in names]
+            return hosts if len(hosts) == count else None
+
+        return wait_until(there, f"{count} workers of {allocations}", timeout_s=60, on_timeout=self.log)
+
+    def wait_ended(self, *allocations: str, timeout_s: float = 60.0) -> None:
+        """Wait until Slurm has ended them."""
+
+        def ended() -> bool:
+            return set(allocations).isdisjoint(self.cluster.run("squeue", "-h", "-o", "%A").stdout.split())
+
+        wait_until(ended, f"{allocations} to end", timeout_s=timeout_s, on_timeout=self.log)
+
+    def directory(self, allocation: str) -> str:
+        """The name of the directory of an allocation that has begun."""
+        for path in self.home.glob("allocations/created-*/allocation.json"):
+            if json.loads(path.read_text())["id"] == allocation:
+                return path.parent.name
+        raise AssertionError(f"{allocation} has not begun")
+
+    def nothing_is_left(self, *but_spools: str) -> None:
+        """No process, no directory of an allocation, no batch job, no spool.
+
+        Args:
+            but_spools: names of directories of allocations whose spools may be left.
+        """
+        wait_until(
+            lambda: not any(self.cluster.processes(host, daemons=False) for host in self.cluster.hosts),
+            "all nodes to be empty",
+            on_timeout=lambda: str([self.cluster.processes(host, daemons=False) for host in self.cluster.hosts]),
+        )
+        assert list((self.home / "allocations").iterdir()) == []
+        assert not self.cluster.run("squeue", "-h").stdout.strip()
+        digests = {
+            f"{zlib.crc32(os.fsencode(f'{self.home}/allocations/{name}/agent.json')):08x}" for name in but_spools
+        }
+        found = [path for path in (self.home / "scratch").glob("*/*") if path.name[:8] not in digests]
+        assert found == [], {path: (path / "spool" / "worker.log").read_text()[-500:] for path in found}
+
+
+@contextmanager
+def a_login(cluster: Cluster, sites: str = "") -> Iterator[Login]:
+    """An instance on the cluster's last node, that is not started yet. Nothing of it is left in the end."""
+    home = Path(tempfile.mkdtemp(prefix="lwfm-"))
+    (home / "scratch").mkdir()
+    (home / "sites.toml").write_text(f'[local]\ndriver = "local"\ncores = 0\n{sites}')
+    try:
+        yield Login(cluster, home, {"TMPDIR": f"{home}/scratch"}, cluster.hosts[-1:])
+    finally:
+        _end(cluster, home)
+
+
+def _end(cluster: Cluster, home: Path) -> None:
+    for host in cluster.hosts:
+        for pid, words in cluster.processes(host, daemons=False).items():
+            if str(home) in words or "lwfm" in words:
+                subprocess.run(["kill", "-9", str(pid)], check=False, capture_output=True)
+    cluster.restore()  # ends the jobs, and switches on what the test has switched off
+    shutil.rmtree(home, ignore_errors=True)

@@ -10,9 +10,10 @@ from typing import cast
 import pytest
 
 from lwfm import allocated
-from lwfm.allocated import AllocatedWorkers, find_program
+from lwfm.allocated import AllocatedWorkers
 from lwfm.allocation import Allocation, NodeShare
 from lwfm.launchers import Launch
+from lwfm.launching import find_program
 from lwfm.paths import Home
 from lwfm.workers import WorkerServer
 
@@ -41,7 +42,7 @@ def test_a_launcher_that_stays_is_ended_unless_that_would_end_the_job(
     launches = [Launch(("sleep",), ("n2",)), Launch(("sleep",), ("n3",), ends_job=True)]
     processes = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in launches]
     try:
-        workers._processes = list(zip(processes, launches))
+        workers._launched._processes = list(zip(processes, launches))
         asyncio.run(workers.close(stop=True))
         assert processes[0].wait(30) == -15
         assert processes[1].poll() is None

@@ -477,8 +477,52 @@ class TestPlaces:
         api.replies["POST /v1/sites/s/resources"] = {"resource_id": "r1"}
         assert main(["spin", "create", "allocation", "nodes=4", "--site", "s"]) == 0
         assert api.requests[-1].body == {"kind": "allocation", "spec": {"nodes": 4}}
+        assert main(["spin", "create", "allocation", "time=1:00:00", "option=--a=1", "option=-C x", "--site", "s"]) == 0
+        assert api.requests[-1].body["spec"] == {"time": "1:00:00", "option": ["--a=1", "-C x"]}
         api.replies["DELETE /v1/sites/s/resources/r1"] = {}
         assert main(["spin", "destroy", "r1", "--site", "s"]) == 0
+
+    def test_resources_are_listed_briefly(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        free = {"native_state": "idle", "cores": 4, "memory_bytes": 2**30}
+        api.replies["GET /v1/sites/local/resources"] = {
+            "resources": [
+                {
+                    "resource_id": "n1",
+                    "kind": "node",
+                    "state": "up",
+                    "facts": {"worker_id": "w", "host": "n1", "state": "up"},
+                },
+                {
+                    "resource_id": "7",
+                    "kind": "allocation",
+                    "state": "running",
+                    "facts": {"time_left_s": 3700, "name": "slurm-7"},
+                },
+                *(
+                    {
+                        "resource_id": f"batch-node:{host}",
+                        "kind": "batch-node",
+                        "state": "free",
+                        "facts": {"name": host, **free},
+                    }
+                    for host in ("n1", "n2", "n4")
+                ),
+                {
+                    "resource_id": "batch-node:n3",
+                    "kind": "batch-node",
+                    "state": "down",
+                    "facts": {"name": "n3", **free},
+                },
+            ]
+        }
+        assert main(["spin", "list"]) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+        assert rows == [
+            ["n1", "node", "up"],
+            ["7", "allocation", "running", "time_left=1h01m"],
+            ["n[1-2,4]", "batch-node", "free", "native_state=idle", "cores=4", "memory=1.0", "GiB"],
+            ["n3", "batch-node", "down", "native_state=idle", "cores=4", "memory=1.0", "GiB"],
+        ]
 
     def test_store(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         verdict: dict[str, Any] = {"ok": True, "origins": 1, "records": 5, "problems": []}

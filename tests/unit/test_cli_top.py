@@ -92,6 +92,28 @@ class TestOnce:
         assert "Allocation 4711 (slurm), 4 nodes, 1h00m left" in out or "59m59s left" in out
         assert out.endswith("... and 39 more\n")
 
+    def test_nodes_of_several_allocations(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        made = [
+            allocation(id="1", name="slurm-1", nodes=2, other_nodes={"n1": "up", "n2": "starting"}),
+            allocation(id="2", name="slurm-2", nodes=1, other_nodes={"n1": "missing"}, ends_at=None),
+        ]
+        api.replies["GET /v1/agent"] = agent(pid=1, workers=[{**UP, "allocation": "slurm-1"}], allocations=made)
+        for command in (["top", "--once"], ["node", "list"]):
+            assert main(command) == 0
+            out = capsys.readouterr().out
+            rows = sorted(line.split() for line in out.splitlines()[1:4])
+            assert [(row[0], row[1], row[-1]) for row in rows] == [
+                ("n1", "missing", "slurm-2"),
+                ("n1", "up", "slurm-1"),
+                ("n2", "starting", "slurm-1"),
+            ]
+            assert "Allocation 1 (slurm), 2 nodes" in out
+            assert "Allocation 2 (slurm), 1 nodes\n" in out
+        assert main(["agent", "status"]) == 0
+        out = capsys.readouterr().out
+        assert "of slurm-1 up" in out
+        assert "2 (slurm), 1 node, 1 missing" in out
+
     def test_nothing_at_all(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         api.replies["GET /v1/agent"] = {"pid": 1}
         assert main(["top", "--once"]) == 0

@@ -32,6 +32,13 @@ def end(thread: Thread, job: str, attempt: int = 1, sheets: Any = (), **message:
     thread.unit(record_ended, job, attempt, {"cause": "exit", **message}, HOST, thread.outputs, list(sheets))
 
 
+def test_the_allocation_of_its_node_is_recorded(thread: Thread) -> None:
+    job = thread.submit()
+    thread.unit(record_started, job, 1, STARTED, HOST, "slurm-4711")
+    end(thread, job, exit_code=0)
+    assert queries.job(thread.connection, job)["allocation"] == "slurm-4711"
+
+
 @pytest.mark.parametrize(
     ("message", "state", "reason"),
     [
@@ -226,6 +233,25 @@ class TestReconciling:
         count = len(thread.records())
         self.reconcile(thread, {}, worker="w2")
         assert len(thread.records()) == count
+
+    def test_a_worker_of_another_allocation_on_the_same_host_is_none_of_its_business(
+        self, thread: Thread, jobs: list[str]
+    ) -> None:
+        """Two allocations may have shares of one node: neither worker can answer for the other."""
+
+        def come(worker: str, place: str, known: dict[tuple[str, int], str]) -> None:
+            thread.unit(recovery.reconcile, worker, HOST, known, thread.outputs, place)
+
+        come("w1", "created-a", {(job, 1): "running" for job in jobs})
+        come("w2", "created-b", {})
+        come("w3", "", {})
+        assert {thread.state(job) for job in jobs} == {"PENDING"}
+        assert recovery.workers_at(thread.connection, "created-a") == ["w1"]
+        assert recovery.workers_at(thread.connection, "created-b") == ["w2"]
+        come("w4", "created-a", {})  # the same allocation: w1's spool is gone
+        assert {thread.state(job) for job in jobs} == {"FAILED"}
+        thread.unit(recovery.lose, "w4", "it has ended", thread.outputs)
+        assert recovery.workers_at(thread.connection, "created-a") == ["w1"]
 
     def test_what_the_agent_does_not_want_there_is_stopped(self, thread: Thread, jobs: list[str]) -> None:
         thread.unit(thread.service.cancel, jobs[0], "no", placed=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import selectors
 import signal
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,18 @@ def test_usage_of_orphans_is_added() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- timers, log
+
+
+def test_the_far_future_can_be_waited_for() -> None:
+    """The system's call takes no more than 25 days of milliseconds."""
+    timers = Timers()
+    timers.after(1e9, lambda: None)
+    reading, writing = os.pipe()
+    os.close(writing)  # so that it is readable, and nothing is waited for
+    with selectors.DefaultSelector() as selector:
+        selector.register(reading, selectors.EVENT_READ)
+        assert len(selector.select(timers.wait_s())) == 1
+    os.close(reading)
 
 
 def test_timers_run_in_order_and_not_when_cancelled() -> None:

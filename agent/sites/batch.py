@@ -1,0 +1,276 @@
+"""How a batch scheduler is used: the words of its commands, and records out of its answers. Pure; runs nothing.
+
+A scheduler is a :class:`Scheduler`: a handful of hooks. Times in answers become seconds since the epoch, sizes bytes, and states
+one of a few words; the scheduler's own word is kept beside it. A state nobody knows here is ``unknown``, never a guess.
+:mod:`.commands` runs the commands.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from ..errors import InvalidRecord
+from ..quantities import bytes_of, seconds_of
+
+PENDING, RUNNING, ENDING, ENDED, UNKNOWN = "pending", "running", "ending", "ended", "unknown"
+"""The phases of a batch job. ``ending``: it is over, but its nodes are still being cleaned up."""
+
+FREE, MIXED, BUSY, RESERVED, DRAINING, DOWN, OFF = "free", "mixed", "busy", "reserved", "draining", "down", "off"
+"""The states of a node, beside ``unknown``. ``mixed``: partly in use; ``reserved``: kept for others; ``off``: to save power, or
+not there yet."""
+
+UP, CLOSED = "up", "closed"
+"""The states of a partition, beside ``unknown``. ``closed``: it takes no jobs, or starts none."""
+
+DEFAULT_IDLE_S = 600.0
+"""An allocation with nothing to do is given back after this long."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is to be run.
+
+    Args:
+        argv: the words, none of which passes a shell.
+        stdin: what it reads.
+        environment: changes to the environment: a value to set, or None to take the variable away.
+    """
+
+    argv: tuple[str, ...]
+    stdin: str = ""
+    environment: Mapping[str, Optional[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatchNode:
+    """A node, as its scheduler has it; None is what it does not tell.
+
+    Args:
+        name: the node's. ``state``, ``native_state``: what it is for us, and the scheduler's word for that.
+        cores, cores_free: processors as the scheduler counts them, and those that a job could be given now.
+        memory_bytes, gpus: what the node has. ``partitions``: where it belongs to.
+        reason: why it is not usable, as somebody wrote it down.
+    """
+
+    name: str
+    state: str
+    native_state: str
+    cores: Optional[int] = None
+    cores_free: Optional[int] = None
+    memory_bytes: Optional[int] = None
+    gpus: Optional[int] = None
+    partitions: tuple[str, ...] = ()
+    reason: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition or queue.
+
+    Args:
+        name: the partition's. ``state``, ``native_state``: as of a node.
+        default: whether jobs go there that name none.
+        time_limit_s: the longest time a job may ask for; None: without limit, or not told.
+        nodes, nodes_free: how many it has, and how many of them are wholly free.
+        cores, cores_free: of all its nodes. ``node_cores``, ``node_memory_bytes``, ``node_gpus``: of its largest node.
+    """
+
+    name: str
+    state: str
+    native_state: str
+    default: bool = False
+    time_limit_s: Optional[float] = None
+    nodes: int = 0
+    nodes_free: int = 0
+    cores: Optional[int] = None
+    cores_free: Optional[int] = None
+    node_cores: Optional[int] = None
+    node_memory_bytes: Optional[int] = None
+    node_gpus: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A job, as its scheduler has it.
+
+    Args:
+        job_id: the scheduler's id. ``phase``: one of ``pending`` … ``unknown``; ``native_state``: the scheduler's word.
+        reason: why it waits, or how it ended, in the scheduler's words; None: not told.
+        nodes: how many. ``hosts``: their names, once it has them.
+        ends_at: seconds since the epoch; None: not told, or never.
+        mark: what it was submitted with (:attr:`AllocationRequest.mark`), where the scheduler tells that.
+    """
+
+    job_id: str
+    phase: str
+    native_state: str
+    reason: Optional[str] = None
+    nodes: Optional[int] = None
+    hosts: tuple[str, ...] = ()
+    ends_at: Optional[float] = None
+    mark: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class AllocationRequest:
+    """Nodes as they are asked for.
+
+    Args:
+        nodes: how many. ``time_s``: for how long.
+        mark: identifies the request, so that a job whose submission was not answered is found again.
+        partition, account, qos, name: as the scheduler knows them; None: its default.
+        cores, gpus: of each node; cores None: whole nodes. ``memory_bytes``: of each node; None: what the scheduler gives.
+        options: more words for the command that submits.
+    """
+
+    nodes: int
+    time_s: float
+    mark: str = ""
+    partition: Optional[str] = None
+    account: Optional[str] = None
+    qos: Optional[str] = None
+    name: str = "lwfm"
+    cores: Optional[int] = None
+    gpus: Optional[int] = None
+    memory_bytes: Optional[int] = None
+    options: tuple[str, ...] = ()
+
+
+class Scheduler(ABC):
+    """The hooks. All are pure: words out, text in, records out.
+
+    Attributes:
+        name: as in :attr:`lwfm.allocation.Allocation.scheduler`. ``programs``: those that must be on PATH.
+    """
+
+    name: str
+    programs: tuple[str, ...]
+
+    @abstractmethod
+    def ask_resources(self) -> Sequence[Command]:
+        """What tells of the partitions and nodes."""
+
+    @abstractmethod
+    def read_resources(self, answers: Sequence[str]) -> tuple[list[Partition], list[BatchNode]]:
+        """The partitions and nodes; ``answers``: to each of :meth:`ask_resources`. Lines that make no sense are left out."""
+
+    @abstractmethod
+    def ask_jobs(self, user: str) -> Command:
+        """What tells of all jobs of a user that the scheduler still knows, in one question."""
+
+    @abstractmethod
+    def read_jobs(self, answer: str, now: float) -> list[BatchJob]:
+        """The jobs; ``now``: seconds since the epoch, for what is told as time left."""
+
+    @abstractmethod
+    def ask_ended(self, job_ids: Sequence[str]) -> Optional[Command]:
+        """What tells of jobs that :meth:`ask_jobs` no longer lists; None: nothing does. It may fail, where nothing is kept."""
+
+    @abstractmethod
+    def read_ended(self, answer: str) -> list[BatchJob]:
+        """Those of the jobs that are known."""
+
+    @abstractmethod
+    def submit(self, request: AllocationRequest, script: str, output: str, directory: str) -> Command:
+        """What submits a batch script.
+
+        Args:
+            request: the nodes. ``script``: its text. ``output``: the file for what it prints. ``directory``: where it starts.
+
+        Raises:
+            InvalidRecord: an option of the request would make it something else than one batch job.
+        """
+
+    @abstractmethod
+    def read_submitted(self, answer: str) -> Optional[str]:
+        """The id of the job that was submitted; None: the answer does not tell."""
+
+    @abstractmethod
+    def cancel(self, job_ids: Sequence[str]) -> Command:
+        """What ends jobs, in whatever state."""
+
+
+def request_of(spec: Mapping[str, Any], mark: str) -> AllocationRequest:
+    """What a person asks for, checked; keys that are not ours are refused.
+
+    Args:
+        spec: ``nodes`` (default 1), ``time`` (needed), ``partition``, ``account``, ``qos``, ``name``, ``cores``, ``gpus``,
+            ``memory``, ``option`` (a word, or a list of them). ``mark``: of the request.
+
+    Raises:
+        InvalidRecord: a key is unknown or a value malformed; the message names it.
+    """
+    unknown = sorted(set(spec) - _KEYS)
+    if unknown:
+        raise InvalidRecord(f"an allocation has no {unknown[0]}", hint=f"it has {', '.join(sorted(_KEYS))}")
+    time_s = quantity(spec, "time", seconds_of, "1:00:00 or 90m")
+    if time_s is None:
+        raise InvalidRecord("time is missing: how long the allocation shall last", hint="such as time=1:00:00")
+    memory = quantity(spec, "memory", bytes_of, "4G")
+    return AllocationRequest(
+        nodes=_count(spec, "nodes", 1) or 1,
+        time_s=time_s,
+        mark=mark,
+        partition=_word(spec, "partition"),
+        account=_word(spec, "account"),
+        qos=_word(spec, "qos"),
+        name=_word(spec, "name") or "lwfm",
+        cores=_count(spec, "cores", 1),
+        gpus=_count(spec, "gpus", 0),
+        memory_bytes=None if memory is None else math.ceil(memory),
+        options=_options(spec.get("option")),
+    )
+
+
+_KEYS = frozenset(("nodes", "time", "partition", "account", "qos", "name", "cores", "gpus", "memory", "option"))
+
+
+def quantity(spec: Mapping[str, Any], name: str, read: Any, example: str, *, zero: bool = False) -> Optional[float]:
+    """A time or a size of ``spec``: a number, or text that ``read`` understands; None where it is not given.
+
+    Raises:
+        InvalidRecord: it is neither, or not more than 0 (with ``zero``: less than 0).
+    """
+    value = spec.get(name)
+    if value is None:
+        return None
+    number = read(value) if isinstance(value, str) else value
+    sensible = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+    if not sensible or number < 0 or (number == 0 and not zero):
+        raise InvalidRecord(f"{name} must be like {example}, not {value!r}"[:200])
+    return float(number)
+
+
+def _count(spec: Mapping[str, Any], name: str, least: int) -> Optional[int]:
+    value = spec.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 10**7:
+        raise InvalidRecord(f"{name} must be a whole number from {least}, not {value!r}"[:200])
+    return int(value)
+
+
+def _word(spec: Mapping[str, Any], name: str) -> Optional[str]:
+    value = spec.get(name)
+    if value is None:
+        return None
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # an account may be a number
+    if not isinstance(text, str) or not text.strip() or not text.isprintable() or text.startswith("-"):
+        raise InvalidRecord(f"{name} must be a name, not {value!r}"[:200])
+    return text
+
+
+def _options(given: Any) -> tuple[str, ...]:
+    listed = [given] if isinstance(given, str) else given or ()
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(word, str) for word in listed):
+        raise InvalidRecord(f"option must be words such as --reservation=mine, not {given!r}"[:200])
+    for word in listed:
+        if not word.startswith("-") or not word.isprintable():
+            raise InvalidRecord(
+                f"option {word!r} does not begin with a dash"[:200], hint="such as option=--reservation=mine"
+            )
+    return tuple(listed)

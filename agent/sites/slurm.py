@@ -1,0 +1,315 @@
+"""Slurm, in the hooks of :mod:`.batch`. Pure.
+
+Forms and words are those of sinfo(1), squeue(1), sbatch(1), scancel(1) and sacct(1), for Slurm 20.11 and later. Only formats
+of single letters are used (``-o``): those with names were cut to 20 characters for long.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Optional
+
+from .. import hostlist
+from ..errors import InvalidRecord
+from ..quantities import seconds_of
+from .batch import (
+    BUSY,
+    CLOSED,
+    DOWN,
+    DRAINING,
+    ENDED,
+    ENDING,
+    FREE,
+    MIXED,
+    OFF,
+    PENDING,
+    RESERVED,
+    RUNNING,
+    UNKNOWN,
+    UP,
+    AllocationRequest,
+    BatchJob,
+    BatchNode,
+    Command,
+    Partition,
+    Scheduler,
+)
+
+MIB = 1024 * 1024
+
+_ENVIRONMENT: dict[str, Optional[str]] = {
+    **dict.fromkeys(
+        (
+            "SINFO_ALL", "SINFO_FEDERATION", "SINFO_FORMAT", "SINFO_LOCAL", "SINFO_PARTITION", "SINFO_SORT",
+            "SQUEUE_ACCOUNT", "SQUEUE_ALL", "SQUEUE_ARRAY", "SQUEUE_ARRAY_UNIQUE", "SQUEUE_FEDERATION", "SQUEUE_FORMAT",
+            "SQUEUE_FORMAT2", "SQUEUE_LICENSES", "SQUEUE_LOCAL", "SQUEUE_NAMES", "SQUEUE_PARTITION", "SQUEUE_PRIORITY",
+            "SQUEUE_QOS", "SQUEUE_SIBLING", "SQUEUE_SORT", "SQUEUE_STATES", "SQUEUE_USERS", "SCANCEL_ACCOUNT",
+            "SCANCEL_BATCH", "SCANCEL_FULL", "SCANCEL_INTERACTIVE", "SCANCEL_NAME", "SCANCEL_PARTITION", "SCANCEL_QOS",
+            "SCANCEL_STATE", "SCANCEL_USER", "SCANCEL_WCKEY",
+        )
+    ),
+    "SLURM_TIME_FORMAT": "%s",
+    "LC_ALL": "C",
+}  # fmt: skip
+"""What users set to have these commands answer something else; times as seconds since the epoch."""
+
+_INSIDE = re.compile(r"SLURM(D)?_(?!CONF$|CLUSTERS$).*|PMI\w*_.*|PALS_.*")
+"""Of a job that we may be in ourselves, and none of the business of the next one."""
+
+_PARTITIONS = "%P|%a|%l"
+_NODES = "%P|%N|%T|%c|%C|%m|%G|%E"
+_JOBS = "%A|%T|%D|%L|%e|%N|%r|%k"  # the last may hold anything
+_ENDED = "JobIDRaw,State"
+
+JOB_PHASES = {
+    **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD",
+                     "SPECIAL_EXIT", "POWER_UP_NODE"), PENDING),
+    **dict.fromkeys(("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "EXPEDITING"), RUNNING),
+    **dict.fromkeys(("COMPLETING", "STAGE_OUT", "UPDATE_DB"), ENDING),
+    **dict.fromkeys(("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL",
+                     "OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"), ENDED),
+}  # fmt: skip
+"""squeue(1) and scontrol(1), "JOB STATE CODES", of 20.11 to 24.11."""
+
+NODE_STATES = {
+    **dict.fromkeys(("IDLE", "BLOCKED"), FREE),
+    **dict.fromkeys(("MIXED",), MIXED),
+    **dict.fromkeys(("ALLOCATED", "COMPLETING"), BUSY),
+    **dict.fromkeys(("RESERVED", "MAINT", "PLANNED", "PERFCTRS", "NPC"), RESERVED),
+    **dict.fromkeys(("DRAINED", "DRAINING", "DRAIN", "FAILING", "REBOOT", "REBOOT_ISSUED", "REBOOT_REQUESTED"), DRAINING),
+    **dict.fromkeys(("DOWN", "FAIL", "ERROR", "INVAL", "NO_RESPOND"), DOWN),
+    **dict.fromkeys(("FUTURE", "POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERING_UP", "POWER_UP",
+                     "POWERED_OFF", "CLOUD"), OFF),
+}  # fmt: skip
+"""sinfo(1), "NODE STATE CODES". A blocked node is one kept whole for a job with all cores of a topology; MIXED+ and the like are
+compound, see :func:`node_state`."""
+
+_FLAGS = {
+    "*": DOWN,
+    "~": FREE,
+    "#": OFF,
+    "!": FREE,
+    "%": OFF,
+    "$": RESERVED,
+    "@": DRAINING,
+    "^": DRAINING,
+    "-": None,
+    "+": None,
+}
+"""What is written behind a node's state: it does not respond; is switched off until it is needed, or on its way there or back; is
+in a reservation for maintenance; waits for a reboot, or is in it; is planned for a job; has more states than one."""
+
+PARTITION_STATES = {"up": UP, "down": CLOSED, "drain": CLOSED, "inact": CLOSED, "inactive": CLOSED}
+
+
+class Slurm(Scheduler):
+    """Slurm."""
+
+    name = "slurm"
+    programs = ("sinfo", "squeue", "sbatch", "scancel")
+
+    def ask_resources(self) -> Sequence[Command]:
+        """The partitions, and each node once for each partition it is in."""
+        return [
+            Command(("sinfo", "-h", "-o", _PARTITIONS), environment=_ENVIRONMENT),
+            Command(("sinfo", "-h", "-N", "-o", _NODES), environment=_ENVIRONMENT),
+        ]
+
+    def read_resources(self, answers: Sequence[str]) -> tuple[list[Partition], list[BatchNode]]:
+        """Partitions are made of their own line and of those of their nodes."""
+        told, by_partition = answers
+        nodes: dict[str, BatchNode] = {}
+        members: dict[str, dict[str, None]] = {}
+        for fields in _lines(by_partition, 8):
+            partition, name = fields[0].rstrip("*"), fields[1]
+            members.setdefault(partition, {})[name] = None
+            nodes[name] = _node(fields, nodes[name].partitions if name in nodes else ())
+        partitions = [
+            _partition(fields, [nodes[name] for name in members.get(fields[0].rstrip("*"), ())])
+            for fields in _lines(told, 3)
+        ]
+        return partitions, list(nodes.values())
+
+    def ask_jobs(self, user: str) -> Command:
+        """All of the user's, those that have ended a short while ago included; an id that is gone would be an error."""
+        return Command(("squeue", "-h", "-t", "all", "-u", user, "-o", _JOBS), environment=_ENVIRONMENT)
+
+    def read_jobs(self, answer: str, now: float) -> list[BatchJob]:
+        """When they end: as told; else by the time left, which an administrator's change of the end is not in."""
+        jobs = []
+        for job_id, native, nodes, left, end, hosts, reason, mark in _lines(answer, 8):
+            phase = JOB_PHASES.get(native, UNKNOWN)
+            left_s = seconds_of(left) if phase == RUNNING else None
+            ends_at = float(end) if end.isdigit() else None if left_s is None else now + left_s
+            jobs.append(
+                BatchJob(
+                    job_id,
+                    phase,
+                    native,
+                    _told(reason),
+                    int(nodes) if nodes.isdigit() else None,
+                    _hosts(hosts),
+                    ends_at,
+                    _told(mark),
+                )
+            )
+        return jobs
+
+    def ask_ended(self, job_ids: Sequence[str]) -> Optional[Command]:
+        """The accounting, which not every site keeps."""
+        words = ("sacct", "-n", "-P", "-X", "-j", ",".join(job_ids), "-o", _ENDED)
+        return Command(words, environment={**_ENVIRONMENT, "SACCT_FORMAT": None, "SACCT_FEDERATION": None})
+
+    def read_ended(self, answer: str) -> list[BatchJob]:
+        """``CANCELLED by 1000`` is what sacct writes of a job that somebody has cancelled."""
+        return [
+            BatchJob(job_id, JOB_PHASES.get(words[0], UNKNOWN), words[0])
+            for job_id, state in _lines(answer, 2)
+            for words in [state.split()]
+            if words
+        ]
+
+    def submit(self, request: AllocationRequest, script: str, output: str, directory: str) -> Command:
+        """One batch job, which is not run again and lives on when one of its nodes fails. Without ``cores``: whole nodes."""
+        words = [
+            "sbatch",
+            "--parsable",
+            "--no-requeue",
+            "--no-kill",
+            f"--nodes={request.nodes}",
+            f"--time={math.ceil(request.time_s / 60)}",
+            f"--job-name={request.name}",
+            f"--output={output.replace('%', '%%')}",
+            "--open-mode=append",
+            f"--chdir={directory}",
+            "--ntasks-per-node=1",
+        ]
+        words += [f"--comment={request.mark}"] if request.mark else []
+        words += ["--exclusive"] if request.cores is None else [f"--cpus-per-task={request.cores}"]
+        for option in ("partition", "account", "qos"):
+            value = getattr(request, option)
+            words += [f"--{option}={value}"] if value is not None else []
+        words += [f"--gpus-per-node={request.gpus}"] if request.gpus else []
+        if request.memory_bytes is not None:
+            words.append(f"--mem={max(1, request.memory_bytes // MIB)}M")
+        elif request.cores is None:
+            words.append("--mem=0")  # all of it; else a site's default for each core counts, on whole nodes too
+        for option in request.options:
+            _check(option)
+        return Command((*words, *request.options), stdin=script)
+
+    def read_submitted(self, answer: str) -> Optional[str]:
+        """``4711`` or ``4711;cluster``, in the last line: sites print greetings before it."""
+        found = re.fullmatch(r"(\d+)(?:;.*)?", (answer.strip().splitlines() or [""])[-1].strip(), re.ASCII)
+        return found.group(1) if found else None
+
+    def cancel(self, job_ids: Sequence[str]) -> Command:
+        """Jobs that have ended or are not known any more are no error: ``-Q``."""
+        return Command(("scancel", "-Q", *job_ids), environment=_ENVIRONMENT)
+
+
+def inside_variables(names: Iterable[str]) -> dict[str, None]:
+    """The variables among ``names`` that tell of a job of Slurm that we are in: none of the business of another one."""
+    return {name: None for name in names if _INSIDE.fullmatch(name)}
+
+
+def node_state(native: str) -> str:
+    """The state of a node for us, of sinfo's word for it: ``idle``, ``mixed-``, ``down*``, ``idle+drain``, ``idle~`` …
+
+    Of several states the one counts that keeps us from the node. A free node that is switched off to save power is free.
+    """
+    base = native.rstrip("".join(_FLAGS))
+    found = [NODE_STATES.get(word, UNKNOWN) for word in base.upper().split("+") if word]
+    flags = [_FLAGS[mark] for mark in native[len(base) :]]
+    if not found:
+        return UNKNOWN
+    states = found + [flag for flag in flags if flag is not None and flag != FREE]
+    return min(states, key=_PRECEDENCE.index)
+
+
+_PRECEDENCE = (UNKNOWN, DOWN, DRAINING, OFF, RESERVED, BUSY, MIXED, FREE)
+
+
+def _node(fields: list[str], partitions: tuple[str, ...]) -> BatchNode:
+    partition, name, native, cores, use, memory, gres, reason = fields
+    counts = re.fullmatch(r"(\d+)/(\d+)/(\d+)/(\d+)", use, re.ASCII)  # allocated, idle, other, total
+    return BatchNode(
+        name,
+        node_state(native),
+        native,
+        _number(cores),
+        int(counts.group(2)) if counts else None,
+        None if _number(memory) is None else (_number(memory) or 0) * MIB,
+        gpus_of(gres),
+        (*partitions, partition.rstrip("*")),
+        _told(reason),
+    )
+
+
+def _partition(fields: list[str], nodes: list[BatchNode]) -> Partition:
+    name, available, limit = fields
+    cores = [node.cores for node in nodes if node.cores is not None]
+    memory = [node.memory_bytes for node in nodes if node.memory_bytes is not None]
+    return Partition(
+        name.rstrip("*"),
+        PARTITION_STATES.get(available, UNKNOWN),
+        available,
+        name.endswith("*"),
+        seconds_of(limit),
+        len(nodes),
+        sum(node.state == FREE for node in nodes),
+        sum(cores),
+        sum(node.cores_free or 0 for node in nodes),
+        max(cores, default=None),
+        max(memory, default=None),
+        max((node.gpus or 0 for node in nodes), default=None),
+    )
+
+
+def gpus_of(gres: str) -> int:
+    """The GPUs in a list of generic resources: ``gpu:2``, ``gpu:a100:4(S:0-1),nvme:1``, ``gpu:a100:2,gpu:v100:1``."""
+    counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)*?:(\d+)(?=[,(]|$)", gres, re.ASCII)
+    bare = re.findall(r"(?:^|,)gpu(?=[,(]|$)", gres)
+    return sum(map(int, counts)) + len(bare)
+
+
+def _check(option: str) -> None:
+    """Refuse what would make the command something else than the submission of one job."""
+    name = option.split("=")[0]
+    short = name[:2] if not name.startswith("--") else name
+    if short in _REFUSED:
+        raise InvalidRecord(f"option {option!r} is not possible for an allocation"[:200])
+
+
+_REFUSED = frozenset(
+    (
+        "--array", "-a", "--wrap", "--wait", "-W", "--test-only", "--clusters", "-M", "--cluster", "--parsable", "--help", "-h",
+        "--usage", "--version", "-V", "--output", "-o", "--comment", "--nodes", "-N", "--time", "-t", "--chdir", "-D",
+    )
+)  # fmt: skip
+
+
+def _lines(text: str, count: int) -> Iterator[list[str]]:
+    """The fields of each line that has so many; the last may have bars in it."""
+    for line in text.splitlines():
+        fields = [part.strip() for part in line.split("|", count - 1)]
+        if len(fields) == count and fields[0]:
+            yield fields
+
+
+def _told(text: str) -> Optional[str]:
+    return None if text in ("", "none", "None", "(null)", "N/A", "n/a") else text
+
+
+def _number(text: str) -> Optional[int]:
+    found = re.fullmatch(r"(\d+)\+?", text, re.ASCII)
+    return int(found.group(1)) if found else None
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(hostlist.expand(text)) if text else ()
+    except InvalidRecord:
+        return ()
