@@ -102,6 +102,29 @@ def end_orphans(cluster: Cluster, host: str) -> None:
             cluster.run("kill", "-9", str(pid), check=False)
 
 
+def test_two_allocations_on_one_host_are_apart(cluster: Cluster) -> None:
+    """Neither worker answers for what the other one has, not after a restart of the agent either."""
+    with a_login(cluster) as login:
+        login.run("agent", "start")
+        first, second = (
+            login.create("time=10:00", "cores=1", f"option=--nodelist={cluster.hosts[0]}") for _ in range(2)
+        )
+        assert login.wait_workers(first, second, count=2) == [cluster.hosts[0]] * 2
+        jobs = login.submit(2, "sleep 4")
+        found = login.wait_states(jobs, "RUNNING")
+        assert {job["allocation"] for job in found.values()} == {f"slurm-{first}", f"slurm-{second}"}
+        login.kill(login.hosts[0], "agent serve")
+        login.run("agent", "start")
+        login.wait_workers(first, second, count=2)
+        login.wait_states(jobs, "COMPLETE")
+        names = {item["resource_id"] for item in login.ask("spin", "list") if item["kind"] == "node"}
+        assert names == {f"n1@slurm-{first}", f"n1@slurm-{second}", login.hosts[0]}
+        came = [(item["host"], item.get("allocation"), item["state"]) for item in login.ask("node", "history")]
+        assert [state for _, allocation, state in came if allocation] == ["up", "up"]
+        login.run("agent", "stop", "--kill")
+        login.nothing_is_left()
+
+
 def test_at_the_end_of_its_time_what_runs_is_cut_off_and_the_rest_waits_for_the_next(cluster: Cluster) -> None:
     """The end is moved by an administrator; the other allocation goes on."""
     with a_login(cluster, sites="end_notice_s = 2\n") as login:
@@ -111,8 +134,8 @@ def test_at_the_end_of_its_time_what_runs_is_cut_off_and_the_rest_waits_for_the_
         (runs,) = login.submit(1, "trap 'exit 0' TERM; sleep 60 & wait")
         login.wait_states([runs], "RUNNING")
         (waits,) = login.submit(1, "true")
-        cluster.run("scontrol", "update", f"JobId={short}", "EndTime=now+8")
-        assert login.allocations()[short]["time_left_s"] <= 8
+        cluster.run("scontrol", "update", f"JobId={short}", "EndTime=now+6")
+        assert login.allocations()[short]["time_left_s"] <= 6
         long = login.submit(1, "true", "--time", "1:00:00")
         found = login.wait_states([runs], "FAILED")
         assert f"cut off: the allocation slurm-{short} ends at" in found[runs]["reason"]
@@ -253,17 +276,17 @@ def test_an_agent_inside_where_none_runs_outside(cluster: Cluster) -> None:
     """What waited is done on all nodes of the allocation; with an agent outside, the nodes are that one's."""
     with a_login(cluster) as login:
         login.run("agent", "start")
-        inside = login.create("time=10:00", "nodes=2", "agent=true", "idle=4", "option=--hold")
+        inside = login.create("time=10:00", "nodes=2", "agent=true", "idle=2", "option=--hold")
         outside = login.create("time=10:00", "cores=1", "agent=true")
         login.wait_workers(outside, count=1)
-        jobs = login.submit(6, "hostname; sleep 1")
-        login.wait_states(jobs, "COMPLETE")
+        (job,) = login.submit(1, "true")
+        login.wait_states([job], "COMPLETE")
         login.run("spin", "destroy", outside)
         wait_until(lambda: login.allocations()[outside]["state"] == "ended", "its end", on_timeout=login.log)
-        jobs = login.submit(8, "hostname; sleep 1")
+        jobs = login.submit(4, "hostname; sleep 1")
         login.run("agent", "stop")
         cluster.run("scontrol", "release", inside)
-        login.wait_ended(inside)  # its agent leaves when it had nothing to do for 4 s
+        login.wait_ended(inside)  # its agent leaves when it had nothing to do for 2 s
         login.run("agent", "start")
         found = login.wait_states(jobs, "COMPLETE")
         assert {job["allocation"] for job in found.values()} == {f"slurm-{inside}"}
