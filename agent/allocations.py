@@ -111,16 +111,23 @@ class CreatedAllocations:
                 continue
             self._all[created.asked.token] = created
             await created.look()
-            created.own = own is not None and created.begun is not None and created.begun.allocation.id == own.id
-            if created.own or created.asked.giving_back is not None:
-                continue
-            try:
-                await self._listen(created, created.hosts or created.asked.towards)
-            except (LwfmError, OSError) as error:
-                created.trouble = str(error)
-                _logger.error("%s cannot be used: %s", created.name, error)
+            begun = created.begun
+            created.own = own is not None and begun is not None and begun.allocation.name == own.name
+            self._spawn(self._listen_again(created))
         if self._all:
             self._hurry()
+
+    async def _listen_again(self, created: Created) -> None:
+        """Listen for one that an earlier agent has asked for; not being able to is told, and tried again later."""
+        if created.own or created.addresses or created.asked.giving_back is not None:
+            return
+        try:
+            await self._listen(created, created.hosts or created.asked.towards)
+            created.trouble = None
+        except (LwfmError, OSError) as error:
+            if created.trouble is None:
+                _logger.error("%s cannot be used: %s", created.name, error)
+            created.trouble = str(error)
 
     async def run(self) -> None:
         """Follow them until cancelled."""
@@ -142,11 +149,12 @@ class CreatedAllocations:
                 continue
             try:
                 await self.refresh()
-            except LwfmError as error:
+            except Exception as error:  # whatever it is, those that run must be followed
                 self._pause_s = min(MAX_POLL_S, self._pause_s * 2)
                 if self._trouble is None:
-                    _logger.error("the allocations cannot be followed: %s", error)
-                self._trouble = error.message
+                    unknown = not isinstance(error, LwfmError)
+                    _logger.error("the allocations cannot be followed: %s", error, exc_info=unknown)
+                self._trouble = str(error)
             else:
                 self._pause_s, self._trouble = min(POLL_S, self._pause_s * 2), None
             poll_at = time.monotonic() + self._pause_s
@@ -223,7 +231,7 @@ class CreatedAllocations:
                 return self._resource(created)
             self._forget(created)
             raise
-        except BaseException:
+        except LwfmError:
             self._forget(created)
             raise
         self._hurry()
@@ -323,6 +331,8 @@ class CreatedAllocations:
             by_mark = {job.mark: job for job in jobs if job.mark}
             gone: list[Created] = []
             for created, job_id in asked_about:
+                if created.trouble is not None:
+                    await self._listen_again(created)
                 await created.look()
                 await self._inherit(created)
                 mark = f"lwfm:{created.asked.token}"

@@ -190,6 +190,10 @@ class Scheduler(ABC):
         """The id of the job that was submitted; None: the answer does not tell."""
 
     @abstractmethod
+    def is_doubtful(self, complaint: str) -> bool:
+        """Whether a submission that failed with this last line may have been taken all the same."""
+
+    @abstractmethod
     def cancel(self, job_ids: Sequence[str]) -> Command:
         """What ends jobs, in whatever state."""
 

@@ -95,7 +95,13 @@ class BatchCommands:
         Raises:
             SiteError: it was refused; ``transient``, when it is not known whether it was taken.
         """
-        told = self._told(self.scheduler.submit(request, script, output, directory), SUBMIT_TIMEOUT_S, outside=True)
+        command = self.scheduler.submit(request, script, output, directory)
+        try:
+            told = self._told(command, SUBMIT_TIMEOUT_S, outside=True)
+        except SiteError as error:
+            raise SiteError(
+                error.message, transient=error.transient or self.scheduler.is_doubtful(error.message)
+            ) from error
         job_id = self.scheduler.read_submitted(told)
         if job_id is None:
             raise SiteError(f"{self.name} does not tell the id of what it took: {told.strip()[:200]!r}", transient=True)

@@ -205,6 +205,10 @@ class Slurm(Scheduler):
         found = re.fullmatch(r"(\d+)(?:;.*)?", (answer.strip().splitlines() or [""])[-1].strip(), re.ASCII)
         return found.group(1) if found else None
 
+    def is_doubtful(self, complaint: str) -> bool:
+        """The controller has not answered: it may have taken the job before, or have it still in its queue of messages."""
+        return re.search(r"timed out|zero bytes|communication|connection", complaint, re.IGNORECASE) is not None
+
     def cancel(self, job_ids: Sequence[str]) -> Command:
         """Jobs that have ended or are not known any more are no error: ``-Q``."""
         return Command(("scancel", "-Q", *job_ids), environment=_ENVIRONMENT)

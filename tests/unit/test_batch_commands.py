@@ -86,6 +86,12 @@ def test_a_submission_that_tells_no_id_may_have_been_taken(tmp_path: Path, monke
     with pytest.raises(SiteError, match="does not tell the id") as caught:
         BatchCommands(Slurm()).submit(request, "", "o", "/")
     assert caught.value.transient
+    timed_out = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    for complaint, doubtful in ((timed_out, True), ("sbatch: error: Invalid partition name specified", False)):
+        programs(tmp_path, sbatch=f"echo '{complaint}' >&2; exit 1")
+        with pytest.raises(SiteError) as caught:
+            BatchCommands(Slurm()).submit(request, "", "o", "/")
+        assert caught.value.transient == doubtful
     programs(tmp_path, sbatch='test -z "$SLURM_JOB_ID" && echo 7')
     assert BatchCommands(Slurm()).submit(request, "", "o", "/") == "7"
 
