@@ -144,6 +144,6 @@ class AllocatedWorkers(Gate):
     def _launch(self, hosts: Sequence[str]) -> None:
         words = [*self_command(), "worker", "--rendezvous", str(self.rendezvous)]
         with self._home.agent_log.open("ab") as log:
-            started = self._launched.start(self.allocation, hosts, words, log)
-        _logger.info("starting workers on %s by %s", hostlist.fold(hosts), ", ".join(dict.fromkeys(started)))
+            for launch in self._launched.start(self.allocation, hosts, words, log):
+                _logger.info("starting workers on %s: %s", ", ".join(launch.hosts), launch.argv[0])
         (self._directory / f"started-{os.getpid()}").touch(mode=0o600)

@@ -60,14 +60,16 @@ class Launched:
         self._directory = directory
         self._processes: list[tuple[subprocess.Popen[bytes], launchers.Launch]] = []
 
-    def start(self, allocation: Allocation, hosts: Sequence[str], words: Sequence[str], log: IO[bytes]) -> list[str]:
+    def start(
+        self, allocation: Allocation, hosts: Sequence[str], words: Sequence[str], log: IO[bytes]
+    ) -> list[launchers.Launch]:
         """Start ``words`` once on each of ``hosts``, none of which is this node. Call it from a thread: it asks for versions.
 
         Args:
             allocation: the nodes. ``log``: where what the launcher prints goes.
 
         Returns:
-            The names of the programs that were started.
+            What was started.
 
         Raises:
             ConfigError: there is no program that could do it. OSError: it cannot be run.
@@ -94,7 +96,7 @@ class Launched:
                 env=environment, cwd="/", start_new_session=True,
             )  # fmt: skip
             self._processes.append((process, launch))
-        return [launch.argv[0] for launch in launches]
+        return launches
 
     def add(self, process: subprocess.Popen[bytes], host: str) -> None:
         """Count a process in that was started otherwise."""
