@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .notify import main as notify
 
         return notify(words[1:])
+    if words[:1] == ["tunnel"]:  # what ssh runs on a node that cannot reach the agent's
+        from .worker.tunnel import main as tunnel
+
+        return tunnel(words[1:])
     if words[:1] == ["tasks"]:  # what a job that asks for tasks runs
         from .tasks import main as tasks
 

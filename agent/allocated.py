@@ -23,12 +23,16 @@ from .launching import LEAVE_S, Launched, own_name
 from .listening import listen_for
 from .node import Node
 from .paths import Home, private_directory, self_command
+from .tunnels import Tunnel, tunnel_command
 from .workers import Gate, WorkerServer
 
 START_TIMEOUT_S = 60.0
 """How long a node may take from the launcher's start until its worker has come; the others work meanwhile."""
 RECONNECT_S = 3.0
 """How long workers that an earlier agent has started get to come by themselves."""
+TUNNEL_AFTER_S = 20.0
+"""A node whose worker has not come by then is tried through ssh."""
+CHANNELS = ("auto", "tcp", "ssh")
 NO_LIMIT = 2**62
 UNLIMITED = Capacity(NO_LIMIT, NO_LIMIT, NO_LIMIT)
 _logger = logging.getLogger(__name__)
@@ -50,10 +54,14 @@ class AllocatedWorkers(Gate):
         home: the instance; what the other nodes have to read lies in it, so it must be on a file system they see.
         allocation: the nodes.
         workers: takes their connections.
+        channel: how their nodes reach this one: by themselves (``tcp``), by a way that is made for them over ssh (``ssh``), or
+            the latter where the former does not do (``auto``).
     """
 
-    def __init__(self, home: Home, allocation: Allocation, workers: WorkerServer):
+    def __init__(self, home: Home, allocation: Allocation, workers: WorkerServer, channel: str = "auto"):
         self.allocation = allocation
+        self._channel = channel
+        self._tunnels: dict[str, Tunnel] = {}
         self._home = home
         self._workers = workers
         self._own = allocation.share_of(own_name())
@@ -72,35 +80,53 @@ class AllocatedWorkers(Gate):
         return [node for node in self.allocation.nodes if node is not self._own]
 
     async def open(self) -> None:
-        """Make the key where there is none, listen, and tell where.
+        """Make the key where there is none, listen, and tell where; nothing of that where they are reached over ssh.
 
         Raises:
             ConfigError: there can be no key, or no address at which other nodes reach this one.
         """
         private_directory(self._directory.parent)
         private_directory(self._directory)
+        if self._channel == "ssh":
+            return
         await listen_for(self._workers, self._directory, [node.host for node in self.others], self)
 
     async def bring_up(self) -> None:
         """Start workers where none comes by itself; say which have not come in time. Until cancelled, or all are there."""
         await asyncio.sleep(RECONNECT_S if any(self._directory.glob("started-*")) else 0)
         wanted = [node.host for node in self.others if not self.is_up(node.host)]
-        if wanted:
+        if wanted and self._channel != "ssh":
             try:
                 await asyncio.to_thread(self._launch, wanted)
-            except LwfmError as error:
+            except (LwfmError, OSError) as error:
                 _logger.error("no workers on the other nodes: %s", error)
-                self._missing.update(wanted)
-                return
         began = time.monotonic()
         while wanted:
-            await asyncio.sleep(0.1)
             wanted = [host for host in wanted if not self.is_up(host)]
-            late = time.monotonic() - began > START_TIMEOUT_S
-            for host in [host for host in wanted if late or not self._launched.is_starting(host)]:
-                _logger.error("node %s did not come up (%.0f s) and is left out", host, time.monotonic() - began)
-                self._missing.add(host)
-                wanted.remove(host)
+            now = time.monotonic()
+            for host in list(wanted):
+                tunnel = self._tunnels.get(host)
+                if tunnel is None and self._channel != "tcp" and not self._comes_by_itself(host, now - began):
+                    self._tunnel_to(host)
+                elif now - began > START_TIMEOUT_S or not (tunnel.open if tunnel else self._launched.is_starting(host)):
+                    _logger.error("node %s did not come up (%.0f s) and is left out", host, now - began)
+                    self._missing.add(host)
+                    wanted.remove(host)
+            await asyncio.sleep(0.1)
+
+    def _comes_by_itself(self, host: str, since_s: float) -> bool:
+        """Whether there is hope that its worker will reach us, so many seconds after it was started."""
+        return self._channel != "ssh" and since_s < TUNNEL_AFTER_S and self._launched.is_starting(host)
+
+    def _tunnel_to(self, host: str) -> None:
+        if self._channel == "auto":
+            _logger.warning("no worker of node %s has reached this node: trying through ssh", host)
+        with self._home.agent_log.open("ab") as log:
+            try:
+                self._tunnels[host] = Tunnel(tunnel_command(self._home, host, self.rendezvous), host, log)
+            except OSError as error:
+                _logger.error("there is no ssh here: %s", error)
+                self._channel = "tcp"
 
     def is_up(self, host: str) -> bool:
         """Whether a worker of that node is connected."""
@@ -133,6 +159,7 @@ class AllocatedWorkers(Gate):
 
     async def close(self, *, stop: bool) -> None:
         """Let the launchers end, after the workers were told to leave; or leave both for the next agent."""
+        await asyncio.gather(*(asyncio.to_thread(tunnel.close) for tunnel in self._tunnels.values()))
         if not stop:
             return
         until = time.monotonic() + LEAVE_S

@@ -7,7 +7,7 @@ a dotted path ``package.module:Class``), the other keys are that driver's option
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,18 @@ def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zer
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value > 0 or (zero and value == 0)):
         raise ConfigError(f"sites.toml: {name} of [local] must be a number of seconds, not {value!r}")
     return float(value)
+
+
+def choice_option(options: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
+    """An option of ``[local]`` that is one of several words; the first when it is not given.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    value = options.get(name, choices[0])
+    if value not in choices:
+        raise ConfigError(f"sites.toml: {name} of [local] must be one of {', '.join(choices)}, not {value!r}")
+    return str(value)
 
 
 def labels_option(options: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Optional, cast
 
 from . import __version__, faultpoints, hostlist, presence, recovery
-from .allocated import AllocatedWorkers
+from .allocated import CHANNELS, AllocatedWorkers
 from .allocations import CreatedAllocations
 from .attached import AttachedJobs
 from .attached import release as release_attached
 from .capacity import shape_of
 from .clock import utc_text
-from .config import LOCAL_SITE, SiteConfig, labels_option, read_sites, seconds_option, signature
+from .config import LOCAL_SITE, SiteConfig, choice_option, labels_option, read_sites, seconds_option, signature
 from .deadline import DEFAULT_NOTICE_S, Deadline
 from .dispatcher import Dispatcher, Flight
 from .errors import LwfmError
@@ -97,6 +97,7 @@ class Instance:
         self.watch = Watch()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
+        self._channel = choice_option(local_options, "channel", CHANNELS)
         self._end_notice_s = seconds_option(local_options, "end_notice_s", DEFAULT_NOTICE_S, zero=True)
         self.dispatcher = Dispatcher(
             self._claim, self._loop.call_soon, self.spawn, self.worker.capacity(), self._settle_dropped
@@ -177,7 +178,7 @@ class Instance:
         try:
             allocation = await asyncio.to_thread(find_allocation)
             if allocation is not None:
-                allocated = AllocatedWorkers(self.home, allocation, self.workers)
+                allocated = AllocatedWorkers(self.home, allocation, self.workers, self._channel)
                 self.workers.gate = allocated
                 self.worker.use_allocated()
                 if allocated.others:

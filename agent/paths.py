@@ -20,7 +20,6 @@ from .errors import ConfigError, InsecureState
 from .filesystems import is_shared
 
 HOME_VARIABLE = "LWFM_HOME"
-SOCKET_VARIABLE = "LWFM_SOCKET"
 CACHE_VARIABLE = "LWFM_CACHE"
 """Where the one file unpacks its parts (``build/onefile/``)."""
 MAX_SOCKET_PATH = 100

@@ -18,8 +18,6 @@ PROTOCOL = 1
 """The version of this release, of the worker's protocol and of the API."""
 SPOKEN = tuple(version for version in (PROTOCOL, PROTOCOL - 1) if version > 0)
 """The versions spoken here, best first: this release's and the one before, so that two sides may be one release apart."""
-RENDEZVOUS_VARIABLE = "LWFM_RENDEZVOUS"
-"""In the environment of a job whose node need not be that of the agent: the file that tells where the agent is."""
 MAX_FRAME_BYTES = 32 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 

@@ -10,6 +10,7 @@ import base64
 import functools
 import logging
 import os
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -310,6 +311,7 @@ class WorkerServer:
         settled, by_id = await self._durably(settle)
         faultpoints.hit("workers.settled")
         connection.worker_id, connection.host, connection.allocation = worker_id, host, allocation
+        connection.remote = connection.remote or host != socket.gethostname()  # it may have come through a tunnel
         self.connections[worker_id] = connection
         welcome = {"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}
         if capacity != found:

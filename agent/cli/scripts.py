@@ -11,6 +11,7 @@ import sys
 from .. import paths
 from ..client.startup import COMMAND_VARIABLE, installed_paths, lwfm_command, package_parent
 from ..errors import ConfigError, InvalidRecord, NotFound
+from ..variables import SOCKET_VARIABLE
 from .session import Session
 
 
@@ -87,7 +88,7 @@ def script_environment(session: Session, python: str, venv: str | None) -> dict[
     environment = dict(os.environ)
     endpoint = session.endpoint
     environment[paths.HOME_VARIABLE] = str(endpoint.home.root)
-    environment[paths.SOCKET_VARIABLE] = str(endpoint.socket)
+    environment[SOCKET_VARIABLE] = str(endpoint.socket)
     environment[COMMAND_VARIABLE] = json.dumps(lwfm_command())
     environment.setdefault("PYTHONUNBUFFERED", "1")
     directory = library_directory(endpoint.home, python)

@@ -22,7 +22,8 @@ from urllib.parse import quote, urlencode
 
 from .. import errors, paths, rendezvous
 from ..errors import AgentUnreachable, LwfmError
-from ..wire import RENDEZVOUS_VARIABLE, SPOKEN
+from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
+from ..wire import SPOKEN
 
 CALL_TIMEOUT_S = 300.0
 """How long an ordinary call may take before the agent counts as hung."""
@@ -70,7 +71,7 @@ def find_endpoint(home: str | os.PathLike[str] | None = None) -> Endpoint:
     another host: it is never started from here. Nor is it from a job on another node, which dials the agent over TLS.
     """
     here = paths.locate(os.fspath(home) if home is not None else None)
-    given = os.environ.get(paths.SOCKET_VARIABLE)
+    given = os.environ.get(SOCKET_VARIABLE)
     if not given or (home is not None and here != paths.locate()):
         return Endpoint(here, here.socket)
     knows_home = bool(home is not None or os.environ.get(paths.HOME_VARIABLE))

@@ -19,7 +19,7 @@ from typing import Any, Callable, TypeVar
 
 from .. import errors, paths
 from ..errors import AgentUnreachable, ConfigError
-from ..wire import RENDEZVOUS_VARIABLE
+from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 
 START_TIMEOUT_S = 60.0
 """How long a start may take; a store that was not closed properly is looked through first."""
@@ -29,7 +29,7 @@ COMMAND_VARIABLE = "LWFM_COMMAND"
 """The words (JSON) that start lwfm, for processes that cannot do so themselves: scripts that see only the library."""
 IDLE_EXIT_VARIABLE = "LWFM_IDLE_EXIT_S"
 LOG_TAIL_BYTES = 2000
-_OF_A_JOB = ("LWFM_JOB_ID", "LWFM_WORKFLOW_ID", "LWFM_ATTEMPT", paths.SOCKET_VARIABLE, RENDEZVOUS_VARIABLE)
+_OF_A_JOB = ("LWFM_JOB_ID", "LWFM_WORKFLOW_ID", "LWFM_ATTEMPT", SOCKET_VARIABLE, RENDEZVOUS_VARIABLE)
 
 T = TypeVar("T")
 

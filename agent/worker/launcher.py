@@ -50,7 +50,6 @@ class Launcher:
         gpus: the names of the node's GPUs, as their variables take them.
         cores: the node's real cores; granted indices beyond them wrap around.
         files: makes the files that jobs are given.
-        told: variables that every job of this node is given.
     """
 
     def __init__(
@@ -59,21 +58,24 @@ class Launcher:
         gpus: Sequence[str],
         cores: Sequence[int],
         files: JobFiles,
-        told: Optional[Mapping[str, str]] = None,
     ) -> None:
         self._base = {name: value for name, value in environment.items() if not _of_a_launcher(name, environment)}
         self._gpus = gpus
         self._cores = cores
         self._files = files
-        self._told = dict(told or {})
-        self._contexts: dict[Optional[int], Environment] = {None: {**self._base, **self._told}}
+        self._told: Mapping[str, str] = {}
+        self._contexts: dict[Optional[int], Environment] = {None: self._base}
         self._programs: dict[tuple[str, str], str] = {}
         self._inside = False
         self._spawn: Callable[..., int] = _posix_spawn
 
+    def tell(self, variables: Mapping[str, str]) -> None:
+        """Give these variables to every job that starts from now on."""
+        self._told = variables
+
     def add_context(self, context: int, environment: Mapping[str, str]) -> None:
         """Make ``environment`` known as ``context``: merged once, then used by many jobs."""
-        self._contexts[context] = {**self._base, **environment, **self._told}
+        self._contexts[context] = {**self._base, **environment}
 
     def keep_contexts(self, used: Container[int]) -> None:
         """Forget all contexts but these."""
@@ -86,6 +88,7 @@ class Launcher:
         own = message.get("env")
         if own:
             environment.update(own)
+        environment.update(self._told)
         for name in message.get("unset") or ():
             environment.pop(name, None)
         if message.get("files"):

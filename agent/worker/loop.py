@@ -17,7 +17,8 @@ from typing import Any, Optional
 from .. import __version__
 from ..errors import InvalidRecord
 from ..processes import become_subreaper, boot_id
-from ..wire import RENDEZVOUS_VARIABLE, SPOKEN, Message
+from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
+from ..wire import SPOKEN, Message
 from .capacity import node_capacity
 from .files import JobFiles
 from .holds import Holds
@@ -77,8 +78,8 @@ class Loop:
         outputs = Outputs(os.path.join(options.spool, "out"))
         monitor = Monitor(self._timers)
         self._files = JobFiles(os.path.join(options.spool, "files"))
-        told = {RENDEZVOUS_VARIABLE: options.rendezvous} if options.rendezvous else {}
-        self._launcher = Launcher(os.environ, gpus, node.cores, self._files, told)
+        self._launcher = Launcher(os.environ, gpus, node.cores, self._files)
+        self._tunnel: Optional[str] = None
         for number, environment in self._spool.contexts.items():
             self._launcher.add_context(number, environment)
         self._outputs = outputs
@@ -124,14 +125,30 @@ class Loop:
         }
 
     def _dial(self) -> Line:
-        """A line to the agent: by its socket, else, where there is none (any more), to wherever it is now."""
+        """A line to the agent: by its socket, else by a tunnel it has made, else to wherever it is now."""
+        self._tunnel = None
         if self._options.connect:
             try:
                 return LocalLine(self._options.connect)
             except OSError:
                 if not self._options.rendezvous:
                     raise
+        tunnel = os.path.join(self._options.spool, "tunnel")
+        if os.path.lexists(f"{tunnel}.worker"):
+            try:
+                line = LocalLine(f"{tunnel}.worker")
+            except OSError:
+                pass  # one of an earlier agent
+            else:
+                self._tunnel = tunnel
+                return line
         return RemoteLine(self._options.rendezvous)
+
+    def _way_for_jobs(self) -> dict[str, str]:
+        """The variables by which jobs find the agent, where it is not on this node, or may not stay there."""
+        if self._tunnel is not None:
+            return {SOCKET_VARIABLE: f"{self._tunnel}.api"}
+        return {RENDEZVOUS_VARIABLE: self._options.rendezvous} if self._options.rendezvous else {}
 
     def run(self) -> int:
         """Work until it is time to leave.
@@ -242,6 +259,7 @@ class Loop:
         share = welcome.get("share")
         if isinstance(share, dict):
             self._ledger.limit(share.get("cores"), share.get("memory_bytes"), share.get("gpus"))
+        self._launcher.tell(self._way_for_jobs())
         self._acknowledge(acked)
 
     def _lost(self) -> None:

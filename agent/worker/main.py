@@ -33,7 +33,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         options = _whole(options)
     except LwfmError as error:
         return _refuse(error)
-    code = _apart(lambda: _make_private(options.spool))
+    code = _apart(lambda: make_private(options.spool))
     if code:
         return code
     log = Log(os.path.join(options.spool, "worker.log"), "keeper")
@@ -56,11 +56,11 @@ def _whole(options: Options) -> Options:
     """The options with absolute paths; without a spool, one of this node's for this rendezvous."""
     connect = os.path.abspath(options.connect) if options.connect else ""
     rendezvous = os.path.abspath(options.rendezvous) if options.rendezvous else ""
-    spool = os.path.abspath(options.spool) if options.spool else _own_spool(rendezvous)
+    spool = os.path.abspath(options.spool) if options.spool else own_spool(rendezvous)
     return options._replace(connect=connect, rendezvous=rendezvous, spool=spool)
 
 
-def _own_spool(rendezvous: str) -> str:
+def own_spool(rendezvous: str) -> str:
     """A directory of this node. Its host's name is part of it: some clusters have scratch that several nodes share."""
     import zlib
 
@@ -69,7 +69,8 @@ def _own_spool(rendezvous: str) -> str:
     return os.path.join(scratch, f"lwfm-{os.getuid()}", f"{digest}-{os.uname().nodename}", "spool")
 
 
-def _make_private(spool: str) -> int:
+def make_private(spool: str) -> int:
+    """Make the spool's directory, its owner's alone; an exit code, not 0 when that cannot be."""
     from pathlib import Path
 
     from ..paths import private_directory

@@ -1,7 +1,8 @@
 """In-situ: jobs over the nodes of a real Slurm, beside one node on the same processors; how soon they come up; what workers cost.
 
 The cluster is that of the tests (tests/support/cluster.py): four nodes on this one machine, so root and Slurm are needed. All
-nodes share the machine's processors: what is seen is what the way to other nodes costs, not what more nodes give. Ends with 1 when a target is missed.
+nodes share the machine's processors: what is seen is what the way to other nodes costs, not what more nodes give. Ends with 1
+when a target is missed.
 """
 
 from __future__ import annotations
