@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from lwfm import hostlist
 from lwfm.clock import parse_utc
 
 from support import cluster as bed
@@ -52,6 +53,12 @@ def test_two_allocations_serve_one_instance(cluster: Cluster) -> None:
         assert Counter(line.job for line in journal.lines() if line.what == "start") == Counter(jobs)
         ran = {(job["allocation"], job["host"]) for job in found.values()}
         assert ran == {(f"slurm-{second if host == alone else first}", host) for host in hosts}
+
+        (wide,) = login.submit(1, 'lwfm log "on $LWFM_NODELIST"', "--nodes", "2", "--cores", "2")
+        assert login.wait_states([wide], "COMPLETE", "FAILED")[wide]["state"] == "COMPLETE", login.run("job", "why", wide)
+        (line,) = [line for line in login.ask("log") if line.get("job_id") == wide]  # told from another node
+        nodes = sorted(set(hosts) - {alone})
+        assert hostlist.expand(line["message"].split()[1]) in (nodes, nodes[::-1])
 
         running = login.submit(5, "sleep 60")
         login.wait_states(running, "RUNNING")
