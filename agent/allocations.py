@@ -86,11 +86,13 @@ class CreatedAllocations:
     # ------------------------------------------------------------------------------------------ from the start on
 
     async def restore(self, own: Optional[Allocation]) -> None:
-        """Take up those that an earlier agent has asked for, and listen for them again.
+        """Take up those that an earlier agent has asked for, and listen for them again; and what workers of others have left.
 
         Args:
             own: the allocation that the agent itself is in.
         """
+        for allotment in await asyncio.to_thread(find_allotments, self._home.allocations, created=False):
+            await self._inherit(allotment, allotment.directory.name)
         for allotment in await asyncio.to_thread(find_allotments, self._home.allocations):
             try:
                 created = Created(allotment, await asyncio.to_thread(allotment.read_asked), self._note)
@@ -296,7 +298,7 @@ class CreatedAllocations:
                 if created.trouble is not None:
                     await self._listen_again(created)
                 await created.look()
-                await self._inherit(created)
+                await self._inherit(created.allotment, created.allocation)
                 mark = mark_of(created.asked.token)
                 if job_id is None and created.asked.job_id is None and (created.begun or mark in by_mark):
                     job_id = created.begun.allocation.id if created.begun else by_mark[mark].job_id
@@ -356,7 +358,7 @@ class CreatedAllocations:
         why = f"{created.name} has ended: {native}"
         if created.asked.giving_back is not None:
             why += f" (given back: {created.asked.giving_back})"
-        await self._inherit(created)
+        await self._inherit(created.allotment, created.allocation)
         words = await asyncio.to_thread(created.allotment.last_words)
         told = f"; the last it printed: {words}" if words and created.came_at is None else ""
         _logger.info("%s%s", why, told)
@@ -372,13 +374,13 @@ class CreatedAllocations:
         self._ended.append(self._resource(created))
         self._forget(created)
 
-    async def _inherit(self, created: Created) -> None:
-        """Record what workers have left in the directory that had to go while no agent was there."""
-        for path, body in await asyncio.to_thread(created.allotment.testaments):
+    async def _inherit(self, allotment: Allotment, name: str) -> None:
+        """Record what workers of an allocation have left in its directory that had to go while no agent was there."""
+        for path, body in await asyncio.to_thread(allotment.testaments):
             worker_id = str(body["worker"])
             if worker_id in self._workers.connections:
                 continue
-            await self._workers.inherit(worker_id, str(body["host"]), created.allocation, body["events"])
+            await self._workers.inherit(worker_id, str(body["host"]), name, body["events"])
             await self._workers.lose(worker_id, "its worker has left", presence.LEFT)
             with suppress(OSError):
                 await asyncio.to_thread(path.unlink)
