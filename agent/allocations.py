@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import shlex
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
@@ -20,28 +18,18 @@ from typing import Any, Callable, Optional
 
 from . import presence, recovery
 from .allocation import Allocation
-from .allotment import PREFIX, SCRIPT, Allotment, Asked, find_allotments
+from .allotment import PREFIX, Allotment, find_allotments
+from .asking import mark_of, prepare, submit
 from .created import Created
 from .deadline import Deadline
 from .dispatcher import Dispatcher
-from .errors import InvalidRecord, LwfmError, NotFound, SiteError
+from .errors import LwfmError, NotFound, SiteError
 from .listening import listen_for, sample
 from .node import Node
-from .paths import Home, self_command, user_name, write_private
-from .quantities import seconds_of
+from .paths import Home, user_name
 from .sites.base import Resource
-from .sites.batch import (
-    DEFAULT_IDLE_S,
-    ENDED,
-    PENDING,
-    RUNNING,
-    UNKNOWN,
-    AllocationRequest,
-    BatchJob,
-    quantity,
-    request_of,
-)
-from .sites.commands import BatchCommands, the_scheduler
+from .sites.batch import ENDED, PENDING, RUNNING, UNKNOWN, BatchJob
+from .sites.commands import the_scheduler
 from .workers import WorkerServer
 from .writer import Writer
 
@@ -98,11 +86,13 @@ class CreatedAllocations:
     # ------------------------------------------------------------------------------------------ from the start on
 
     async def restore(self, own: Optional[Allocation]) -> None:
-        """Take up those that an earlier agent has asked for, and listen for them again.
+        """Take up those that an earlier agent has asked for, and listen for them again; and what workers of others have left.
 
         Args:
             own: the allocation that the agent itself is in.
         """
+        for allotment in await asyncio.to_thread(find_allotments, self._home.allocations, created=False):
+            await self._inherit(allotment, allotment.directory.name)
         for allotment in await asyncio.to_thread(find_allotments, self._home.allocations):
             try:
                 created = Created(allotment, await asyncio.to_thread(allotment.read_asked), self._note)
@@ -192,61 +182,35 @@ class CreatedAllocations:
         """Ask for one.
 
         Args:
-            spec: as of :func:`~lwfm.sites.batch.request_of`; and ``idle``, ``agent``.
+            spec: as of :func:`~lwfm.asking.prepare`.
 
         Raises:
             InvalidRecord: the spec makes no sense. NotSupported: there is no batch scheduler here. SiteError: it refused.
             ConfigError: its nodes could not reach us.
         """
-        given = {**spec}
-        idle_s = quantity(given, "idle", seconds_of, "10m, or 0 for never", zero=True)
-        agent = given.pop("agent", False)
-        given.pop("idle", None)
-        if not isinstance(agent, bool):
-            raise InvalidRecord(f"agent must be true or false, not {agent!r}"[:200])
-        token = secrets.token_hex(4)
-        request = request_of(given, f"lwfm:{token}")
-        scheduler = the_scheduler()
-        partition, hosts = await asyncio.to_thread(scheduler.members, request.partition)
-        share = (request.cores, request.memory_bytes, request.gpus)
-        if partition is not None and request.cores is None:
-            share = (partition.node_cores, request.memory_bytes or partition.node_memory_bytes, request.gpus)
-        asked = Asked(
-            token, scheduler.name, request.nodes, request.time_s, time.time(), DEFAULT_IDLE_S if idle_s is None else idle_s,
-            agent, tuple(sample(hosts)), None, *share,
-        )  # fmt: skip
-        created = Created(Allotment(self._home.allocations / (PREFIX + token)), asked, self._note)
+        question = await asyncio.to_thread(prepare, spec)
+        asked = question.asked
+        created = Created(Allotment(self._home.allocations / (PREFIX + asked.token)), asked, self._note)
         try:
             await asyncio.to_thread(created.allotment.create, asked)
             await self._listen(created, asked.towards)
-            self._all[token] = created
-            await self._submit(created, scheduler, request)
+            self._all[asked.token] = created
+            job_id = await asyncio.to_thread(submit, question, created.allotment, self._home.root)
         except OSError as error:
             self._forget(created)
             raise SiteError(f"cannot write {created.allotment.directory}: {error.strerror}") from error
-        except SiteError as error:
-            if error.transient:  # it may have been taken: it is looked for
-                created.reason = f"it is not known whether {scheduler.name} has taken it: {error.message}"
-                self._hurry()
-                return self._resource(created)
-            self._forget(created)
-            raise
-        except LwfmError:
-            self._forget(created)
-            raise
+        except LwfmError as error:
+            if not (isinstance(error, SiteError) and error.transient and asked.token in self._all):
+                self._forget(created)
+                raise
+            # It may have been taken: it is looked for.
+            created.reason = f"it is not known whether {asked.scheduler} has taken it: {error.message}"
+        else:
+            created.phase = PENDING
+            await self._record(created, job_id=job_id)
+            _logger.info("%s: asked for %d nodes for %.0f s", created.name, asked.nodes, asked.time_s)
         self._hurry()
         return self._resource(created)
-
-    async def _submit(self, created: Created, scheduler: BatchCommands, request: AllocationRequest) -> None:
-        allotment = created.allotment
-        words = [*self_command(), "allocation-workers", str(allotment.directory)]
-        script = f"#!/bin/sh\n# Workers of an instance of lwfm, on all nodes of this job.\nexec {shlex.join(words)}\n"
-        await asyncio.to_thread(write_private, allotment.directory / SCRIPT, script.encode("utf-8", "surrogateescape"))
-        output, root = str(allotment.output), str(self._home.root)
-        job_id = await asyncio.to_thread(scheduler.submit, request, script, output, root)
-        created.phase = PENDING
-        await self._record(created, job_id=job_id)
-        _logger.info("%s: asked for %d nodes for %.0f s", created.name, request.nodes, request.time_s)
 
     async def destroy(self, resource_id: str) -> None:
         """Give one back, and return when the scheduler has heard it. Harmless when it has ended.
@@ -334,8 +298,8 @@ class CreatedAllocations:
                 if created.trouble is not None:
                     await self._listen_again(created)
                 await created.look()
-                await self._inherit(created)
-                mark = f"lwfm:{created.asked.token}"
+                await self._inherit(created.allotment, created.allocation)
+                mark = mark_of(created.asked.token)
                 if job_id is None and created.asked.job_id is None and (created.begun or mark in by_mark):
                     job_id = created.begun.allocation.id if created.begun else by_mark[mark].job_id
                     await self._record(created, job_id=job_id)
@@ -394,7 +358,7 @@ class CreatedAllocations:
         why = f"{created.name} has ended: {native}"
         if created.asked.giving_back is not None:
             why += f" (given back: {created.asked.giving_back})"
-        await self._inherit(created)
+        await self._inherit(created.allotment, created.allocation)
         words = await asyncio.to_thread(created.allotment.last_words)
         told = f"; the last it printed: {words}" if words and created.came_at is None else ""
         _logger.info("%s%s", why, told)
@@ -410,13 +374,13 @@ class CreatedAllocations:
         self._ended.append(self._resource(created))
         self._forget(created)
 
-    async def _inherit(self, created: Created) -> None:
-        """Record what workers have left in the directory that had to go while no agent was there."""
-        for path, body in await asyncio.to_thread(created.allotment.testaments):
+    async def _inherit(self, allotment: Allotment, name: str) -> None:
+        """Record what workers of an allocation have left in its directory that had to go while no agent was there."""
+        for path, body in await asyncio.to_thread(allotment.testaments):
             worker_id = str(body["worker"])
             if worker_id in self._workers.connections:
                 continue
-            await self._workers.inherit(worker_id, str(body["host"]), created.allocation, body["events"])
+            await self._workers.inherit(worker_id, str(body["host"]), name, body["events"])
             await self._workers.lose(worker_id, "its worker has left", presence.LEFT)
             with suppress(OSError):
                 await asyncio.to_thread(path.unlink)

@@ -173,9 +173,13 @@ class Allotment:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def find_allotments(directory: Path) -> list[Allotment]:
-    """Those in ``allocations/`` of a home, oldest first as far as their names tell."""
-    return [Allotment(path) for path in sorted(directory.glob(PREFIX + "*")) if path.is_dir()]
+def find_allotments(directory: Path, *, created: bool = True) -> list[Allotment]:
+    """Those in ``allocations/`` of a home; without ``created`` the others: of allocations that agents have been in."""
+    return [
+        Allotment(path)
+        for path in sorted(directory.glob("*"))
+        if path.is_dir() and path.name.startswith(PREFIX) == created
+    ]
 
 
 def _write(path: Path, body: Mapping[str, Any]) -> None:

@@ -7,10 +7,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from lwfm import hostlist
 from lwfm.clock import parse_utc
 
 from support import cluster as bed
-from support.allocations import Login, a_login
+from support.allocations import Login, a_login, an_allocation
 from support.cluster import Cluster
 from support.journals import Journal
 from support.waiting import wait_until
@@ -52,6 +53,14 @@ def test_two_allocations_serve_one_instance(cluster: Cluster) -> None:
         assert Counter(line.job for line in journal.lines() if line.what == "start") == Counter(jobs)
         ran = {(job["allocation"], job["host"]) for job in found.values()}
         assert ran == {(f"slurm-{second if host == alone else first}", host) for host in hosts}
+
+        (wide,) = login.submit(1, 'lwfm log "on $LWFM_NODELIST"', "--nodes", "2", "--cores", "2")
+        assert login.wait_states([wide], "COMPLETE", "FAILED")[wide]["state"] == "COMPLETE", login.run(
+            "job", "why", wide
+        )
+        (line,) = [line for line in login.ask("log") if line.get("job_id") == wide]  # told from another node
+        nodes = sorted(set(hosts) - {alone})
+        assert hostlist.expand(line["message"].split()[1]) in (nodes, nodes[::-1])
 
         running = login.submit(5, "sleep 60")
         login.wait_states(running, "RUNNING")
@@ -110,7 +119,7 @@ def test_two_allocations_on_one_host_are_apart(cluster: Cluster) -> None:
             login.create("time=10:00", "cores=1", f"option=--nodelist={cluster.hosts[0]}") for _ in range(2)
         )
         assert login.wait_workers(first, second, count=2) == [cluster.hosts[0]] * 2
-        jobs = login.submit(2, "sleep 4")
+        jobs = login.submit(2, "sleep 3")
         found = login.wait_states(jobs, "RUNNING")
         assert {job["allocation"] for job in found.values()} == {f"slurm-{first}", f"slurm-{second}"}
         login.kill(login.hosts[0], "agent serve")
@@ -134,8 +143,8 @@ def test_at_the_end_of_its_time_what_runs_is_cut_off_and_the_rest_waits_for_the_
         (runs,) = login.submit(1, "trap 'exit 0' TERM; sleep 60 & wait")
         login.wait_states([runs], "RUNNING")
         (waits,) = login.submit(1, "true")
-        cluster.run("scontrol", "update", f"JobId={short}", "EndTime=now+6")
-        assert login.allocations()[short]["time_left_s"] <= 6
+        cluster.run("scontrol", "update", f"JobId={short}", "EndTime=now+5")
+        assert login.allocations()[short]["time_left_s"] <= 5
         long = login.submit(1, "true", "--time", "1:00:00")
         found = login.wait_states([runs], "FAILED")
         assert f"cut off: the allocation slurm-{short} ends at" in found[runs]["reason"]
@@ -211,28 +220,40 @@ def ended_at(login: Login, allocation: str) -> bool:
     return bool(login.allocations()[allocation]["state"] == "ended")
 
 
+def test_so_it_is_with_the_allocation_that_an_agent_was_in(cluster: Cluster) -> None:
+    """Agent and allocation are gone; the next agent, elsewhere, knows what the worker of the other node knew."""
+    with an_allocation(cluster, nodes=2) as inside:
+        inside.run("agent", "start")
+        inside.wait_nodes()
+        jobs = inside.submit(4, "sleep 60")
+        there = [job for job, found in inside.wait_states(jobs, "RUNNING").items() if found["host"] == inside.hosts[1]]
+        inside.kill(inside.hosts[0], "agent serve")
+        cluster.run("scancel", inside.environment["SLURM_JOB_ID"])
+        wait_until(lambda: list(inside.home.glob("allocations/*/left-*.json")), "what it leaves", on_timeout=inside.log)
+        inside.environment = {name: text for name, text in inside.environment.items() if not name.startswith("SLURM")}
+        inside.run("agent", "start")
+        found = inside.wait_states(there, "FAILED")
+        assert {job["reason"] for job in found.values()} == {"cut off: the scheduler has ended the allocation"}
+        assert not list(inside.home.glob("allocations/*/left-*.json"))
+        inside.run("agent", "stop", "--kill")
+
+
 def test_an_agent_that_cannot_be_reached_is_told_of_and_found_when_it_can(cluster: Cluster) -> None:
     with a_login(cluster) as login:
         login.run("agent", "start")
         made = login.create("time=10:00", "cores=1", "option=--hold")
         wait_until(lambda: login.allocations()[made].get("reason") == "JobHeldUser", "it to wait", on_timeout=login.log)
         assert login.allocations()[made]["state"] == "pending"
-        assert "made" not in login.run("submit", "--cores", "2", "--", "true", code=5)  # never, with one core
+        login.run("submit", "--cores", "2", "--", "true", code=5)  # never, with one core
         (job,) = login.submit(1, "true")  # for nodes that are still to come
         (file,) = login.home.glob("allocations/*/agent.json")
         (host, port), right = json.loads(file.read_text())["addresses"][0], file.read_text()
-        file.write_text(
-            json.dumps({"format": 1, "key": "key.pem", "addresses": [[host.rpartition(".")[0] + ".99", port]]})
-        )
+        file.write_text(json.dumps({"format": 1, "key": "key.pem", "addresses": [[host, 9]]}))  # where nobody listens
         cluster.run("scontrol", "release", made)
         problem = wait_until(lambda: login.allocations()[made].get("problem"), "the problem", on_timeout=login.log)
-        assert "no worker has come for" in problem
+        assert "it runs, but no worker has come for" in problem
         assert f"they dial {host}:{port}" in problem
-        problem = wait_until(
-            lambda: ".99:" in str(login.allocations()[made].get("problem")) and login.allocations()[made]["problem"],
-            "the address",
-        )
-        assert f"cannot reach the agent at {host.rpartition('.')[0]}.99:{port} (" in problem
+        assert f"cannot reach the agent at {host}:9 (Connection refused)" in problem
         file.write_text(right)
         login.wait_states([job], "COMPLETE")
         assert "problem" not in login.allocations()[made] or "dial" not in login.allocations()[made]["problem"]
@@ -241,6 +262,7 @@ def test_an_agent_that_cannot_be_reached_is_told_of_and_found_when_it_can(cluste
 
 
 def test_a_submission_whose_answer_was_lost_is_found_again(cluster: Cluster) -> None:
+    """What is refused leaves nothing."""
     with a_login(cluster) as login:
         real = cluster.run("sh", "-c", "command -v sbatch").stdout.strip()
         (login.home / "bin").mkdir()
@@ -249,6 +271,10 @@ def test_a_submission_whose_answer_was_lost_is_found_again(cluster: Cluster) -> 
         wrapper.chmod(0o755)
         login.environment["PATH"] = f"{login.home}/bin:{cluster.environment['PATH']}"
         login.run("agent", "start")
+        login.run("spin", "create", "allocation", "time=10:00", "partition=nowhere", code=6)
+        login.run("spin", "create", "allocation", "nodes=2", code=2)
+        login.run("spin", "destroy", "4711", code=3)
+        assert list((login.home / "allocations").iterdir()) == []
         token = login.create("time=10:00", "nodes=2")
         assert not token.isdigit() or len(token) == 8
         (name,) = wait_until(
@@ -257,17 +283,6 @@ def test_a_submission_whose_answer_was_lost_is_found_again(cluster: Cluster) -> 
         login.wait_workers(name, count=2)
         assert len(cluster.run("squeue", "-h").stdout.splitlines()) == 1
         login.run("spin", "destroy", token)
-        login.run("agent", "stop", "--kill")
-        login.nothing_is_left()
-
-
-def test_what_the_scheduler_refuses_leaves_nothing(cluster: Cluster) -> None:
-    with a_login(cluster) as login:
-        login.run("agent", "start")
-        login.run("spin", "create", "allocation", "time=10:00", "partition=nowhere", code=6)
-        login.run("spin", "create", "allocation", "nodes=2", code=2)
-        login.run("spin", "destroy", "4711", code=3)
-        assert list((login.home / "allocations").iterdir()) == []
         login.run("agent", "stop", "--kill")
         login.nothing_is_left()
 

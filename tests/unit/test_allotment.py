@@ -84,3 +84,7 @@ def test_what_workers_have_left_is_found_whole_or_not_at_all(allotment: Allotmen
     allotment.remove()
     allotment.remove()
     assert find_allotments(allotment.directory.parent) == []
+    (allotment.directory.parent / "slurm-7").mkdir()
+    assert find_allotments(allotment.directory.parent) == []
+    (other,) = find_allotments(allotment.directory.parent, created=False)
+    assert (other.directory.name, other.testaments()) == ("slurm-7", [])
