@@ -107,6 +107,11 @@ class CreatedAllocations:
         if self._all:
             self._hurry()
 
+    @property
+    def names(self) -> set[str]:
+        """What those are called that have begun, as ``slurm-4711``."""
+        return {created.allocation for created in self._all.values() if created.allocation}
+
     async def _listen_again(self, created: Created) -> None:
         """Listen for one that an earlier agent has asked for; not being able to is told, and tried again later."""
         if created.own or created.addresses or created.asked.giving_back is not None:

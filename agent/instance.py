@@ -27,6 +27,7 @@ from .dispatcher import Dispatcher, Flight
 from .errors import LwfmError
 from .events import Rules
 from .files import FileRecorder
+from .former import settle_former
 from .heartbeat import DEFAULT_LOST_S, Heartbeat
 from .launching import find_allocation
 from .local_worker import LocalWorker
@@ -192,6 +193,8 @@ class Instance:
         except (LwfmError, OSError) as error:
             _logger.error("only this node is used: %s", error)
         await self.created.restore(allocation)
+        current = {*self.created.names, *([] if allocation is None else [allocation.name])}
+        self.spawn(settle_former(self.home.allocations, current, self.workers, self.writer, self.store.origin))
 
     def _coming(self) -> list[Node]:
         """The nodes whose workers are being started, or will be when a scheduler gives us them."""

@@ -7,7 +7,7 @@ is recorded by the next one.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from .capacity import Capacity
 from .recorder import Recorder
@@ -60,10 +60,17 @@ def _places(recorder: Recorder) -> dict[str, str]:
     return dict(recorder.transaction.execute("select worker_id, place from local_workers").fetchall())
 
 
-def present(connection: Connection, origin: str) -> dict[str, str]:
+class Place(NamedTuple):
+    """Where a worker is: its node, and the allocation that is of, if any."""
+
+    host: str
+    allocation: Optional[str]
+
+
+def present(connection: Connection, origin: str) -> dict[str, Place]:
     """The workers that are there as far as is recorded, and where."""
     found = connection.execute(_LAST + " and state = ?", (origin, UP)).fetchall()
-    return {row[0]: row[1] for row in found}
+    return {row[0]: Place(row[1], row[2]) for row in found}
 
 
 def _record(

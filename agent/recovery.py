@@ -128,7 +128,10 @@ def claimants(connection: Connection) -> dict[str, str]:
         found.update(gang.parts)
     (origin,) = connection.execute("select value from local_settings where key = 'origin'").fetchone()
     there = presence.present(connection, origin)
-    return {worker_id: hosts.get(worker_id) or there.get(worker_id, "") for worker_id in found | set(there)}
+    return {
+        worker_id: hosts.get(worker_id) or (there[worker_id].host if worker_id in there else "")
+        for worker_id in found | set(there)
+    }
 
 
 class Gang(NamedTuple):

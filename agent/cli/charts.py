@@ -79,9 +79,9 @@ def levels(spans: Iterable[Span], start: float, end: float, bins: int) -> Levels
     """
     if bins < 1:
         return Levels([], [])
-    if end <= start:
-        return Levels([0.0] * bins, [0.0] * bins)
     width = (end - start) / bins
+    if width <= 0:  # also a time too short to be divided
+        return Levels([0.0] * bins, [0.0] * bins)
     changes: list[tuple[float, float]] = []
     for span in spans:
         first, last = max(span.start, start), min(span.end, end)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..client.connection import path_of
+from ..clock import parse_utc
 from ..errors import Conflict
 from .progress import Progress
 from .session import Session
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 IDENTITY = "script"
 """The property of a run's job that tells which script it is, with its arguments."""
+SETTLED_S = 15.0
+"""So long after its start an agent knows what became of what others executed while there was none."""
+LOOK_AGAIN_S = 0.25
 _ENDED = ("COMPLETE", "FAILED", "CANCELLED")
 
 
@@ -44,7 +50,8 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
     found = session.client.get("/v1/jobs", query)["jobs"]
     if not found or not found[0].get("workflow_id"):
         return None
-    last = found[0]
+    last = _settled(session, found[0])
+    found[0] = last
     if last["state"] not in _ENDED:
         raise Conflict(
             f"the last run of this script has not ended: job {last['job_id']} is {last['state']} on {last.get('host')}",
@@ -56,3 +63,12 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
     counts.update({state: int(flow["job_counts"].get(state, 0)) for state in ("FAILED", "CANCELLED")})
     before = Progress({state: count for state, count in counts.items() if count}, sum(counts.values()))
     return Earlier(flow, [job["job_id"] for job in reversed(runs)], before)
+
+
+def _settled(session: Session, job: JSON) -> JSON:
+    """The job, when an agent that has just begun has seen whether what executed it is still there."""
+    began = parse_utc(session.client.get("/v1/agent")["started_at"])
+    while job["state"] not in _ENDED and time.time() - began < SETTLED_S:
+        time.sleep(LOOK_AGAIN_S)
+        job = session.client.get(path_of("jobs", job["job_id"]))
+    return job

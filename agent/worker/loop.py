@@ -39,6 +39,8 @@ from .timers import Timer, Timers
 
 CUT_OFF_GRACE_S = 3.0
 """Between SIGTERM and SIGKILL for jobs whose node is taken away: less than what schedulers give to all (Slurm: KillWait, 30 s)."""
+HELD_LINGER_S = 86400.0
+"""How long it stays at least without an agent while a job that runs on another node has its part here."""
 FAREWELL_S = 5.0
 """How long a worker that is leaving waits for the agent to acknowledge what it was told last."""
 
@@ -379,9 +381,10 @@ class Loop:
             else:
                 self._wake_at(self._leave_by)
         elif self._alone_since is not None and not self._spool.blocked:
-            until = self._alone_since + self._options.linger_s
+            linger_s = max(self._options.linger_s, HELD_LINGER_S) if self._holds.keys() else self._options.linger_s
+            until = self._alone_since + linger_s
             if now >= until:
-                self._log(f"no agent for {self._options.linger_s:g} s and nothing runs: leaving")
+                self._log(f"no agent for {linger_s:g} s and nothing runs: leaving")
                 self._done = True
             else:
                 self._wake_at(until)

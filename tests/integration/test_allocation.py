@@ -300,3 +300,49 @@ def test_workers_come_through_mpiexec_and_leave_with_the_agent(cluster: Cluster,
         }
         inside.run("agent", "stop")
         wait_until(lambda: processes() == before, "the nodes to be as they were", on_timeout=inside.log)
+
+
+RESUMED = """
+import sys
+from lwfm import JobDefn, LwfManager, Resources
+lwf = LwfManager()
+run = lwf.get_site("local").run
+line = 'echo "$LWFM_JOB_ID $(hostname)" >> ' + sys.argv[1]
+jobs = run.submit_many([JobDefn(f"sleep 0.2; {line}")] * 8)
+jobs += run.submit_many([JobDefn(f"until [ -e {sys.argv[1]}.go ]; do sleep 0.1; done; {line}")] * 4)
+jobs.append(run.submit(JobDefn(f"sleep 0.1; {line}", resources=Resources(nodes=2, cores=2))))
+print(*sorted({str(job.state) for job in lwf.wait_all(jobs)}))
+"""
+
+
+def test_the_next_allocation_goes_on_with_what_this_one_did_not_finish(cluster: Cluster, tmp_path: Path) -> None:
+    """All is killed at once, without a word to anybody; the next one has other nodes."""
+    (tmp_path / "flow.py").write_text(RESUMED)
+    done = tmp_path / "done"
+    line = f"exec {sys.executable} -m lwfm run --quiet --resume {tmp_path}/flow.py {done}"
+    script = f"export LWFM_HOME={tmp_path}/home PYTHONPATH={LINK} TMPDIR=/tmp\n{line}"
+    first = cluster.batch(script, nodes=2, options=["--no-kill"])
+
+    def finished() -> list[str]:
+        return done.read_text().splitlines() if done.exists() else []
+
+    wait_until(lambda: len(finished()) >= 8, "the short jobs", on_timeout=first.output)
+    hosts = first.hosts()
+    before = finished()
+    for host in hosts:
+        cluster.kill_node(host)
+    first.cancel()
+    cluster.restore()
+    done.with_suffix(".go").touch()
+    began = time.monotonic()
+    others = ",".join(sorted(set(cluster.hosts) - set(hosts)))
+    second = cluster.batch(script, nodes=2, options=[f"--nodelist={others}"])
+    second.wait(90)
+    assert second.output().splitlines()[-1:] == ["COMPLETE"], second.output()
+    assert second.exit_code() == 0
+    assert time.monotonic() - began < 60, "it waited for nodes that are gone, as if they were only cut off"
+    told = finished()
+    assert told[: len(before)] == before
+    ran = Counter(text.split()[0] for text in told)
+    assert set(ran.values()) == {1}
+    assert len(ran) == 13

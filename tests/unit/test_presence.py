@@ -59,7 +59,7 @@ def test_another_worker_on_the_same_node_takes_the_place(thread: Thread) -> None
     came(thread, "w2", "n2")
     came(thread, "w3", "n1")
     assert changes(thread) == [("w1", "up"), ("w2", "up"), ("w1", "left"), ("w3", "up")]
-    assert presence.present(thread.connection, thread.store.origin) == {"w2": "n2", "w3": "n1"}
+    assert presence.present(thread.connection, thread.store.origin) == {"w2": ("n2", None), "w3": ("n1", None)}
     thread.unit(presence.all_left, "the agent has left")
     assert presence.present(thread.connection, thread.store.origin) == {}
 
