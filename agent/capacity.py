@@ -7,6 +7,9 @@ from typing import NamedTuple, Optional
 
 from .models import JobDefn
 
+ALLOCATED = "allocation"
+"""The label of all nodes of allocations, which are the site of that name."""
+
 
 @dataclass(frozen=True)
 class Capacity:
@@ -53,11 +56,11 @@ class Shape(NamedTuple):
         return self.nodes, needs.gpus, needs.cores, needs.memory_bytes
 
 
-def shape_of(defn: JobDefn) -> Shape:
-    """What a job asks for: one core of one node unless it says otherwise."""
+def shape_of(defn: JobDefn, labels: frozenset[str] = frozenset()) -> Shape:
+    """What a job asks for: one core of one node unless it says otherwise; ``labels``: what its site asks for beside."""
     asked = defn.resources
     cores = asked.cores
     if cores is None:
         cores = asked.tasks_per_node or 1
     needs = Capacity(cores, asked.memory_bytes or 0, asked.gpus)
-    return Shape(needs, asked.nodes or 1, frozenset(asked.labels), asked.time_limit_s, defn.priority)
+    return Shape(needs, asked.nodes or 1, labels.union(asked.labels), asked.time_limit_s, defn.priority)

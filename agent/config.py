@@ -1,7 +1,8 @@
 """The configuration a person writes: ``sites.toml`` in the instance's home. Reads it; changes nothing.
 
 Each section is a site: ``driver`` names what drives it (a built-in name, an entry point of the group ``lwfm.sites``, or
-a dotted path ``package.module:Class``), the other keys are that driver's options. The site ``local`` is always there.
+a dotted path ``package.module:Class``), the other keys are that driver's options. The sites ``local`` and ``allocation`` are
+always there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 from . import hostlist
 from .errors import ConfigError, InvalidRecord
 
-LOCAL_SITE = "local"
+LOCAL_SITE, ALLOCATION_SITE = "local", "allocation"
+"""The sites that are always there, with drivers of the same names."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,12 @@ def signature(path: Path) -> tuple[int, int, int]:
 
 
 def read_sites(path: Path) -> dict[str, SiteConfig]:
-    """The configured sites by name; ``local`` among them even where there is no file.
+    """The configured sites by name; ``local`` and ``allocation`` among them even where there is no file.
 
     Raises:
         ConfigError: the file cannot be read or is malformed; the message names the file and the line or section.
     """
-    sites = {LOCAL_SITE: SiteConfig(LOCAL_SITE, "local")}
+    sites = {name: SiteConfig(name, name) for name in (LOCAL_SITE, ALLOCATION_SITE)}
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -106,7 +108,7 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         if "/" in name or not name.strip():
             raise ConfigError(f"{path}: {name!r} cannot be a site's name", hint="a name without slashes")
         options = dict(section)
-        driver = options.pop("driver", LOCAL_SITE if name == LOCAL_SITE else None)
+        driver = options.pop("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
         if not isinstance(driver, str) or not driver:
             raise ConfigError(f"{path}: section [{name}] names no driver", hint='add a line: driver = "..."')
         sites[name] = SiteConfig(name, driver, options)

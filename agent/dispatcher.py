@@ -129,7 +129,7 @@ class Dispatcher:
             flight, waiting = self.flights.get(request.job_id), self._waiting.get(request.job_id)
             if any(known is not None and known.attempt >= request.attempt for known in (flight, waiting)):
                 continue
-            if self._waiting.add(request.job_id, request.attempt, shape_of(request.defn), now):
+            if self._waiting.add(request.job_id, request.attempt, shape_of(request.defn, request.labels), now):
                 self._all_changed = True
         self._schedule()
 
@@ -144,7 +144,7 @@ class Dispatcher:
         claims: dict[str, list[Pair]] = {}
         nodes = [(node, self._backlog(node, len(requests))) for node in self._connected()]
         for request in requests if not self._waiting else ():
-            shape = shape_of(request.defn)
+            shape = shape_of(request.defn, request.labels)
             if shape.nodes > 1 or request.job_id in self.flights:
                 continue
             node = next((node for node, backlog in nodes if node.fits(shape, backlog)), None)
@@ -201,9 +201,9 @@ class Dispatcher:
         self._stop(flight, reason, grace_s=flight.request.defn.grace_s if flight.request else None)
         return True
 
-    def check(self, defn: JobDefn) -> None:
-        """Refuse what no node could ever run."""
-        shape = shape_of(defn)
+    def check(self, defn: JobDefn, labels: frozenset[str] = frozenset()) -> None:
+        """Refuse what no node could ever run, or none with these labels."""
+        shape = shape_of(defn, labels)
         nodes = [*self.nodes.values(), *self.coming()] or [Node("", "", 0, self._expected, None)]
         able = [node for node in nodes if node.could_run(shape)]
         by_allocation: dict[str, int] = {}
@@ -313,7 +313,7 @@ class Dispatcher:
                 node.gang_parts += node.worker_id in flight.parts
         self.nodes[node.worker_id] = node
         for request, started in held:
-            shape = shape_of(request.defn)
+            shape = shape_of(request.defn, request.labels)
             flight = Flight(request.job_id, request.attempt, shape, node.worker_id, (), request, True, True, started)
             earlier = before.pop(request.job_id, None)
             if earlier is not None:

@@ -85,7 +85,7 @@ class Instance:
         variables = {"LWFM_HOME": str(home.root), "LWFM_SOCKET": str(home.socket)}
         if os.environ.get(CACHE_VARIABLE):
             variables[CACHE_VARIABLE] = os.environ[CACHE_VARIABLE]  # the lwfm that a job calls unpacks there too
-        self.builder = RequestBuilder(self.vault, variables, str(home.programs))
+        self.builder = RequestBuilder(self.vault, variables, str(home.programs), self._labels_of)
         self.service = Service(self.vault, delivery)
         rules = Rules()
 
@@ -162,7 +162,7 @@ class Instance:
         flights = []
         for item in self.builder.build(connection, dict.fromkeys(found)):
             request, gang = item.request, found[item.request.job_id]
-            shape = shape_of(request.defn)
+            shape = shape_of(request.defn, request.labels)
             flights.append(
                 Flight(
                     request.job_id, request.attempt, shape, gang.worker_id, gang.parts, request, claimed=True, sent=True
@@ -374,6 +374,14 @@ class Instance:
         except LwfmError as error:
             _logger.error("site %s: %s", name, error)
             return False
+
+    def _labels_of(self, site: str) -> frozenset[str]:
+        """What a site asks of our nodes."""
+        try:
+            found: frozenset[str] = self.registry.pillar(site, "run").labels
+        except LwfmError:
+            return frozenset()  # told when its jobs are submitted
+        return found
 
     def _site_context(self, config: SiteConfig) -> SiteContext:
         return SiteContext(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
-from .capacity import Capacity, Shape
+from .capacity import ALLOCATED, Capacity, Shape
 from .wire import Message
 
 MIN_RECENT = 3
@@ -59,7 +59,7 @@ class Node:
     def __post_init__(self) -> None:
         self.name = self.name or self.host
         short = self.host.partition(".")[0]
-        self.labels = self.labels | {self.host, short, self.name}
+        self.labels = self.labels | {self.host, short, self.name} | ({ALLOCATED} if self.allocation else set())
 
     def count_end(self) -> None:
         """A job has ended here: what the backlog is measured by."""

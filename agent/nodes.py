@@ -31,9 +31,9 @@ class AgentNodes:
         """Stop a job."""
         self._loop.call_soon_threadsafe(self._dispatcher.cancel, job_id, attempt, reason)
 
-    def check(self, defn: JobDefn) -> None:
-        """Raise ResourcesImpossible when no node could ever run it."""
-        self._dispatcher.check(defn)
+    def check(self, defn: JobDefn, labels: frozenset[str] = frozenset()) -> None:
+        """Raise ResourcesImpossible when no node with these labels could ever run it."""
+        self._dispatcher.check(defn, labels)
 
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
         """A piece of a running job's output; not from the event loop's own thread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
@@ -45,11 +45,13 @@ class RequestBuilder:
         vault: holds the secrets of definitions.
         variables: what every job is told: the instance's home and socket.
         programs: the directory at the end of every job's PATH, in which ``lwfm`` lies.
+        labels: what a site asks of the agent's nodes.
     """
 
     vault: Vault
     variables: Mapping[str, str]
     programs: str
+    labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
     _contexts: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def build(self, connection: Connection, jobs: Mapping[str, Optional[NewJob]]) -> list[SiteRequest]:
@@ -69,17 +71,18 @@ class RequestBuilder:
         job_id, site, attempt, workflow, context_id, handler, trigger_job, trigger_data, cwd, definition = row
         defn = JobDefn.recorded(self.vault.unseal([job_id, handler or ""], json.loads(definition)))
         told = workflow, context_id, trigger_job, trigger_data
-        return SiteRequest(site, self._build(connection, job_id, attempt, defn, cwd, *told))
+        return SiteRequest(site, self._build(connection, job_id, attempt, site, defn, cwd, *told))
 
     def _of_new(self, connection: Connection, job_id: str, new: NewJob) -> SiteRequest:
         of = new.body.get
         told = of("workflow_id"), of("context_id"), of("trigger_job"), of("trigger_data")
         cwd = new.body["definition"].get("cwd")
-        return SiteRequest(new.body["site"], self._build(connection, job_id, 1, new.defn, cwd, *told))
+        site = new.body["site"]
+        return SiteRequest(site, self._build(connection, job_id, 1, site, new.defn, cwd, *told))
 
     def _build(
-        self, connection: Connection, job_id: str, attempt: int, defn: JobDefn, cwd: Optional[str], workflow: Optional[str],
-        context_id: Optional[str], trigger_job: Optional[str], trigger_data: Optional[str],
+        self, connection: Connection, job_id: str, attempt: int, site: str, defn: JobDefn, cwd: Optional[str],
+        workflow: Optional[str], context_id: Optional[str], trigger_job: Optional[str], trigger_data: Optional[str],
     ) -> JobRequest:  # fmt: skip
         variables = {"LWFM_JOB_ID": job_id, "LWFM_ATTEMPT": str(attempt)}
         if workflow:
@@ -91,7 +94,7 @@ class RequestBuilder:
         if defn.cwd is None and cwd:
             object.__setattr__(defn, "cwd", cwd)
         environment = self._environment(connection, context_id)
-        return JobRequest(job_id, attempt, defn, context_id or "", environment, variables)
+        return JobRequest(job_id, attempt, defn, context_id or "", environment, variables, self.labels(site))
 
     def _environment(self, connection: Connection, context_id: Optional[str]) -> dict[str, str]:
         if not context_id:

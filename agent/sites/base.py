@@ -29,6 +29,7 @@ class JobRequest:
         context_id: names ``environment``: requests with the same id have the same one.
         environment: the variables taken over from the submitter, and what is the same for all jobs of the instance.
         variables: what lwfm tells this job (``LWFM_*``).
+        labels: what its site asks of the nodes it runs on, where those are the agent's own.
     """
 
     job_id: str
@@ -37,6 +38,7 @@ class JobRequest:
     context_id: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class Run(ABC):
 
     reports_itself = False
     """True when the site reports statuses by itself; else the agent asks with :meth:`status`."""
+    labels: frozenset[str] = frozenset()
+    """Of a site whose jobs run on the agent's own nodes: what those nodes must be labelled with."""
 
     def check(self, defn: JobDefn) -> None:
         """Accept or refuse a definition before anything is recorded; must be quick and ask nobody.
@@ -197,8 +201,8 @@ class Nodes(Protocol):
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
         """Stop a job. Does not block."""
 
-    def check(self, defn: JobDefn) -> None:
-        """Raise ResourcesImpossible when no node could ever run it."""
+    def check(self, defn: JobDefn, labels: frozenset[str] = frozenset()) -> None:
+        """Raise ResourcesImpossible when no node with these labels could ever run it."""
 
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
         """A piece of a running job's output. Blocks; call it from a thread."""

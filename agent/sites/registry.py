@@ -12,7 +12,7 @@ from ..config import SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
 from .base import SiteContext, SiteDriver
 
-BUILT_IN = {"local": "lwfm.sites.local:LocalSite"}
+BUILT_IN = {"local": "lwfm.sites.local:LocalSite", "allocation": "lwfm.sites.allocation:AllocationSite"}
 ENTRY_POINT_GROUP = "lwfm.sites"
 PILLARS = ("auth", "run", "repo", "spin")
 _logger = logging.getLogger(__name__)

@@ -48,9 +48,9 @@ class WorkerNodes:
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
         self.agent.send({"t": "cancel", "job": job_id, "attempt": attempt, "reason": reason})
 
-    def check(self, defn: JobDefn) -> None:
+    def check(self, defn: JobDefn, labels: frozenset[str] = frozenset()) -> None:
         nobody: Any = None
-        Dispatcher(nobody, nobody, nobody, self.capacity).check(defn)
+        Dispatcher(nobody, nobody, nobody, self.capacity).check(defn, labels)
 
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
         key = (job_id, self.attempts.get(job_id, 0))

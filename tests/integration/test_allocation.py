@@ -57,6 +57,11 @@ def test_what_is_seen_of_the_nodes(cluster: Cluster) -> None:
         inside.wait_nodes()
         told = inside.run("node", "list")
         assert "Allocation" in told
+        there = inside.submit(2, "true", "--site", "allocation")
+        found = inside.wait_states(there, "COMPLETE")
+        assert {(job["site"], job["allocation"]) for job in found.values()} == {
+            ("allocation", f"slurm-{inside.environment['SLURM_JOB_ID']}")
+        }
         assert "(slurm), 3 nodes until 20" in told
         status = inside.ask("agent", "status")
         assert status["allocation"]["scheduler"] == "slurm"

@@ -18,7 +18,7 @@ from lwfm.paths import Home, check_owner, locate, private_directory, running_arc
 
 
 def test_without_a_file_there_is_the_local_site(tmp_path: Path) -> None:
-    assert read_sites(tmp_path / "sites.toml") == {"local": SiteConfig("local", "local")}
+    assert read_sites(tmp_path / "sites.toml") == {name: SiteConfig(name, name) for name in ("local", "allocation")}
 
 
 def test_sites_and_their_options(tmp_path: Path) -> None:
@@ -28,6 +28,7 @@ def test_sites_and_their_options(tmp_path: Path) -> None:
     )
     assert read_sites(path) == {
         "local": SiteConfig("local", "local", {"cores": 2}),
+        "allocation": SiteConfig("allocation", "allocation"),
         "far-away": SiteConfig("far-away", "ssh", {"host": "h", "more": {"x": [1]}}),
     }
 
