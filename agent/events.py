@@ -49,16 +49,6 @@ class Rules:
             self._watched = {row[0] for row in found}
         return job in self._watched
 
-    def concern(self, transaction: Transaction, record: Record) -> bool:
-        """Whether anything can follow from ``record``, which has been appended."""
-        if record.kind != "status":
-            return True
-        job = record.body["job_id"]
-        if self._watched is None or job in self._watched:
-            return True
-        row = transaction.job(job)
-        return row is not None and row.handler_id is not None
-
     def consequences(self, transaction: Transaction, record: Record) -> Iterator[Append]:
         """The records that follow directly from ``record``, which has been appended."""
         if record.kind == "status":

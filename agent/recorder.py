@@ -12,6 +12,8 @@ from .models import JobDefn
 from .requests import NewJob, SiteRequest
 from .states import STATES, WORDS, JobState
 from .store import Record, Transaction
+from .store.jobrow import JobRow
+from .store.projections import STATUS_TEXTS, split_status
 
 
 class StatusChange(NamedTuple):
@@ -113,12 +115,14 @@ class Recorder:
         attempt = attempt or job.attempt
         if job.state.terminal and attempt <= job.attempt:
             return None
-        body: dict[str, Any] = {"job_id": job.job_id, "attempt": attempt, "state": WORDS[state]}
-        for key, value in facts.items():
-            if value is not None:
-                body[key] = value
-        record = self._append_status(body, None)
-        if self._rules.concern(self.transaction, record):
+        if None in facts.values():
+            facts = {key: value for key, value in facts.items() if value is not None}
+        head: dict[str, Any] = {"job_id": job.job_id, "attempt": attempt, "state": WORDS[state]}
+        for name in STATUS_TEXTS:
+            if name in facts:
+                head[name] = facts.pop(name)
+        record, row = self._append_status(head, facts, None)
+        if row is None or row.handler_id is not None or self._rules.is_watched(self.transaction, job.job_id):
             self._follow(record)
         return record
 
@@ -145,7 +149,8 @@ class Recorder:
 
     def _append(self, kind: str, body: dict[str, Any], uid: Optional[str]) -> Record:
         if kind == "status":
-            return self._append_status(body, uid)
+            head, facts = split_status(body)
+            return self._append_status(head, facts, uid)[0]
         record = self.transaction.append(kind, body, uid)
         if kind == "job":
             state = STATES[body["state"]]
@@ -156,19 +161,21 @@ class Recorder:
             self.effects.handlers_changed = True
         return record
 
-    def _append_status(self, body: dict[str, Any], uid: Optional[str]) -> Record:
-        job_id = body["job_id"]
+    def _append_status(
+        self, head: dict[str, Any], facts: dict[str, Any], uid: Optional[str]
+    ) -> tuple[Record, Optional[JobRow]]:
+        """Append a status and note what it changes; the record, and the job's row as it is now."""
+        job_id, attempt, state = head["job_id"], head["attempt"], STATES[head["state"]]
         row = self.transaction.job(job_id)
         if row is None:
-            return self.transaction.append("status", body, uid)
+            return self.transaction.append_status(head, facts, None, uid), None
         before, attempt_before = STATES[row.state], row.attempt
-        record = self.transaction.append("status", body, uid)
-        state, attempt = STATES[body["state"]], body["attempt"]
+        record = self.transaction.append_status(head, facts, row, uid)
         if state is JobState.INFO:
-            return record
+            return record, row
         self.effects.changes.append(StatusChange(job_id, row.workflow_id, row.site, attempt, before, state))
         if state is JobState.PENDING and (before is JobState.READY or attempt > attempt_before):
             self.effects.pending[job_id] = None
         elif state.terminal:
             self.effects.pending.pop(job_id, None)
-        return record
+        return record, row

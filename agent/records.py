@@ -31,7 +31,9 @@ class Record:
         values, terse = self.__dict__, self._terse
         for name, default in _fields(type(self)):
             value = values[name]
-            if value is None or (terse and (value is default or value == default)) or value == () or value == {}:
+            if value is None or (terse and value is default):
+                continue
+            if value == () or value == {} or (terse and value == default):
                 continue
             plain = value if type(value) in _PLAIN else _plain(value)
             if plain != {}:
@@ -144,7 +146,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [item if type(item) is str else _plain(item) for item in value]
     if isinstance(value, Mapping):
         return dict(value)
     return value

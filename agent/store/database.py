@@ -172,24 +172,42 @@ class Transaction:
             body: the fact, a JSON object.
             uid: the record's id; a new one when None.
         """
+        if kind == "status":
+            head, facts = projections.split_status(body)
+            return self.append_status(head, facts, self.job(head["job_id"]), uid)
+        if kind == "job":
+            encoded, definition = log.encode_job(body)
+            record = self._logged(kind, body, encoded, uid)
+            projections.project_job(self.connection, record, self._rows, definition)
+        else:
+            record = self._logged(kind, body, log.encode_body(body), uid)
+            projections.project(self.connection, record, new=True)
+        return record
+
+    def append_status(
+        self, head: dict[str, Any], facts: dict[str, Any], job: Optional[JobRow], uid: Optional[str] = None
+    ) -> Record:
+        """Append the status of a job and fold it into the tables.
+
+        Args:
+            head: what has columns of its own in ``statuses``: job, attempt, state, reason … ``facts``: what it tells beside.
+            job: the job's row, from :meth:`job`; it is kept true.
+            uid: as for :meth:`append`.
+        """
+        encoded, written = log.encode_in_parts(head, facts)
+        record = self._logged("status", {**head, **facts}, encoded, uid)
+        if not projections.project_status(self.connection, record, job, facts, written):
+            self._rows.forget()
+        return record
+
+    def _logged(self, kind: str, body: dict[str, Any], encoded: str, uid: Optional[str]) -> Record:
+        """The next row of the log."""
         origin, (last, prev) = self.origin, self._head
         seq, uid, hlc, wall_utc = last + 1, uid or new_id(), self._clock.tick(), utc_now()
-        record = Record(origin, seq, uid, kind, hlc, wall_utc, body)
-        facts: Optional[projections.Facts] = None
-        if kind == "status":
-            head, told = projections.split_status(body)
-            encoded, text = log.encode_in_parts(head, told)
-            facts = told, text
-        elif kind == "job":
-            encoded, text = log.encode_job(body)
-            facts = body["definition"], text
-        else:
-            encoded = log.encode_body(body)
         digest = log.row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, encoded)
         self.connection.later(log.INSERT, (origin, seq, prev, digest, uid, kind, hlc, wall_utc, encoded))
         self._head = log.Head(seq, digest)
-        projections.project_new(self.connection, record, self._rows, facts)
-        return record
+        return Record(origin, seq, uid, kind, hlc, wall_utc, body)
 
     def commit(self) -> None:
         """Make it durable. May be called from another thread than the rest, while that waits for it."""

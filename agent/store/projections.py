@@ -24,8 +24,6 @@ FACTS = (
 )  # fmt: skip
 """What a status may tell of the attempt, beside its state; each is a column of ``jobs``."""
 
-Facts = tuple[dict[str, Any], Optional[str]]
-"""A part of a record; and the same as JSON for a column, where that is at hand."""
 Write = Callable[[str, tuple[Any, ...]], Any]
 """Executes a statement with a row: at once, or with others like it before anything is read."""
 _FACT_COLUMNS = (*FACTS, "stdout", "stderr")
@@ -39,6 +37,8 @@ _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INSERT_STATUS = "insert into statuses values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 _INSERT_SEARCH = "insert into search (kind, id, text) values (?,?,?)"
 _INSERT_PROPERTY = "insert into properties values (?,?,?,?,?) on conflict do nothing"
+STATUS_TEXTS = ("reason", "native_status", "time")
+_STATUS_COLUMNS = frozenset({"job_id", "attempt", "state", *STATUS_TEXTS})
 _ENDS = frozenset(state.value for state in TERMINAL)
 
 
@@ -47,33 +47,16 @@ def state_key(attempt: int, state: str, hlc: str) -> str:
     return f"{attempt:06d}.{1 if state in _ENDS else 0}.{hlc}"
 
 
-def project(connection: Connection, record: Record) -> None:
+def project(connection: Connection, record: Record, *, new: bool = False) -> None:
     """Fold one record into the tables, whatever has come before it.
 
     Args:
         connection: in a transaction. ``record``: the record.
+        new: it was made here just now, so that nothing can have come before it that refers to it.
     """
     projection = _PROJECTIONS.get(record.kind)
     if projection is not None:
-        projection(connection, record, False)
-
-
-def project_new(connection: Connection, record: Record, rows: JobRows, facts: Optional[Facts] = None) -> None:
-    """The same for a record that was made here just now: nothing can have come before it that refers to it.
-
-    Args:
-        connection: in a transaction. ``record``: the record.
-        rows: the rows of jobs at hand, which are kept true.
-        facts: of a status what it tells beside its state, of a job its definition; and as text.
-    """
-    if record.kind == "status":
-        _fresh_status(connection, record, rows, facts)
-    elif record.kind == "job":
-        _fresh_job(connection, record, rows, facts)
-    else:
-        projection = _PROJECTIONS.get(record.kind)
-        if projection is not None:
-            projection(connection, record, True)
+        projection(connection, record, new)
 
 
 def split_status(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -157,8 +140,14 @@ def _job(connection: Connection, record: Record, fresh: bool) -> None:
     _refold_trigger(connection, record.uid)
 
 
-def _fresh_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[Facts]) -> None:
-    """The same for a job made here just now; whoever made it has seen to it that there is none with its id."""
+def project_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[str]) -> None:
+    """The same for a job made here just now, of whose id there is none yet.
+
+    Args:
+        connection: in a transaction. ``record``: the record.
+        rows: those at hand, which its row joins.
+        definition: as text, where that can stand in the column.
+    """
     values = _job_values(record, definition)
     connection.later(_INSERT_JOB, values)
     connection.later(_INSERT_STATUS, _first_status(record, values))
@@ -169,12 +158,11 @@ def _fresh_job(connection: Connection, record: Record, rows: JobRows, definition
     rows.put(record.uid, row)
 
 
-def _job_values(record: Record, facts: Optional[Facts] = None) -> tuple[Any, ...]:
+def _job_values(record: Record, written: Optional[str] = None) -> tuple[Any, ...]:
     body = record.body
     definition = body["definition"]
     resources = definition.get("resources") or {}
     meta, state, reason = definition.get("meta"), body["state"], body.get("reason")
-    written = facts[1] if facts else None
     return (
         record.uid, record.origin, text(definition.get("name") or ""), text(command_line(definition["command"])),
         text(body["site"]), body.get("workflow_id"), body.get("parent_id"), body.get("context_id"), body.get("handler_id"),
@@ -201,7 +189,7 @@ def _count_and_index(connection: Connection, record: Record, job: tuple[Any, ...
 
 
 def _status(connection: Connection, record: Record, fresh: bool) -> None:
-    values, columns = _status_values(record)
+    values, columns = _status_values(record, split_status(record.body)[1])
     if connection.execute(_INSERT_STATUS, values).rowcount == 0 or record.body["state"] == JobState.INFO.value:
         return
     job, attempt = record.body["job_id"], record.body.get("attempt", 1)
@@ -216,56 +204,61 @@ def _status(connection: Connection, record: Record, fresh: bool) -> None:
         _refold_job(connection, job)
 
 
-def _fresh_status(connection: Connection, record: Record, rows: JobRows, facts: Optional[Facts]) -> None:
-    """The same for a status made here just now: its id is new."""
-    values, columns = _status_values(record, facts)
+def project_status(
+    connection: Connection, record: Record, job: Optional[JobRow], facts: dict[str, Any], written: Optional[str]
+) -> bool:
+    """The same for a status made here just now, whose id is new.
+
+    Args:
+        connection: in a transaction. ``record``: the record.
+        job: the job's row, which is kept true; None for an unknown job.
+        facts: what it tells beside its state; ``written``: the same as text, where that can stand in the column.
+
+    Returns:
+        Whether the row is true; else all rows at hand are to be forgotten.
+    """
+    values, columns = _status_values(record, facts, written)
     connection.later(_INSERT_STATUS, values)
-    job, attempt, state = values[0], values[3], values[4]
-    if state == JobState.INFO.value:
-        return
-    row = rows.get(connection, job)
-    if row is None:
-        return
-    key = columns["state_key"]
-    if key <= row.state_key:
-        _refold_job(connection, job)
-        rows.forget()
-        return
-    renew = attempt > row.attempt
-    connection.update_job_later(job, {**_NO_FACTS, **columns} if renew else columns)
-    connection.count_job(row.workflow_id, row.state, state)
-    row.state, row.attempt, row.state_key = state, attempt, key
-    row.started = "started_at" in columns or (row.started and not renew)
+    job_id, attempt, state, key = values[0], values[3], values[4], values[10]
+    if job is None or state == "INFO":
+        return True
+    if key <= job.state_key:
+        _refold_job(connection, job_id)
+        return False
+    renew = attempt > job.attempt
+    connection.update_job_later(job_id, {**_NO_FACTS, **columns} if renew else columns)
+    connection.count_job(job.workflow_id, job.state, state)
+    job.state, job.attempt, job.state_key = state, attempt, key
+    job.started = "started_at" in columns or (job.started and not renew)
+    return True
 
 
-def _status_values(record: Record, facts: Optional[Facts] = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _status_values(
+    record: Record, facts: dict[str, Any], written: Optional[str] = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The row of a status, and what it changes in the job's row."""
     body = record.body
-    told, written = facts or (split_status(body)[1], None)
-    attempt, state, reason, native = (
-        body.get("attempt", 1),
-        body["state"],
-        body.get("reason"),
-        body.get("native_status"),
-    )
-    reason = None if reason is None else text(reason)
-    native = None if native is None else text(native)
-    time = text(body.get("time") or record.wall_utc)
-    key = state_key(attempt, state, record.hlc)
+    attempt, state, hlc = body.get("attempt", 1), body["state"], record.hlc
+    reason, native, time = body.get("reason"), body.get("native_status"), body.get("time")
+    if reason is not None:
+        reason = text(reason)
+    if native is not None:
+        native = text(native)
+    time = text(time) if time else record.wall_utc
+    key = state_key(attempt, state, hlc)
     if written is None:
-        written = dump(told) if told else "{}"
-    row = (body["job_id"], record.uid, record.origin, attempt, state, native, reason, time, record.hlc, written, key)
-    columns = {"state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time}
-    columns["state_key"] = key
-    for name, value in told.items():
-        if value is not None and name in _NO_FACTS:
+        written = dump(facts) if facts else "{}"
+    columns = {
+        "state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time, "state_key": key,
+    }  # fmt: skip
+    for name, value in facts.items():
+        if name in _NO_FACTS and value is not None:
             kind = type(value)
-            as_it_is = kind is float or (kind is str and value.isascii())
+            as_it_is = (
+                kind is float or (kind is str and value.isascii()) or (kind is int and 0 <= value <= _MAX_INTEGER)
+            )
             columns[name] = value if as_it_is else text(value)
-    return row, columns
-
-
-_STATUS_COLUMNS = frozenset({"job_id", "attempt", "state", "native_status", "reason", "time"})
+    return (body["job_id"], record.uid, record.origin, attempt, state, native, reason, time, hlc, written, key), columns
 
 
 def _fact_columns(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -460,7 +453,7 @@ def _index(connection: Connection, kind: str, identifier: str, words: str) -> No
 
 def command_line(command: Any) -> str:
     """A command as people read it."""
-    return command if isinstance(command, str) else " ".join(str(word) for word in command)
+    return command if isinstance(command, str) else " ".join(map(str, command))
 
 
 def text(value: Any) -> Any:
