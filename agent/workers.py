@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -37,6 +38,8 @@ from .writer import Writer
 READ_BYTES = 256 * 1024
 RETRY_S = 1.0
 """How long to wait before writing again what the store could not take."""
+RECORDED_TOGETHER = 512
+"""Events that are recorded as one unit of work, when they come from several workers at the same time: some 20 ms."""
 READ_TIMEOUT_S = 35.0
 FETCH_BYTES = 512 * 1024
 HANDSHAKE_TIMEOUT_S = 15.0
@@ -181,6 +184,7 @@ class WorkerServer:
         self._spawn = spawn
         self.gate = Gate()
         self.labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
+        self._told: deque[_Told] = deque()
         self._servers: list[tuple[asyncio.AbstractServer, Optional[Gate]]] = []
         self.connections: dict[str, Connection] = {}
 
@@ -355,7 +359,9 @@ class WorkerServer:
             elif message["t"] == "holding":
                 self._holding(connection, message)
         if quick:
-            self._spawn(self._record(connection, quick))
+            self._told.append((connection, quick))
+            if len(self._told) == 1:
+                self._spawn(self._record_told())
 
     def _holding(self, connection: Connection, message: Message) -> None:
         """A worker keeps its part of a job free that is about to run on another node."""
@@ -424,6 +430,38 @@ class WorkerServer:
                     raise FileNotFoundError(f"{stream} of {job_id}")
                 await asyncio.to_thread(file.write, data)
         return target
+
+    async def _record_told(self) -> None:
+        """What workers have told by the time the store comes to it, of all of them, is recorded as one unit of work.
+
+        With hundreds of nodes each tells of a few jobs at a time, and a unit costs about as much as a record.
+        """
+        taken: list[_Told] = []
+
+        def record(recorder: Recorder) -> None:
+            count = sum(len(events) for _, events in taken)
+            while self._told and (count < RECORDED_TOGETHER or not taken):
+                taken.append(self._told.popleft())
+                count += len(taken[-1][1])
+            if self._told:
+                self._spawn(self._record_told())
+            for connection, events in taken:
+                _record_events(recorder, events, connection.host, connection.allocation, self._outputs)
+
+        try:
+            await self._durably(record)
+        except LwfmError:
+            if len(taken) <= 1:
+                raise
+            for connection, events in taken:  # what one of them told cannot be recorded: that is no fault of the others
+                self._spawn(self._record(connection, events))
+            return
+        faultpoints.hit("workers.recorded")
+        numbers: dict[Connection, list[int]] = {}
+        for connection, events in taken:
+            numbers.setdefault(connection, []).extend(int(message["n"]) for message, _ in events)
+        for connection, listed in numbers.items():
+            connection.acknowledge(listed)
 
     async def _record(self, connection: Connection, events: list[_Event]) -> None:
         await self._durably(_record_events, events, connection.host, connection.allocation, self._outputs)
@@ -518,6 +556,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 _Event = tuple[Message, "list[Metasheet]"]
+_Told = tuple[Connection, "list[_Event]"]
 
 
 def _takes_long(message: Message, defn: Optional[JobDefn]) -> bool:

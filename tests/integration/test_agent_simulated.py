@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import socket
 import sqlite3
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from lwfm.wire import Decoder, encode
 
 from support.agents import Agent, new_home
 from support.simulated_workers import SimulatedWorkers, spool_taken
@@ -126,3 +130,60 @@ def test_an_agent_killed_in_the_midst_of_many_loses_and_doubles_nothing(agent: A
         simulated.close()
     assert told["ended"] == JOBS
     check(agent, workflow, ids, {})
+
+
+def test_what_one_worker_tells_and_cannot_be_recorded_is_no_fault_of_the_others(agent: Agent) -> None:
+    """What several tell at the same time is recorded together; one that talks nonsense spoils it for itself alone."""
+    workflow = agent.workflow()
+    over = threading.Event()
+    simulated = SimulatedWorkers(agent.home.worker_socket, workers=WORKERS, cores=4, jobs=JOBS)
+    try:
+        assert simulated.told()["ready"] == WORKERS
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(20)
+            line.connect(str(agent.home.worker_socket))
+            greet(line)
+            talker = threading.Thread(target=talk_nonsense, args=(line, over))
+            talker.start()
+            try:
+                ids = submitted(agent, workflow, definitions(3, JOBS))
+                told = simulated.told()
+            finally:
+                over.set()
+                talker.join()
+            line.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                line.recv(1)  # nothing of it was acknowledged
+    finally:
+        simulated.close()
+    assert told["repeated"] == 0
+    check(agent, workflow, ids, {})
+    assert "nonsense" in agent.log()
+
+
+def greet(line: socket.socket) -> None:
+    """Say hello as a worker on a node that has room for nothing."""
+    node: JSON = {"cores": [], "memory_bytes": 0, "gpus": []}
+    hello = {
+        "t": "hello",
+        "protocols": [1],
+        "worker": "nonsense",
+        "pid": 1,
+        "host": "nonsense",
+        "node": node,
+        "jobs": [],
+    }
+    line.sendall(encode([hello]))
+    decoder = Decoder()
+    answers: list[JSON] = []
+    while not answers:
+        answers += decoder.feed(line.recv(65536))
+    assert [answer["t"] for answer in answers] == ["welcome"]
+
+
+def talk_nonsense(line: socket.socket, over: threading.Event) -> None:
+    """Tell of what cannot be recorded, again and again."""
+    number = 0
+    while not over.wait(0.002):
+        number += 1
+        line.sendall(encode([{"t": "started", "n": number, "job": "nobody", "attempt": "nonsense", "time": "now"}]))
