@@ -104,7 +104,7 @@ class Node:
         if self.gpus_used + needs.gpus > total.gpus or self.memory_used + needs.memory_bytes > total.memory_bytes:
             return False
         if self.cores_used + needs.cores > total.cores and not (
-            shape.simple and self.cores_used + needs.cores <= total.cores + backlog
+            shape.simple and needs.cores <= total.cores and self.cores_used + needs.cores <= total.cores + backlog
         ):
             return False
         if shape.labels and not shape.labels <= self.labels:

@@ -15,9 +15,16 @@ from .store import Connection
 
 UP, LOST, LEFT = "up", "lost", "left"
 REPLACED = "another worker has come on its node"
-_LAST = """
-    select worker_id, host, allocation, state, cores, memory_bytes, gpus from nodes n
-    where origin = ? and id = (select max(id) from nodes where worker_id = n.worker_id and origin = n.origin)
+OF_A_HOST = 8
+"""So many of the last workers of a host are looked at for those that have been replaced."""
+_LAST = (
+    "select host, allocation, state, cores, memory_bytes, gpus from nodes where worker_id = ? and origin = ?"
+    " order by id desc limit 1"
+)
+_ON_HOST = "select worker_id from nodes where host = ? and origin = ? group by worker_id order by max(id) desc limit ?"
+_PRESENT = """
+    select worker_id, host, allocation from nodes n where origin = ? and state = ? and not exists (
+        select 1 from nodes where worker_id = n.worker_id and origin = n.origin and id > n.id)
 """
 
 
@@ -28,36 +35,36 @@ def came(recorder: Recorder, worker_id: str, host: str, allocation: str, capacit
         recorder: the unit of work.
         worker_id: the worker. ``host``: its node. ``allocation``: of which; empty for none. ``capacity``: what of it is ours.
     """
+    transaction = recorder.transaction
     now = (host, allocation or None, UP, capacity.cores, capacity.memory_bytes, capacity.gpus)
-    places = _places(recorder)
-    for known, *last in recorder.transaction.execute(_LAST, (recorder.transaction.origin,)).fetchall():
-        if known == worker_id and tuple(last) == now:
-            return
-        same = last[0] == host and places.get(known, places.get(worker_id)) == places.get(worker_id)
-        if known != worker_id and same and last[2] == UP:
-            _record(recorder, known, host, last[1], LEFT, reason=REPLACED)
+    if transaction.execute(_LAST, (worker_id, transaction.origin)).fetchone() == now:
+        return
+    place = _place(recorder, worker_id)
+    for (known,) in transaction.execute(_ON_HOST, (host, transaction.origin, OF_A_HOST)).fetchall():
+        if known != worker_id and _place(recorder, known, place) == place:
+            went(recorder, known, LEFT, REPLACED)
     _record(recorder, worker_id, host, allocation, UP, capacity)
 
 
 def went(recorder: Recorder, worker_id: str, state: str, reason: str) -> None:
     """A worker is not there any more: it has ``left``, or its node is ``lost``."""
-    query = _LAST + " and worker_id = ? and state = ?"
-    found = recorder.transaction.execute(query, (recorder.transaction.origin, worker_id, UP)).fetchone()
-    if found is not None:
-        _record(recorder, worker_id, found[1], found[2], state, reason=reason)
+    last = recorder.transaction.execute(_LAST, (worker_id, recorder.transaction.origin)).fetchone()
+    if last is not None and last[2] == UP:
+        _record(recorder, worker_id, last[0], last[1], state, reason=reason)
 
 
 def all_left(recorder: Recorder, reason: str) -> None:
     """All workers have been told to leave, but for those of allocations that were asked for: they wait for the next agent."""
-    places = _places(recorder)
     for worker_id in present(recorder.transaction.connection, recorder.transaction.origin):
-        if not places.get(worker_id):
+        if not _place(recorder, worker_id):
             went(recorder, worker_id, LEFT, reason)
 
 
-def _places(recorder: Recorder) -> dict[str, str]:
-    """The created allocation that each worker is of; empty for those of none."""
-    return dict(recorder.transaction.execute("select worker_id, place from local_workers").fetchall())
+def _place(recorder: Recorder, worker_id: str, unknown: str = "") -> str:
+    """The created allocation that a worker is of; empty for none."""
+    query = "select place from local_workers where worker_id = ?"
+    found = recorder.transaction.execute(query, (worker_id,)).fetchone()
+    return unknown if found is None else str(found[0])
 
 
 class Place(NamedTuple):
@@ -69,8 +76,7 @@ class Place(NamedTuple):
 
 def present(connection: Connection, origin: str) -> dict[str, Place]:
     """The workers that are there as far as is recorded, and where."""
-    found = connection.execute(_LAST + " and state = ?", (origin, UP)).fetchall()
-    return {row[0]: Place(row[1], row[2]) for row in found}
+    return {row[0]: Place(row[1], row[2]) for row in connection.execute(_PRESENT, (origin, UP)).fetchall()}
 
 
 def _record(

@@ -10,7 +10,6 @@ import base64
 import functools
 import logging
 import os
-import socket
 import ssl
 import time
 from collections import deque
@@ -315,7 +314,7 @@ class WorkerServer:
         settled, by_id = await self._durably(settle)
         faultpoints.hit("workers.settled")
         connection.worker_id, connection.host, connection.allocation = worker_id, host, allocation
-        connection.remote = connection.remote or host != socket.gethostname()  # it may have come through a tunnel
+        connection.remote = connection.remote or bool(hello.get("tunnelled"))
         self.connections[worker_id] = connection
         welcome = {"t": "welcome", "protocol": protocol, "acked": int(hello.get("first_unacked", 1)) - 1}
         if capacity != found:

@@ -209,6 +209,7 @@ def _migrations() -> Any:
             ") without rowid"
         )
         db.execute("create index nodes_by_worker on nodes (worker_id, origin, id)")
+        db.execute("create index nodes_by_host on nodes (host, origin, worker_id, id)")
         db.execute("create index nodes_by_time on nodes (time)")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]

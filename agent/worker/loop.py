@@ -253,6 +253,7 @@ class Loop:
             "node": self._node,
             "jobs": jobs,
             "holds": self._holds.keys(),
+            "tunnelled": self._tunnel is not None,
             "first_unacked": self._spool.acked + 1,
         }
 

@@ -533,6 +533,16 @@ def test_of_many_a_node_alone_is_sent_some_ahead_from_the_first(place: Place) ->
     assert place.dispatcher.nodes["w1"].running <= module.FIRST_BACKLOG + 2
 
 
+def test_a_node_without_cores_is_sent_nothing_ahead(place: Place) -> None:
+    """That of a login node, where jobs wait for an allocation."""
+    channel = place.node(cores=0)
+    requests = [request(f"j{number}") for number in range(module.MANY_WAITING + 1)]
+    assert place.dispatcher.reserve([*requests, request("script", cores=0)]) == {}
+    place.place(*requests, request("script", cores=0))
+    assert channel.jobs() == ["script"]
+    assert place.dispatcher.waiting == len(requests)
+
+
 def test_of_several_nodes_none_is_sent_what_another_could_have_sooner(place: Place) -> None:
     place.node("w1", cores=2)
     place.node("w2", cores=2)
