@@ -279,7 +279,7 @@ def test_the_requests_that_make_sense_do(world: World) -> None:
             query = world.queries.get(template, {}) if method != "POST" else {}
             status, answer = world.agent.raw(method, f"{world.path(template)}?{urlencode(query)}", body)
             expected = {"/v1/jobs/*/finish": (409,), "/v1/data/fetch": (400,), "/v1/sites/*/resources": (200, 501)}
-            expected.update({"/v1/sites/*/resources/*": (501,), "/v1/jobs/*/emit": (200, 409)})
+            expected.update({"/v1/sites/*/resources/*": (404,), "/v1/jobs/*/emit": (200, 409)})
             assert judged(status, answer, (method, template)) in expected.get(template, (200,)), (template, answer)
 
 
