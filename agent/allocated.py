@@ -18,13 +18,14 @@ from typing import Optional
 from . import hostlist, rendezvous
 from .allocation import Allocation, NodeShare
 from .capacity import Capacity
+from .connections import Gate
 from .errors import LwfmError
 from .launching import LEAVE_S, Launched, own_name
 from .listening import listen_for
 from .node import Node
 from .paths import Home, private_directory, self_command
 from .tunnels import Tunnel, tunnel_command
-from .workers import Gate, WorkerServer
+from .workers import WorkerServer
 
 START_TIMEOUT_S = 60.0
 """How long a node may take from the launcher's start until its worker has come; the others work meanwhile."""

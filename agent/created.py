@@ -17,13 +17,13 @@ from .allocation import allocation_name
 from .allotment import Allotment, Asked, Begun
 from .capacity import Capacity
 from .clock import utc_text
+from .connections import Gate
 from .errors import InvalidRecord, NotFound
 from .listening import shown
 from .node import Node
 from .rendezvous import Address
 from .sites.base import Resource
 from .sites.batch import ENDED, ENDING, PENDING, RUNNING, UNKNOWN
-from .workers import Gate
 
 SILENT_S = 5.0
 """An allocation that runs for so long without a worker is one to worry about."""

@@ -1,11 +1,9 @@
 """Placing jobs on the nodes that have workers: which job goes where, and when.
 
 Lives in the agent's event loop. Knows the nodes' capacity, what is on them and what waits; not the store, not sockets.
-A job goes to a worker only after the claim that it does is durable, so that no restart can give it to another one.
-
-What waits is served in the order of :mod:`.waiting`. While a job does not fit, others behind it may go ahead, but not for longer
-than ``OVERTAKING_S``: then the nodes it needs are left to become free. Workers that finish many short jobs are sent some more
-than they have room for, so that the next one starts without asking back.
+A job goes to a worker only after the claim that it does is durable, so that no restart can give it to another one. Which job is
+next, and for which nodes, is chosen by :mod:`.choosing`. Workers that finish many short jobs are sent some more than they have
+room for, so that the next one starts without asking back.
 
 A job over several nodes is with the worker of the first, its head, which runs it; the workers of the others keep its part of
 their nodes free. They are asked first, and only when all have answered is the head given the job.
@@ -22,17 +20,15 @@ from typing import Any, Optional
 
 from . import faultpoints
 from .capacity import Capacity, Shape, shape_of
-from .errors import ResourcesImpossible
+from .choosing import Chooser
 from .gangs import Part, run_message
+from .judging import refuse_impossible, why_not_now
 from .models import JobDefn
 from .node import Node
 from .sites.base import JobRequest, Resource
-from .waiting import Group, Waiting, WaitingJobs
+from .waiting import Waiting, WaitingJobs
 from .wire import Message
 
-OVERTAKING_S = 10.0
-LOOKAHEAD = 256
-"""How many kinds of jobs that do not fit are looked at before the rest is left for the next time."""
 FIRST_BACKLOG = 128
 """What a node that has no other beside it is sent ahead, whatever its rate, while more than ``MANY_WAITING`` wait: there is no
 node that could have them sooner, and a worker that has to ask for every job starts few."""
@@ -70,14 +66,6 @@ class Flight:
     doomed: Optional[str] = None
 
 
-@dataclass
-class _Reservation:
-    """Nodes that are left to become free for a job."""
-
-    job_id: str
-    workers: frozenset[str]
-
-
 Claim = Callable[[str, Sequence[str], list[Pair]], Awaitable[Mapping[str, JobRequest]]]
 
 
@@ -112,7 +100,7 @@ class Dispatcher:
         self._waiting = WaitingJobs()
         self._reserved: dict[str, Flight] = {}
         self._last_starts: dict[str, float] = {}
-        self._kept_free: Optional[_Reservation] = None
+        self._chooser = Chooser(self._waiting)
         self._changed: set[str] = set()
         self._all_changed = True
         self._scheduled = False
@@ -192,7 +180,8 @@ class Dispatcher:
         flight = self.flights.get(job_id)
         if flight is None:
             if self._waiting.drop(job_id):
-                self._look_again_without(job_id)
+                self._chooser.forget(job_id)
+                self._look_where_freed()
                 return False
             return True
         if not flight.claimed or (flight.parts and not flight.sent):
@@ -203,33 +192,8 @@ class Dispatcher:
 
     def check(self, defn: JobDefn, labels: frozenset[str] = frozenset()) -> None:
         """Refuse what no node could ever run, or none with these labels."""
-        shape = shape_of(defn, labels)
         nodes = [*self.nodes.values(), *self.coming()] or [Node("", "", 0, self._expected, None)]
-        able = [node for node in nodes if node.could_run(shape)]
-        by_allocation: dict[str, int] = {}
-        for node in able:
-            by_allocation[node.allocation] = by_allocation.get(node.allocation, 0) + 1
-        if max(by_allocation.values(), default=0) >= shape.nodes:
-            return
-        if able:
-            raise ResourcesImpossible(
-                f"the job can never run here: it asks for {shape.nodes} nodes of {max(by_allocation.values())}",
-                hint="ask for less, or submit it to another site",
-            )
-        labelled = [node for node in nodes if shape.labels <= node.labels]
-        if not labelled:
-            unknown = ", ".join(sorted(shape.labels - frozenset().union(*(node.labels for node in nodes))))
-            there = ", ".join(sorted(frozenset().union(*(node.labels for node in nodes)))[:20])
-            raise ResourcesImpossible(
-                f"the job can never run here: no node is labelled {unknown or ' and '.join(sorted(shape.labels))}",
-                hint=f"the nodes' labels are: {there}",
-            )
-        lacks = _lacking(shape.needs, labelled[-1].capacity)
-        largest = "the node has" if len(labelled) == 1 else f"the largest of {len(labelled)} nodes has"
-        raise ResourcesImpossible(
-            f"the job can never run here: {', '.join(lacks)} ({largest} less)",
-            hint="ask for less, or submit it to another site",
-        )
+        refuse_impossible(shape_of(defn, labels), nodes)
 
     # --------------------------------------------------------------------------------------------- told
 
@@ -238,22 +202,13 @@ class Dispatcher:
         entry = self._waiting.get(job_id)
         if entry is None:
             return None
-        shape = entry.group.shape
-        nodes = self._connected()
-        if not nodes:
-            return "no worker is connected at the moment"
-        able = [node for node in nodes if node.could_run(shape)]
-        if len(able) < shape.nodes:
-            return f"waits for nodes: {len(able)} of the {shape.nodes} it needs that could run it are here"
-        if sum(node.has_time(shape) for node in able) < shape.nodes:
-            left_s = max(0.0, max(node.last_start or 0.0 for node in able) - time.time())
-            if shape.time_limit_s is None or left_s == 0:
-                return "is kept for another allocation: this one is about to end"
-            limit = f"its time limit is {shape.time_limit_s:.0f} s, and of this one {left_s:.0f} s are left"
-            return f"is kept for another allocation: {limit}"
-        if self._kept_free is not None and self._kept_free.job_id == job_id:
-            names = ", ".join(sorted(self.nodes[worker].name for worker in self._kept_free.workers))
-            return f"waits for room, which is being made for it on {names}"
+        why = why_not_now(entry.group.shape, self._connected())
+        if why is not None:
+            return why
+        workers = self._chooser.room_being_made(job_id)
+        if workers is not None:
+            names = sorted(self.nodes[worker].name for worker in workers if worker in self.nodes)
+            return f"waits for room, which is being made for it on {', '.join(names)}"
         return f"waits for room: {len(self._waiting)} jobs wait in all"
 
     def describe(self) -> Sequence[Resource]:
@@ -393,11 +348,6 @@ class Dispatcher:
         self._all_changed = True
         self._schedule()
 
-    def _look_again_without(self, job_id: str) -> None:
-        if self._kept_free is not None and self._kept_free.job_id == job_id:
-            self._kept_free = None
-            self._look_again()
-
     def _pump(self) -> None:
         """Give waiting jobs to workers with room."""
         self._scheduled = False
@@ -407,106 +357,20 @@ class Dispatcher:
         looked_at = nodes if self._all_changed else [node for node in nodes if node.worker_id in self._changed]
         self._changed.clear()
         self._all_changed = False
-        narrow = [(node, self._backlog(node, len(self._waiting))) for node in looked_at]
-        narrow = [(node, backlog) for node, backlog in narrow if node.wants_more(backlog)]
-        now = time.monotonic()
-        chosen: dict[tuple[str, ...], list[Waiting]] = {}
-        kept_free: frozenset[str] = frozenset()
-        failing = 0
-        for group in self._waiting.in_order(now):
-            if group.shape.nodes > 1:
-                self._choose_gangs(group, [node for node in nodes if node.worker_id not in kept_free], now, chosen)
-            else:
-                self._choose(group, narrow, kept_free, now, chosen)
-            head = group.head()
-            if head is not None:
-                kept_free |= self._room_for(head, nodes, now)
-                failing += 1
-                if failing > LOOKAHEAD:
-                    break
-        for workers, entries in chosen.items():
+        backlogs = [(node, self._backlog(node, len(self._waiting))) for node in looked_at]
+        claims: dict[tuple[str, ...], list[Waiting]] = {}
+        for entry, given in self._chooser.choose([pair for pair in backlogs if pair[0].wants_more(pair[1])], nodes):
+            workers = tuple(node.worker_id for node in given)
+            self.flights[entry.job_id] = Flight(entry.job_id, entry.attempt, entry.group.shape, workers[0], workers[1:])
+            claims.setdefault(workers, []).append(entry)
+        self._look_where_freed()
+        for workers, entries in claims.items():
             self._spawn(self._claim_and_send(workers[0], workers[1:], entries))
 
-    def _choose(
-        self,
-        group: Group,
-        nodes: Sequence[tuple[Node, int]],
-        kept_free: frozenset[str],
-        now: float,
-        chosen: dict[tuple[str, ...], list[Waiting]],
-    ) -> None:
-        """Take the jobs of a group that go to a node now out of the queue and count them in."""
-        shape = group.shape
-        if not shape.needs.gpus:  # leave nodes with GPUs to those that need them
-            nodes = sorted(nodes, key=lambda pair: pair[0].capacity.gpus > 0)
-        for node, backlog in nodes:
-            if node.worker_id in kept_free:
-                continue
-            while node.fits(shape, backlog):
-                entry = group.head()
-                if entry is None:
-                    return
-                self._take(entry, (node,), now, chosen)
-
-    def _choose_gangs(
-        self, group: Group, nodes: Sequence[Node], now: float, chosen: dict[tuple[str, ...], list[Waiting]]
-    ) -> None:
-        """The same for jobs over several nodes, which are all of one allocation, and neighbours by their names if possible."""
-        shape = group.shape
-        nodes = sorted(nodes, key=lambda node: (len(node.name), node.name))
-        while True:
-            entry = group.head()
-            if entry is None:
-                return
-            free: dict[str, list[Node]] = {}
-            found: Optional[list[Node]] = None
-            for node in nodes:
-                if node.fits(shape):
-                    listed = free.setdefault(node.allocation, [])
-                    listed.append(node)
-                    if len(listed) == shape.nodes:
-                        found = listed
-                        break
-            if found is None:
-                return
-            self._take(entry, found, now, chosen)
-
-    def _take(
-        self, entry: Waiting, nodes: Sequence[Node], now: float, chosen: dict[tuple[str, ...], list[Waiting]]
-    ) -> None:
-        self._waiting.take(entry, now)
-        shape = entry.group.shape
-        for node in nodes:
-            node.take(shape.needs)
-        for node in nodes[1:]:
-            node.gang_parts += 1
-        workers = tuple(node.worker_id for node in nodes)
-        self.flights[entry.job_id] = Flight(entry.job_id, entry.attempt, shape, workers[0], workers[1:])
-        chosen.setdefault(workers, []).append(entry)
-        if self._kept_free is not None and self._kept_free.job_id == entry.job_id:
-            self._kept_free = None
+    def _look_where_freed(self) -> None:
+        if self._chooser.freed:
+            self._chooser.freed = False
             self._look_again()
-
-    def _room_for(self, head: Waiting, nodes: Sequence[Node], now: float) -> frozenset[str]:
-        """The nodes that are left to become free for a job that has been overtaken for long enough."""
-        shape = head.group.shape
-        kept = self._kept_free
-        if kept is not None and kept.job_id == head.job_id:
-            if all(worker in self.nodes and self.nodes[worker].channel is not None for worker in kept.workers):
-                return kept.workers
-            self._kept_free = kept = None
-        if kept is not None or now - head.since <= OVERTAKING_S:
-            return frozenset()
-        able: dict[str, list[Node]] = {}
-        for node in nodes:
-            if node.could_run(shape) and node.has_time(shape):
-                able.setdefault(node.allocation, []).append(node)
-        largest: list[Node] = max(able.values(), key=len, default=[])
-        if len(largest) < shape.nodes:
-            return frozenset()
-        soonest = sorted(largest, key=lambda node: node.cores_used / max(1, node.capacity.cores))
-        self._kept_free = _Reservation(head.job_id, frozenset(node.worker_id for node in soonest[: shape.nodes]))
-        return self._kept_free.workers
 
     def _backlog(self, node: Node, waiting: int) -> int:
         """How many more one-core jobs than it has room for a node may hold, while so many wait."""
@@ -634,11 +498,3 @@ def _hold_message(flight: Flight) -> Message:
 
 def _release_message(job_id: str, attempt: int) -> Message:
     return {"t": "release", "job": job_id, "attempt": attempt}
-
-
-def _lacking(needs: Capacity, has: Capacity) -> list[str]:
-    pairs = (("cores", needs.cores, has.cores), ("GPUs", needs.gpus, has.gpus))
-    lacks = [f"it asks for {asked} {what} of {there}" for what, asked, there in pairs if asked > there]
-    if needs.memory_bytes > has.memory_bytes:
-        lacks.append(f"it asks for {needs.memory_bytes / 2**30:.1f} GiB of memory of {has.memory_bytes / 2**30:.1f}")
-    return lacks

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import hostlist, rendezvous
+from .connections import Gate
 from .errors import ConfigError
 from .keys import make_key
 from .rendezvous import Address
-from .workers import Gate, WorkerServer
+from .workers import WorkerServer
 
 SAMPLE = 8
 """So many nodes tell by which of our addresses a whole cluster reaches us."""

@@ -48,7 +48,9 @@ class Submitter(threading.Thread):
 
     def __init__(self, agent: Agent, journal: Journal, workflow: str, tmp: Path) -> None:
         super().__init__(daemon=True)
-        self.agent = Agent(agent.home.root)  # with connections of its own: those of the other are closed when it is killed
+        self.agent = Agent(
+            agent.home.root
+        )  # with connections of its own: those of the other are closed when it is killed
         self.journal, self.workflow, self.tmp = journal, workflow, tmp
         self.handlers: list[JSON] = []
         self.error: list[BaseException] = []

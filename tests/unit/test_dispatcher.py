@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 import pytest
 
+from lwfm import choosing, waiting
 from lwfm import dispatcher as module
-from lwfm import waiting
 from lwfm.capacity import Capacity, shape_of
 from lwfm.dispatcher import Dispatcher, Flight
 from lwfm.errors import ResourcesImpossible, StoreFull
@@ -201,7 +201,7 @@ def test_narrower_jobs_go_ahead_but_not_forever(place: Place, now: list[float]) 
     place.place(request("running"))
     place.place(request("wide", cores=2), request("small"))
     assert channel.jobs() == ["running", "small"]
-    now[0] += module.OVERTAKING_S + 1
+    now[0] += choosing.OVERTAKING_S + 1
     place.place(request("late"))
     place.end("small")
     assert channel.jobs() == ["running", "small"]
@@ -216,12 +216,26 @@ def test_room_that_was_being_made_is_used_when_the_job_is_cancelled(place: Place
     channel = place.node(cores=2)
     place.place(request("running"))
     place.place(request("wide", cores=2))
-    now[0] += module.OVERTAKING_S + 1
+    now[0] += choosing.OVERTAKING_S + 1
     place.place(request("late"))
     assert channel.jobs() == ["running"]
     place.dispatcher.cancel("wide", 1, "no")
     place.turn()
     assert channel.jobs() == ["running", "late"]
+
+
+def test_room_that_was_being_made_elsewhere_is_used_when_the_job_found_some(place: Place, now: list[float]) -> None:
+    first = place.node("w1", cores=2)
+    second = place.node("w2", cores=2)
+    place.place(request("a"), request("b", cores=2))
+    place.place(request("wide", cores=2))
+    now[0] += choosing.OVERTAKING_S + 1
+    place.place(request("narrow"))
+    assert (first.jobs(), second.jobs()) == (["b"], ["a"])
+    place.end("b")
+    place.turn()
+    assert first.jobs() == ["b", "wide"]
+    assert second.jobs() == ["a", "narrow"]
 
 
 def test_wide_before_narrow_and_priority_before_both(place: Place) -> None:
@@ -319,7 +333,7 @@ def test_room_is_made_for_a_gang_that_narrow_jobs_would_starve(place: Place, now
     place.place(*(request(f"j{number}") for number in range(4)))
     place.end("a")
     assert first.jobs() == ["a", "j0"]
-    now[0] += module.OVERTAKING_S + 1
+    now[0] += choosing.OVERTAKING_S + 1
     place.end("j0")
     place.end("b")
     assert (first.jobs(), second.jobs()) == (["a", "j0"], ["b"])
