@@ -10,7 +10,8 @@ Sources: srun(1), "INPUT ENVIRONMENT VARIABLES" and "--distribution=arbitrary"; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from . import hostlist
@@ -42,12 +43,14 @@ class Part(NamedTuple):
     Args:
         host: what the node calls itself. ``name``: what the launchers call it.
         cores: indices of its processors. ``gpus``: names of its devices, as their variables take them.
+        way: the variables by which what runs there finds the agent.
     """
 
     host: str
     name: str
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
+    way: Mapping[str, str] = MappingProxyType({})
 
 
 def run_message(
@@ -104,7 +107,9 @@ def _tell_nodes(
     message["files"] = files
     if resources.tasks_per_node is not None:
         environment[TASKS_VARIABLE] = str(resources.tasks_per_node)
-        environment[PARTS_VARIABLE] = compact_ascii({part.host: [part.cores, part.gpus] for part in parts})
+        environment[PARTS_VARIABLE] = compact_ascii(
+            {part.host: [part.cores, part.gpus, dict(part.way)] for part in parts}
+        )
         environment[EXPORT_VARIABLE] = " ".join(sorted({*request.environment, *request.defn.env}))
         if resources.starter is not None:
             environment[STARTER_VARIABLE] = resources.starter

@@ -20,10 +20,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 from .errors import ConfigError, LwfmError
 from .gangs import EXPORT_VARIABLE, HOSTFILE_VARIABLE, PARTS_VARIABLE, STARTER_VARIABLE, TASKS_VARIABLE
+from .variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 ASK_TIMEOUT_S = 30.0
@@ -31,8 +33,17 @@ NOT_STARTED = 127
 _OF_THIS_COMMAND = (PARTS_VARIABLE, EXPORT_VARIABLE, STARTER_VARIABLE)
 _OF_THE_NODE = re.compile(r"(SLURM|OMPI|PMI|PMIX|PRTE|PALS|SSH|XDG)_.*|HOSTNAME|DISPLAY|SHLVL|PWD|OLDPWD|_|TMPDIR")
 
-Grants = Mapping[str, "tuple[Sequence[int], Sequence[str]]"]
-"""By what a node calls itself: the indices of the job's cores there, and the names of its GPUs."""
+
+class Grant(NamedTuple):
+    """What the job has of a node: indices of cores, names of GPUs, and the variables by which tasks there find the agent."""
+
+    cores: Sequence[int]
+    gpus: Sequence[str]
+    way: Mapping[str, str] = MappingProxyType({})
+
+
+Grants = Mapping[str, Grant]
+"""By what a node calls itself."""
 
 
 class Layout(NamedTuple):
@@ -123,9 +134,9 @@ def wrapped(words: Sequence[str], environment: Mapping[str, str], grants: Grants
     lines = [
         f"export {name}={shlex.quote(value)}"
         for name, value in sorted(environment.items())
-        if name.startswith("LWFM_") and name != HOSTFILE_VARIABLE
+        if name.startswith("LWFM_") and name not in (HOSTFILE_VARIABLE, SOCKET_VARIABLE, RENDEZVOUS_VARIABLE)
     ]
-    has_gpus = any(gpus for _, gpus in grants.values())
+    has_gpus = any(grant.gpus for grant in grants.values())
     usual = Counter(map(_grant_key, grants.values())).most_common(1)[0][0] if grants else ""
     cases = [
         f"{shlex.quote(host)}) {_grant_text(grant, has_gpus)};;"
@@ -140,19 +151,17 @@ def wrapped(words: Sequence[str], environment: Mapping[str, str], grants: Grants
     return ["/bin/sh", "-c", "\n".join(lines), "lwfm-task", *words]
 
 
-def _grant_key(grant: tuple[Sequence[int], Sequence[str]]) -> str:
-    cores, gpus = grant
-    return f"{list(cores)} {list(gpus)}"
+def _grant_key(grant: Grant) -> str:
+    return f"{list(grant.cores)} {list(grant.gpus)} {sorted(grant.way.items())}"
 
 
-def _grant_text(grant: tuple[Sequence[int], Sequence[str]], has_gpus: bool) -> str:
-    cores, gpus = grant
-    text = f"c={','.join(map(str, cores))}"
+def _grant_text(grant: Grant, has_gpus: bool) -> str:
+    exported = dict(grant.way)
     if has_gpus:
-        names = shlex.quote(",".join(gpus))
-        text += " " + " ".join(f"{variable}={names}" for variable in GPU_VARIABLES)
-        text += f"; export {' '.join(GPU_VARIABLES)}"
-    return text
+        exported.update(dict.fromkeys(GPU_VARIABLES, ",".join(grant.gpus)))
+    texts = [f"c={','.join(map(str, grant.cores))}"]
+    texts += [f"export {name}={shlex.quote(value)}" for name, value in sorted(exported.items())]
+    return "; ".join(texts)
 
 
 def _layout(environment: Mapping[str, str]) -> Layout:
@@ -167,12 +176,13 @@ def _layout(environment: Mapping[str, str]) -> Layout:
         ) from None
 
 
-def _grants(environment: Mapping[str, str]) -> dict[str, Any]:
+def _grants(environment: Mapping[str, str]) -> dict[str, Grant]:
     """What the job has of each of its nodes, the one this runs on included."""
     found = json.loads(environment.get(PARTS_VARIABLE) or "{}")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     gpus = [name for name in environment.get(GPU_VARIABLES[0], "").split(",") if name]
-    return {os.uname().nodename: (cores, gpus), **{host: (part[0], part[1]) for host, part in found.items()}}
+    way = {name: environment.get(name, "") for name in (SOCKET_VARIABLE, RENDEZVOUS_VARIABLE)}
+    return {os.uname().nodename: Grant(cores, gpus, way), **{host: Grant(*part) for host, part in found.items()}}
 
 
 def _starter(environment: Mapping[str, str]) -> list[str]:

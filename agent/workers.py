@@ -262,7 +262,7 @@ class WorkerServer:
         """A worker keeps its part of a job free that is about to run on another node."""
         node = self._dispatcher.nodes.get(connection.worker_id)
         name = node.name if node is not None else connection.host
-        part = Part(connection.host, name, tuple(message["cores"]), tuple(message["gpus"]))
+        part = Part(connection.host, name, tuple(message["cores"]), tuple(message["gpus"]), message.get("way") or {})
         self._dispatcher.holding(connection.worker_id, str(message["job"]), int(message["attempt"]), part)
 
     def _hosts(self, job_id: str) -> list[str]:

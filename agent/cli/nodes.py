@@ -76,9 +76,9 @@ def history(session: Session, since: str | None, limit: int, as_json: bool) -> N
             item["time"][:19],
             item["host"],
             item["state"],
-            item.get("cores", ""),
+            str(item.get("cores", "")),
             size(item["memory_bytes"]) if item.get("memory_bytes") else "",
-            item.get("gpus", ""),
+            str(item.get("gpus", "")),
             item.get("allocation", ""),
             item.get("reason", ""),
         )

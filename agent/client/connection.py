@@ -229,19 +229,26 @@ class Client:
         until = time.monotonic() + FOLLOWED_S
         while True:
             try:
-                place = rendezvous.read(self.endpoint.rendezvous)
-                if place.host in ("", socket.gethostname()):
-                    return self._open(timeout)
-                connection = _RemoteConnection(place)
-                connection.connect()
-                connection.set_timeout(timeout)
-                return connection
+                return self._open_where_it_is(self.endpoint.rendezvous, timeout)
             except (OSError, AgentUnreachable) as error:
                 if time.monotonic() > until:
                     raise AgentUnreachable(
                         f"no agent answers on the other nodes: {error}", hint="start it with: lwfm agent start"
                     ) from error
             time.sleep(LOOK_AGAIN_S)
+
+    def _open_where_it_is(self, told: Path, timeout: float | None) -> _Connection:
+        """A new connection to where the rendezvous file says, or by the socket, for the agent of this node."""
+        try:
+            place = rendezvous.read(told)
+        except AgentUnreachable:  # it listens to no other node; that it does not run is said by the socket
+            return self._open(timeout)
+        if place.host in ("", socket.gethostname()):
+            return self._open(timeout)
+        connection = _RemoteConnection(place)
+        connection.connect()
+        connection.set_timeout(timeout)
+        return connection
 
     def _open(self, timeout: float | None) -> _Connection:
         """A new connection.

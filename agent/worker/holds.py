@@ -28,10 +28,18 @@ class Holds:
     """The parts of jobs on this node.
 
     Args:
-        tell: sends a message to the agent.
+        tell: sends a message to the agent. ``way``: the variables by which what runs here finds it.
     """
 
-    def __init__(self, ledger: Ledger, launcher: Launcher, timers: Timers, tell: Callable[[dict[str, Any]], None]):
+    def __init__(
+        self,
+        ledger: Ledger,
+        launcher: Launcher,
+        timers: Timers,
+        tell: Callable[[dict[str, Any]], None],
+        way: Callable[[], dict[str, str]],
+    ):
+        self._way = way
         self._ledger = ledger
         self._launcher = launcher
         self._timers = timers
@@ -78,7 +86,8 @@ class Holds:
 
     def _tell_held(self, key: Key, grant: Grant) -> None:
         cores, gpus = self._launcher.real_cores(grant), self._launcher.gpu_names(grant)
-        self._tell({"t": "holding", "job": key[0], "attempt": key[1], "cores": cores, "gpus": gpus})
+        told = {"t": "holding", "job": key[0], "attempt": key[1], "cores": cores, "gpus": gpus}
+        self._tell({**told, "way": self._way()})
 
     def _stop(self, hold: _Hold, then: Callable[[], None]) -> None:
         census = Census()

@@ -112,7 +112,7 @@ class Loop:
             lost=self._lost,
         )
         self._reader = Reader(self._spool, outputs, self._timers, self._link.answer)
-        self._holds = Holds(self._ledger, self._launcher, self._timers, self._link.answer)
+        self._holds = Holds(self._ledger, self._launcher, self._timers, self._link.answer, self._way_for_jobs)
         self._handlers = {
             "context": self._on_context,
             "run": self._on_run,
@@ -149,7 +149,7 @@ class Loop:
     def _way_for_jobs(self) -> dict[str, str]:
         """The variables by which jobs find the agent, where it is not on this node, or may not stay there."""
         if self._tunnel is not None:
-            return {SOCKET_VARIABLE: f"{self._tunnel}.api"}
+            return {SOCKET_VARIABLE: f"{self._tunnel}.api", RENDEZVOUS_VARIABLE: ""}
         return {RENDEZVOUS_VARIABLE: self._options.rendezvous} if self._options.rendezvous else {}
 
     def run(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -63,6 +64,8 @@ def test_what_is_seen_of_the_nodes(cluster: Cluster) -> None:
             ("allocation", f"slurm-{inside.environment['SLURM_JOB_ID']}")
         }
         assert "(slurm), 3 nodes until 20" in told
+        shown = inside.run("node", "history")
+        assert all(re.search(rf" {host} +up +2 ", shown) for host in inside.hosts), shown
         status = inside.ask("agent", "status")
         assert status["allocation"]["scheduler"] == "slurm"
         assert set(status["allocation"]["other_nodes"].values()) == {"up"}

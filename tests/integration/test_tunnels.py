@@ -42,6 +42,14 @@ def test_everything_works_over_ssh_alone(cluster: Cluster) -> None:
         for path in sockets() - before:
             assert path.stat().st_mode & 0o077 == 0, path
         put_from(inside, inside.hosts[1])
+        calls = f"{' '.join(LWFM)} log from-$(uname -n)"
+        (wide,) = inside.submit(
+            1, calls, "--nodes", "3", "--tasks-per-node", "1", "--env", f"PYTHONPATH={LINK}", "--env", "OMPI_ALLOW_RUN_AS_ROOT=1",
+            "--env", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+        )  # fmt: skip
+        inside.wait_states([wide], "COMPLETE", "FAILED")
+        told = {line["message"] for line in inside.ask("log") if line.get("job_id") == wide}
+        assert told == {f"from-{host}" for host in inside.hosts}, inside.run("job", "output", wide, "--stderr")
         jobs = inside.submit(6, f"seq 1 100000; {journal.command('sleep 3')}")
         inside.wait_states(jobs, "RUNNING")
         inside.kill(inside.hosts[0], "agent serve")

@@ -365,12 +365,19 @@ class Machines(ABC):
         pids = {host: self._rooms[host].pid for host in hosts}
         switch = self._switch.pid
         self._ip(
-            *(f"link add eth0 netns {pid} type veth peer name {host} netns {switch}" for host, pid in pids.items())
+            *(
+                f"link add eth0 address {self._hardware_address(host)} netns {pid} type veth peer name {host} netns {switch}"
+                for host, pid in pids.items()
+            )
         )
         lines = [(f"link set {host} master switch", f"link set {host} up") for host in hosts]
         self._ip(*itertools.chain(*lines), room=self._switch)
         for host in hosts:
             self._rooms[host].go()
+
+    def _hardware_address(self, host: str) -> str:
+        """The same each time the node is started: others remember it for a while."""
+        return f"02:00:00:00:00:{self.hosts.index(host) + 1:02x}"
 
     def _ip(self, *lines: str, room: Optional[Room] = None, check: bool = True) -> None:
         """Change the network, of this machine or of a room."""

@@ -16,7 +16,7 @@ from lwfm.errors import ConfigError, InvalidRecord
 from lwfm.gangs import Part, run_message
 from lwfm.models import JobDefn, Resources
 from lwfm.sites.base import JobRequest
-from lwfm.tasks import Layout, start_command, wrapped
+from lwfm.tasks import Grant, Layout, start_command, wrapped
 
 LAYOUT = Layout(("n2", "n3"), 4, "/spool/nodes")
 VERSIONS = {
@@ -77,14 +77,26 @@ def test_a_task_finds_its_jobs_variables_and_what_it_was_given_on_this_node() ->
     variables = {"LWFM_JOB_ID": "a'b $c", "LWFM_NODEFILE": "/gone", "OTHER": "no"}
     script = 'printf "%s|%s|%s|%s|%s" "$LWFM_JOB_ID" "$LWFM_NODEFILE" "$OTHER" "$CUDA_VISIBLE_DEVICES" "$(nproc)"'
     words = ["sh", "-c", script]
-    assert run(wrapped(words, variables, {here: ([core], ["2", "3"])})) == "a'b $c|||2,3|1"
-    elsewhere = {"n8": ([0, 1], ["0"]), "n9": ([0, 1], ["0"]), here: ([core], ["3"])}
+    assert run(wrapped(words, variables, {here: Grant([core], ["2", "3"])})) == "a'b $c|||2,3|1"
+    elsewhere = {"n8": Grant([0, 1], ["0"]), "n9": Grant([0, 1], ["0"]), here: Grant([core], ["3"])}
     assert run(wrapped(words, variables, elsewhere)) == "a'b $c|||3|1"
-    assert run(wrapped(words, variables, {here: ((), ())})).startswith("a'b $c||||")
+    assert run(wrapped(words, variables, {here: Grant((), ())})).startswith("a'b $c||||")
+
+
+def test_a_task_finds_the_way_to_the_agent_from_its_node() -> None:
+    here = os.uname().nodename
+    words = ["sh", "-c", 'echo "$LWFM_SOCKET|$LWFM_RENDEZVOUS"']
+    ways = {
+        "n8": {"LWFM_SOCKET": "/8"},
+        "n9": {"LWFM_SOCKET": "/8"},
+        here: {"LWFM_SOCKET": "/h", "LWFM_RENDEZVOUS": ""},
+    }
+    found = run(wrapped(words, {"LWFM_SOCKET": "/no"}, {host: Grant((), (), way) for host, way in ways.items()}))
+    assert found == "/h|\n"
 
 
 def test_many_nodes_that_are_alike_make_a_short_command() -> None:
-    grants = {f"node{number}": (list(range(64)), ["0", "1"]) for number in range(4000)}
+    grants = {f"node{number}": Grant(list(range(64)), ["0", "1"], {"LWFM_SOCKET": "/s"}) for number in range(4000)}
     assert len("".join(wrapped(["prog"], {}, grants))) < 2000
 
 
@@ -100,7 +112,7 @@ def tasks_of(tmp_path: Path, environment: dict[str, str], *words: str) -> subpro
 
 def test_the_command_becomes_the_starter(tmp_path: Path) -> None:
     mpi(tmp_path, VERSIONS["openmpi"])
-    parts = json.dumps({"n3": [[0], []]})
+    parts = json.dumps({"n3": [[0], [], {"LWFM_SOCKET": "/s"}]})
     done = tasks_of(tmp_path, {"PATH": str(tmp_path), "LWFM_PARTS": parts, "LWFM_EXPORT": "A B", "A": "1"}, "prog", "x")
     assert done.returncode == 0, done.stderr
     words = json.loads(done.stdout)
@@ -127,14 +139,14 @@ def test_what_cannot_start_says_why(tmp_path: Path, environment: dict[str, str],
 def test_a_job_is_told_its_nodes() -> None:
     defn = JobDefn("prog 'a b'", cwd="/", env={"E": "1"}, resources=Resources(nodes=2, tasks_per_node=2, gpus=1))
     request = JobRequest("j", 1, defn, "c", {"PATH": "/bin"}, {"LWFM_JOB_ID": "j"})
-    part = Part("n3.cluster", "n3", (4, 5), ("GPU-1",))
+    part = Part("n3.cluster", "n3", (4, 5), ("GPU-1",), {"LWFM_SOCKET": "/s"})
     message = run_message(request, shape_of(defn), "n2", "slurm-7", [part])
     assert message["argv"][-4:] == ["--", "/bin/sh", "-c", "prog 'a b'"]
     assert (message["cores"], message["gpus"]) == (2, 1)
     assert message["files"] == {"LWFM_NODEFILE": "n2 slots=2\nn3 slots=2\n", "SLURM_HOSTFILE": "n2\nn2\nn3\nn3\n"}
     env = message["env"]
     assert (env["LWFM_NODES"], env["LWFM_NODELIST"], env["LWFM_TASKS_PER_NODE"]) == ("2", "n[2-3]", "2")
-    assert json.loads(env["LWFM_PARTS"]) == {"n3.cluster": [[4, 5], ["GPU-1"]]}
+    assert json.loads(env["LWFM_PARTS"]) == {"n3.cluster": [[4, 5], ["GPU-1"], {"LWFM_SOCKET": "/s"}]}
     assert env["LWFM_EXPORT"].split() == ["E", "PATH"]
     assert (env["SLURM_NODELIST"], env["SLURM_TASKS_PER_NODE"], env["SLURM_NTASKS"]) == ("n[2-3]", "2(x2)", "4")
     alone = JobDefn(["prog"], resources=Resources(nodes=1, cores=3))
