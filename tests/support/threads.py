@@ -11,10 +11,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
+
+import pytest
 
 from lwfm.events import Rules
 from lwfm.execution import record_ended, record_started
@@ -203,3 +205,12 @@ def folded(records: Iterable[Record]) -> dict[str, list[tuple[Any, ...]]]:
     result = tables(scratch)
     scratch.close()
     return result
+
+
+@pytest.fixture
+def thread(tmp_path: Path) -> Iterator[Thread]:
+    """A thread of its own for each test, whose store must be well at the end."""
+    made = Thread(tmp_path)
+    yield made
+    assert made.verify() == []
+    made.close()

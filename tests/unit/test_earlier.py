@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +9,9 @@ import pytest
 from lwfm.errors import InvalidRecord
 from lwfm.service import definitions_of
 
-from support.threads import Thread
+from support.threads import Thread, thread
 
-
-@pytest.fixture
-def thread(tmp_path: Path) -> Iterator[Thread]:
-    thread = Thread(tmp_path)
-    yield thread
-    assert thread.verify() == []
-    thread.close()
+__all__ = ["thread"]
 
 
 def body(*runs: str, parent: str, **keys: Any) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +10,9 @@ import pytest
 from lwfm.errors import Conflict, InvalidRecord, NotFound
 from lwfm.store import queries
 
-from support.threads import Thread
+from support.threads import Thread, thread
 
-
-@pytest.fixture
-def thread(tmp_path: Path) -> Iterator[Thread]:
-    thread = Thread(tmp_path)
-    yield thread
-    assert thread.verify() == []
-    thread.close()
+__all__ = ["thread"]
 
 
 def firings(thread: Thread) -> list[Any]:

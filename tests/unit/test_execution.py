@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +13,11 @@ from lwfm.models import Metasheet
 from lwfm.recorder import Recorder
 from lwfm.store import queries
 
-from support.threads import HOST, Thread
+from support.threads import HOST, Thread, thread
+
+__all__ = ["thread"]
 
 STARTED = {"pid": 4711, "time": "2025-01-01T00:00:00.000000Z", "cores": [2, 3]}
-
-
-@pytest.fixture
-def thread(tmp_path: Path) -> Iterator[Thread]:
-    thread = Thread(tmp_path)
-    yield thread
-    assert thread.verify() == []
-    thread.close()
 
 
 def end(thread: Thread, job: str, attempt: int = 1, sheets: Any = (), **message: Any) -> None:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from lwfm import presence
 from lwfm.capacity import Capacity
 from lwfm.store import queries
 
-from support.threads import Thread
+from support.threads import Thread, thread
+
+__all__ = ["thread"]
 
 LARGE = Capacity(4, 2**30, 1)
-
-
-@pytest.fixture
-def thread(tmp_path: Path) -> Iterator[Thread]:
-    thread = Thread(tmp_path)
-    yield thread
-    assert thread.verify() == []
-    thread.close()
 
 
 def came(thread: Thread, worker: str, host: str, capacity: Capacity = LARGE, allocation: str = "") -> None:

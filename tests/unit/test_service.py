@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +14,9 @@ from lwfm.models import JobDefn, Metasheet
 from lwfm.service import active_count, definitions_of, job_ids_of
 from lwfm.store import queries
 
-from support.threads import HOST, Thread
+from support.threads import HOST, Thread, thread
 
-
-@pytest.fixture
-def thread(tmp_path: Path) -> Iterator[Thread]:
-    thread = Thread(tmp_path)
-    yield thread
-    assert thread.verify() == []
-    thread.close()
+__all__ = ["thread"]
 
 
 def test_a_submission_with_known_ids_is_recorded_once(thread: Thread) -> None:

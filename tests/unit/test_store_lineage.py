@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +12,9 @@ from lwfm.files import file_url
 from lwfm.models import JobDefn
 from lwfm.store import lineage
 
-from support.threads import Thread
+from support.threads import Thread, thread
 
-
-@pytest.fixture
-def thread(tmp_path: Path) -> Iterator[Thread]:
-    thread = Thread(tmp_path)
-    yield thread
-    assert thread.verify() == []
-    thread.close()
+__all__ = ["thread"]
 
 
 def put(thread: Thread, path: str, op: str = "put", sha256: Any = None, **more: Any) -> str:
