@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from . import faultpoints
+from . import faultpoints, hostlist
 from .clock import utc_now
 from .models import Metasheet
 from .outputs import OutputStore
@@ -38,7 +38,7 @@ def record_started(
         if message.get(name):
             facts[f"{name}_used"] = message[name]
     if message.get("hosts"):
-        facts["hosts"] = message["hosts"]
+        facts["hosts"] = hostlist.fold(message["hosts"])
     if job.state is JobState.FINISHING:
         recorder.record_status(
             job, JobState.FINISHING, native_status="cancel requested", reason="cancel requested", **facts

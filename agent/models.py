@@ -224,13 +224,14 @@ class JobStatus(Record):
         origin: the instance that recorded the job; ``origin_host`` the host of it.
         submitted_at, started_at, ended_at: of the current attempt, except the first.
         time: when this state was recorded.
-        host: the node it runs on. ``allocation``: the batch allocation of that node.
+        host: the node it runs on, of several the first. ``allocation``: the batch allocation of that node.
+        hosts: all its nodes where it has several, folded as ``n[1-4]``.
         exit_code: of the process; None when it was ended by a signal. ``signal``: that signal's name, as ``SIGKILL``.
         cpu_seconds: user and system time of the process and its descendants.
         peak_rss_bytes: largest resident memory seen of the process tree.
         read_bytes, write_bytes: moved to and from storage.
         stdout_bytes, stderr_bytes: how much it printed.
-        cores: how many it asked for; None: one, free to roam.
+        cores: how many it asked for of each node; None: one, free to roam.
         meta: the job's properties.
     """
 
@@ -252,6 +253,7 @@ class JobStatus(Record):
     ended_at: Optional[str] = None
     time: Optional[str] = None
     host: Optional[str] = None
+    hosts: Optional[str] = None
     allocation: Optional[str] = None
     exit_code: Optional[int] = None
     signal: Optional[str] = None

@@ -125,6 +125,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
             ("triggered by", _trigger(body.get("trigger"))),
             ("site", body.get("site")),
             ("host", body.get("host")),
+            ("nodes", body.get("hosts")),
             ("native id", body.get("native_id")),
             ("allocation", body.get("allocation")),
             ("asked for", properties({key: value for key, value in resources.items() if value is not None})),

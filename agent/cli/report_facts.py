@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .. import hostlist
 from ..client import Client
 from ..client.connection import path_of
 from ..clock import utc_text
@@ -49,7 +50,7 @@ class Run:
         job: the job. attempt: which of its attempts. state: how that one stands. reason: why.
         lane: the node; for a job whose node is not known (then it is not ``placed``), the site.
         span: from when to when, in seconds since the epoch (to now while it runs); its weight are the cores.
-        going_on: whether it runs now.
+        going_on: whether it runs now. part: whether this is a further node of a run that has several: only its cores count.
         cpu_seconds, peak_rss_bytes: what was measured of it, 0 where nothing was.
     """
 
@@ -63,6 +64,7 @@ class Run:
     going_on: bool
     cpu_seconds: float
     peak_rss_bytes: int
+    part: bool = False
 
     @property
     def length_s(self) -> float:
@@ -123,6 +125,11 @@ class Facts:
     data_count: int = 0
     handlers: list[JSON] = field(default_factory=list)
     handler_count: int = 0
+
+    @cached_property
+    def whole_runs(self) -> list[Run]:
+        """The runs, each once."""
+        return [run for run in self.runs if not run.part]
 
     @cached_property
     def start(self) -> float:
@@ -229,20 +236,29 @@ def _add_run(facts: Facts, job: JSON, attempt: JSON, weight: float) -> None:
     going_on = ended is None
     until = facts.made_at if ended is None else ended
     facts.skewed += until < started
-    facts.runs.append(
-        Run(
-            job=job,
-            attempt=int(attempt.get("attempt", 1)),
-            state=state,
-            reason=why(attempt),
-            lane=lane_of(attempt.get("host"), job),
-            placed=bool(attempt.get("host")),
-            span=charts.span_of(started, until, weight),
-            going_on=going_on,
-            cpu_seconds=float(attempt.get("cpu_seconds") or 0.0),
-            peak_rss_bytes=int(attempt.get("peak_rss_bytes") or 0),
-        )
+    run = Run(
+        job=job,
+        attempt=int(attempt.get("attempt", 1)),
+        state=state,
+        reason=why(attempt),
+        lane=lane_of(attempt.get("host"), job),
+        placed=bool(attempt.get("host")),
+        span=charts.span_of(started, until, weight),
+        going_on=going_on,
+        cpu_seconds=float(attempt.get("cpu_seconds") or 0.0),
+        peak_rss_bytes=int(attempt.get("peak_rss_bytes") or 0),
     )
+    facts.runs.append(run)
+    for host in _expanded(attempt.get("hosts")):
+        if host != run.lane:
+            facts.runs.append(replace(run, lane=host, cpu_seconds=0.0, peak_rss_bytes=0, part=True))
+
+
+def _expanded(hosts: Any) -> list[str]:
+    try:
+        return hostlist.expand(hosts) if isinstance(hosts, str) else []
+    except LwfmError:  # of another release, perhaps: the first node is known anyway
+        return []
 
 
 def _nodes(facts: Facts, changes: list[JSON]) -> list[Node]:

@@ -117,7 +117,8 @@ def _on_how_many(facts: Facts) -> str:
 def _remarks(facts: Facts) -> str:
     """What is not exact in the numbers, and why."""
     told = (
-        "Core-seconds used: the cores each job asked for (one where it did not say) times how long it ran. Available:"
+        "Core-seconds used: the cores each job asked for (one where it did not say) of each of its nodes times how long"
+        " it ran. Available:"
         " the cores of all nodes times how long each was there."
     )
     remarks = [told]
@@ -167,7 +168,7 @@ def _levels(facts: Facts) -> str:
     def whole(value: float) -> str:
         return f"{value:,.0f}"
 
-    jobs = over_time(run.span._replace(weight=1.0) for run in facts.runs)
+    jobs = over_time(run.span._replace(weight=1.0) for run in facts.whole_runs)
     cores = over_time(run.span for run in facts.runs)
     memory = over_time(run.span._replace(weight=float(run.peak_rss_bytes)) for run in facts.runs)
     available = over_time(span for node in facts.nodes for span in node.there)
@@ -201,11 +202,11 @@ def _figure(title: str, picture: str, note: str = "") -> str:
 
 
 def _slowest(facts: Facts) -> str:
-    runs = sorted(facts.runs, key=lambda run: -run.length_s)[:SLOWEST]
+    runs = sorted(facts.whole_runs, key=lambda run: -run.length_s)[:SLOWEST]
     if not runs:
         return "<p>No job has started yet.</p>"
     titles = (("Job", ""), ("Name", ""), ("State", ""), ("Node", ""), ("Time", "n"), ("CPU", "n"), ("Memory", "n"))
-    return table(titles, map(_slow_row, runs), f"The {len(runs)} longest of {len(facts.runs):,} runs")
+    return table(titles, map(_slow_row, runs), f"The {len(runs)} longest of {len(facts.whole_runs):,} runs")
 
 
 def _slow_row(run: Run) -> list[Cell]:

@@ -73,7 +73,7 @@ def _bars(facts: Facts, lanes: dict[str, list[Run]], packed: dict[str, tuple[lis
                 f' width="{width:.1f}" height="{height - gap:g}"><title>{_tip(run)}</title></rect>'
             )
         top += lane_height + 6
-    title = f"{len(facts.runs)} runs of jobs on {len(facts.nodes)} nodes over time"
+    title = f"{len(facts.whole_runs)} runs of jobs on {len(facts.nodes)} nodes over time"
     how = (
         "One bar for each run of a job; the pointer on it tells which. A node has as many rows as jobs ran there at once;"
         " the height of a bar means nothing."
@@ -108,9 +108,9 @@ def _strips(facts: Facts, lanes: dict[str, list[Run]]) -> tuple[str, str]:
         parts.append(_lane(top, height, node))
         parts.append(_strip(facts, node, lanes[node.name], bins, top, height))
         top += height + (6 if height > 10 else 2)
-    title = f"How busy each of {len(nodes)} nodes was over time, for {len(facts.runs)} runs of jobs"
+    title = f"How busy each of {len(nodes)} nodes was over time, for {len(facts.whole_runs)} runs of jobs"
     how = (
-        f"Too many runs for a bar each ({len(facts.runs):,}): the height of a strip is the share of the node's cores in use,"
+        f"Too many runs for a bar each ({len(facts.whole_runs):,}): the height of a strip is the share of the node's cores in use,"
         f" averaged over {duration(facts.wall_s / bins)}, in the colours of what became of the jobs."
     )
     if len(nodes) < len(facts.nodes):

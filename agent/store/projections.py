@@ -19,7 +19,7 @@ from .jobrow import JobRow, JobRows
 from .log import Record
 
 FACTS = (
-    "native_id", "host", "allocation", "started_at", "ended_at", "exit_code", "signal", "cpu_seconds", "peak_rss_bytes",
+    "native_id", "host", "hosts", "allocation", "started_at", "ended_at", "exit_code", "signal", "cpu_seconds", "peak_rss_bytes",
     "read_bytes", "write_bytes", "stdout_bytes", "stderr_bytes",
 )  # fmt: skip
 """What a status may tell of the attempt, beside its state; each is a column of ``jobs``."""
@@ -163,11 +163,12 @@ def _job_values(record: Record, written: Optional[str] = None) -> tuple[Any, ...
     definition = body["definition"]
     resources = definition.get("resources") or {}
     meta, state, reason = definition.get("meta"), body["state"], body.get("reason")
+    cores = resources.get("cores", resources.get("tasks_per_node"))
     return (
         record.uid, record.origin, text(definition.get("name") or ""), text(command_line(definition["command"])),
         text(body["site"]), body.get("workflow_id"), body.get("parent_id"), body.get("context_id"), body.get("handler_id"),
         body.get("trigger_job"), body.get("trigger_data"), state, reason and text(reason), record.wall_utc, record.wall_utc,
-        resources.get("cores"), resources.get("memory_bytes"), resources.get("gpus"), resources.get("time_limit_s"),
+        cores, resources.get("memory_bytes"), resources.get("gpus"), resources.get("time_limit_s"),
         text(definition.get("cwd")), definition.get("retries", 0), dump(meta) if meta else "{}",
         dump(definition) if written is None else written, state_key(0, state, record.hlc),
     )  # fmt: skip

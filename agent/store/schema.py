@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -217,6 +217,12 @@ def _migrations() -> Any:
         """Which created allocation a worker is of: two of them may have shares of one host."""
         _begin(db)
         db.execute("alter table local_workers add column place text not null default ''")
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m006_hosts(db: sqlite_utils.Database) -> None:
+        """The nodes of a job that runs on several."""
+        _begin(db)
+        db.execute("alter table jobs add column hosts text")
 
     return migrations
 

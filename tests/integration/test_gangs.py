@@ -83,7 +83,8 @@ def test_the_tasks_of_a_job_run_on_all_its_nodes(inside: InAllocation, starter: 
     assert {words[5] for words in lines} == {hostlist.fold(hosts)}
     statuses = inside.ask("job", "statuses", job)
     running = next(status for status in statuses if status["state"] == "RUNNING")
-    assert sorted(running["hosts"]) == hosts
+    assert running["hosts"] == hostlist.fold(hosts)
+    assert inside.ask("job", "show", job)["hosts"] == hostlist.fold(hosts)
 
 
 def test_a_real_simulation_over_mpi_on_two_nodes(inside: InAllocation) -> None:
@@ -146,7 +147,7 @@ def running_gang(inside: InAllocation, word: str, *options: str) -> tuple[str, S
     )
     statuses = inside.ask("job", "statuses", job)
     hosts = next(status for status in statuses if status["state"] == "RUNNING")["hosts"]
-    return job, hosts
+    return job, hostlist.expand(hosts)
 
 
 def nothing_left(inside: InAllocation, word: str) -> None:

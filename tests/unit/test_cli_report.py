@@ -296,6 +296,20 @@ class TestPage:
         assert "10.0 core-seconds used (48%)" in text
         assert "Cores in use over time, at most 3 of 7" in text
 
+    def test_a_job_over_several_nodes_is_seen_on_each_and_counted_once(self, api: FakeApi) -> None:
+        serve(
+            api,
+            [job(1, length_s=4, cores=2, hosts="n[1-3]"), job(2, host="n2", length_s=2)],
+            nodes=[came(f"n{number}", -9, 4) for number in (1, 2, 3)],
+        )
+        text = reported(api).text
+        assert "2 runs of jobs on 3 nodes over time" in text
+        assert "26.0 core-seconds used (54%)" in text
+        assert "1.0 CPU seconds measured" in text
+        assert "Running jobs over time, at most 2" in text
+        assert "Cores in use over time, at most 7 of 12" in text
+        assert "The 2 longest of 2 runs" in text
+
     def test_a_running_job_lasts_until_now(self, api: FakeApi) -> None:
         serve(api, [job(1, "RUNNING", ended_at=None, cpu_seconds=None, peak_rss_bytes=None)])
         text = reported(api).text
