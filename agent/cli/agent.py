@@ -170,7 +170,7 @@ def _worker(worker: Any) -> str:
         f"{worker.get('host', '?')} pid {worker.get('pid', '?')}{of} {worker.get('state', '')}: "
         f"{worker.get('cores_used', 0)}/{worker.get('cores', '?')} cores, "
         f"{size(worker.get('memory_used_bytes') or 0)}/{size(worker.get('memory_bytes'))}{gpus}, "
-        f"{plural(int(worker.get('running', 0)), 'job')} running"
+        f"{plural(int(worker.get('jobs', 0)), 'job')} running"
     )
 
 

@@ -158,6 +158,8 @@ def test_a_cancelled_gang_leaves_nothing(inside: InAllocation) -> None:
     job, hosts = running_gang(inside, "cancelled")
     busy = {node["host"]: node["cores_used"] for node in inside.ask("node", "list")}
     assert [busy[host] for host in hosts] == [2, 2]
+    shown = inside.run("agent", "status")
+    assert all(re.search(rf"{host} pid .* up: 2/2 cores, .* 1 job running", shown) for host in hosts), shown
     inside.run("job", "cancel", job)
     inside.wait_states([job], "CANCELLED")
     nothing_left(inside, "cancelled")
