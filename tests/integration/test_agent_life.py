@@ -97,7 +97,7 @@ def test_a_site_whose_driver_cannot_be_had_harms_no_other(stopped: Agent) -> Non
     assert stopped.wait(stopped.submit("true"))["state"] == "COMPLETE"
     sites = {site["name"]: site for site in stopped.client.get("/v1/sites")["sites"]}
     assert {name: site["state"] for name, site in sites.items()} == {
-        "local": "ready", "nowhere": "failed", "odd": "failed", "unheard": "failed",
+        "local": "ready", "allocation": "ready", "nowhere": "failed", "odd": "failed", "unheard": "failed",
     }  # fmt: skip
     assert "no_such_package" in sites["nowhere"]["reason"]
     with pytest.raises(errors.ConfigError):
