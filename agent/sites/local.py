@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -99,11 +100,12 @@ class LocalRepo(Repo):
 
     def put(self, local_path: Path, site_path: Optional[str], properties: Mapping[str, Any]) -> StoredData:
         """Copy a file or directory to ``site_path``; without one, it stays where it is."""
-        if not local_path.exists():
+        if not _is_there(local_path):
             raise NotFound(f"there is no file {local_path}")
         if site_path is None:
             return self._described(local_path)
         target = Path(site_path)
+        _is_there(target)  # or it could not be
         if not target.is_absolute():
             private_directory(self._repository)
             target = self._repository / target
@@ -116,9 +118,9 @@ class LocalRepo(Repo):
     def get(self, stored: StoredData, local_path: Path) -> StoredData:
         """Copy data to ``local_path``, and compare it with its checksum."""
         source = self._source(stored)
-        if not source.exists():
+        if not _is_there(source):
             raise NotFound(f"{source} is gone", hint="lwfm lineage tells what made it")
-        if local_path.is_dir() and not source.is_dir():
+        if _is_there(local_path) and local_path.is_dir() and not source.is_dir():
             local_path = local_path / source.name
         return self._copied(source, local_path, expected=stored.sha256)
 
@@ -134,7 +136,7 @@ class LocalRepo(Repo):
 
     def _copied(self, source: Path, target: Path, expected: Optional[str] = None) -> StoredData:
         """Copy by way of a file beside the target that is renamed when it is whole."""
-        if target.exists() and source.exists() and os.path.samefile(source, target):
+        if _is_there(target) and _is_there(source) and os.path.samefile(source, target):
             return self._described(target)
         part = target.with_name(target.name + PART_SUFFIX)
         try:
@@ -173,6 +175,23 @@ class LocalRepo(Repo):
             )
         except OSError as error:
             raise SiteError(f"cannot read {absolute}: {error.strerror}") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or directory.
+
+    Raises:
+        InvalidRecord: there can be none of that name: too long, or no text that a file system takes. SiteError: it cannot be seen.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InvalidRecord(f"{str(path)[:100]!r} cannot be the path of a file: {error!s:.100}") from None
+        raise SiteError(f"cannot look at {path}: {error.strerror}") from error
+    return True
 
 
 class LocalSpin(Spin):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -104,7 +105,18 @@ class World:
             "cwd": str(directory),
             "env": {"A": "b", "MY_TOKEN": "t"},
             "inputs": ["file"],
-            "resources": {"cores": 1, "memory_bytes": 1 << 30, "gpus": 0, "time_limit_s": 5.5},
+            "resources": {
+                "cores": 1,
+                "memory_bytes": 1 << 30,
+                "gpus": 0,
+                "time_limit_s": 5.5,
+                "nodes": 1,
+                "tasks_per_node": 1,
+                "starter": "true",
+                "labels": [os.uname().nodename],
+            },
+            "priority": 1,
+            "occurrence": 0,
             "outputs": ["file"],
             "meta": {"k": [1, {"x": "y"}]},
             "retries": 0,
@@ -112,7 +124,7 @@ class World:
             "site": "local",
             "job_id": "01a20000-0000-7000-8000-00000000abcd",
         }
-        common = {"workflow": workflow, "parent": job, "context": context}
+        common = {"workflow": workflow, "parent": job, "context": context, "earlier": [job], "occurrence": 0}
         action = {"defn": defn, "site": "local", "name": "n"}
         self.ids = {
             "workflows": workflow,

@@ -155,3 +155,10 @@ def test_lineage_from_file_to_file(agent: Agent, file: Path, tmp_path: Path) -> 
     assert user in {node["id"] for node in down["nodes"]}
     with pytest.raises(errors.NotFound):
         agent.client.get("/v1/lineage", {"of": "/no/such/file"})
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000 + "b", "sur\ud800rogate"])
+def test_what_cannot_be_a_path_is_refused(agent: Agent, file: Path, name: str) -> None:
+    for place in (name, f"/tmp/{name}"):
+        with pytest.raises(errors.InvalidRecord, match="cannot be the path of a file"):
+            put(agent, file, site_path=place)
