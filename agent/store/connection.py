@@ -47,13 +47,18 @@ class Connection(sqlite3.Connection):
             known.update(columns)
 
     def flush(self) -> None:
-        """Write what is still to be written."""
-        if self._later:
-            later, self._later = self._later, defaultdict(list)
-            for statement, rows in later.items():
-                super().executemany(statement, rows)
-        if self._columns:
-            columns, self._columns = self._columns, {}
+        """Write what is still to be written: new rows, then what is changed in them.
+
+        Up to Python 3.10 each statement asks for a cursor by the method below, which comes back here: nothing may be left then.
+        """
+        later, columns = self._later, self._columns
+        if later:
+            self._later = defaultdict(list)
+        if columns:
+            self._columns = {}
+        for statement, rows in later.items():
+            super().executemany(statement, rows)
+        if columns:
             alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
             for job, values in columns.items():
                 alike.setdefault(tuple(values), []).append((*values.values(), job))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -101,6 +102,10 @@ def test_mark_of_a_process(start: Start) -> None:
     assert processes.mark_of(2**22) is None
 
 
+def _has_members(tree: Tree, count: int) -> bool:
+    return len(Census().members(tree)) == count
+
+
 def test_members_are_the_session_the_descendants_and_the_marked(start: Start) -> None:
     script = "sleep 100 & setsid sleep 100 & (setsid sleep 100 &) ; wait"
     mark = Mark("census", 1, os.urandom(4).hex())
@@ -109,7 +114,7 @@ def test_members_are_the_session_the_descendants_and_the_marked(start: Start) ->
     wait_until(lambda: len(Census().members(tree)) == 4, "all four")
     wait_until(lambda: len(Census().members(tree, search=False)) == 3, "the daemon to have left")
     for other in (mark._replace(attempt=2), mark._replace(worker="another")):
-        assert len(Census().members(tree._replace(mark=other))) == 3
+        wait_until(functools.partial(_has_members, tree._replace(mark=other), 3), "all but the daemon")
     assert Census().rss_bytes(tree) > 0
     assert os.getpid() not in Census().members(tree)
     assert processes.stop_tree(tree, grace_s=5)

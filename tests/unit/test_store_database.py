@@ -331,3 +331,16 @@ def test_the_write_ahead_log_is_folded_in_while_transactions_go_on(tmp_path: Pat
     open_one.commit()
     assert [row[0] for row in store.connection.execute("select id from logs order by id")] == ["l1", "l2"]
     store.close()
+
+
+def test_new_rows_are_written_before_what_is_changed_in_them(tmp_path: Path) -> None:
+    """Also where executing a statement comes back to flushing, as with the cursors of Python 3.9 and 3.10."""
+    connection = connect(str(tmp_path / "t.db"))
+    connection.execute("create table jobs (id text primary key, state text, host text)")
+    connection.set_trace_callback(lambda _: connection.flush())
+    connection.later("insert into jobs values (?,?,?)", ("j", "PENDING", None))
+    connection.update_job_later("j", {"state": "RUNNING", "host": "n1"})
+    connection.flush()
+    connection.set_trace_callback(None)
+    assert connection.execute("select state, host from jobs").fetchall() == [("RUNNING", "n1")]
+    connection.close()
