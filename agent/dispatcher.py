@@ -48,7 +48,7 @@ class Flight:
     Args:
         worker_id: the worker that runs it, or will; of a gang its head. ``parts``: the workers of its other nodes.
         request: known from the moment it is claimed.
-        sent: whether the worker was given it. ``started``: whether it has told that it runs.
+        sent: whether the worker was given it.
         held: what the workers of the other nodes keep free for it.
         doomed: why it is to be stopped as soon as its worker is there.
     """
@@ -61,7 +61,6 @@ class Flight:
     request: Optional[JobRequest] = None
     claimed: bool = False
     sent: bool = False
-    started: bool = False
     held: dict[str, Part] = field(default_factory=dict)
     doomed: Optional[str] = None
 
@@ -249,12 +248,12 @@ class Dispatcher:
 
     # --------------------------------------------------------------------------------------------- workers come and go
 
-    def joined(self, node: Node, held: Sequence[tuple[JobRequest, bool]], kept: Iterable[Pair] = ()) -> None:
+    def joined(self, node: Node, held: Sequence[JobRequest], kept: Iterable[Pair] = ()) -> None:
         """A worker has come (again).
 
         Args:
             node: with nothing on it.
-            held: the jobs it has, and whether each has started.
+            held: the jobs it has.
             kept: the (job, attempt) of other nodes for which it keeps its part of them free.
         """
         node.last_start = self._last_starts.get(node.allocation)
@@ -267,9 +266,9 @@ class Dispatcher:
                 node.take(flight.shape.needs)
                 node.gang_parts += node.worker_id in flight.parts
         self.nodes[node.worker_id] = node
-        for request, started in held:
+        for request in held:
             shape = shape_of(request.defn, request.labels)
-            flight = Flight(request.job_id, request.attempt, shape, node.worker_id, (), request, True, True, started)
+            flight = Flight(request.job_id, request.attempt, shape, node.worker_id, (), request, True, True)
             earlier = before.pop(request.job_id, None)
             if earlier is not None:
                 flight.parts, flight.held, flight.doomed = earlier.parts, earlier.held, earlier.doomed
@@ -315,12 +314,6 @@ class Dispatcher:
             flight.held[worker_id] = part
             if flight.claimed and not flight.sent:
                 self._send(flight.worker_id, [flight])
-
-    def started(self, job_id: str) -> None:
-        """A worker has started a job."""
-        flight = self.flights.get(job_id)
-        if flight is not None:
-            flight.started = True
 
     def ended(self, job_id: str, attempt: int) -> None:
         """A job has left its worker; its room is free."""

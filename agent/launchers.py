@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from . import hostlist
+from . import hostlist, mpi
 from .allocation import Allocation, NodeShare
 from .errors import ConfigError
 
@@ -244,26 +244,27 @@ def _mpiexec(
         told = versions(["mpiexec", "--version"])
     except OSError as error:
         told = str(error)
-    for pattern, options, hosts_option in _MPIEXEC:
-        if re.search(pattern, told, re.IGNORECASE):
-            argv = ("mpiexec", *options, "-n", str(len(nodes)), hosts_option, f"{{file:{_HOSTS_FILE}}}")
-            hosts = "".join(f"{node.host}\n" for node in nodes)
-            return [Launch((*argv, *_OUTLIVING, *words), _names(nodes), {}, {_HOSTS_FILE: hosts})]
-    raise ConfigError(
-        f"mpiexec is of an MPI that is not known here: {told.strip()[:200]!r}",
-        hint="ask for another launcher, such as ssh",
-    )
+    family = mpi.family_of(told)
+    if family is None:
+        raise ConfigError(
+            f"mpiexec is of an MPI that is not known here: {told.strip()[:200]!r}",
+            hint="ask for another launcher, such as ssh",
+        )
+    options, hosts_option = _MPIEXEC[family]
+    argv = ("mpiexec", *options, "-n", str(len(nodes)), hosts_option, f"{{file:{_HOSTS_FILE}}}")
+    hosts = "".join(f"{node.host}\n" for node in nodes)
+    return [Launch((*argv, *_OUTLIVING, *words), _names(nodes), {}, {_HOSTS_FILE: hosts})]
 
 
 # One process on each node, whatever slots the host file or the scheduler gives it: for some, a host without slots has all
 # its cores as slots, which would put all workers on the first.
-_MPIEXEC = (
-    (r"intel\(r\) mpi", ("-genv", "I_MPI_PIN", "off", "-ppn", "1"), "-f"),
-    (r"hydra|mpich", ("-bind-to", "none", "-ppn", "1"), "-f"),
-    (r"open ?mpi|openrte|prrte", ("--bind-to", "none", "--map-by", "ppr:1:node"), "--hostfile"),
-    (r"\bpals\b", ("--cpu-bind", "none", "--ppn", "1"), "--hostfile"),
-)
-"""What ``mpiexec --version`` says, the options that go with it, and the one for the file of hosts."""
+_MPIEXEC = {
+    mpi.INTEL: (("-genv", "I_MPI_PIN", "off", "-ppn", "1"), "-f"),
+    mpi.HYDRA: (("-bind-to", "none", "-ppn", "1"), "-f"),
+    mpi.OPEN_MPI: (("--bind-to", "none", "--map-by", "ppr:1:node"), "--hostfile"),
+    mpi.PALS: (("--cpu-bind", "none", "--ppn", "1"), "--hostfile"),
+}
+"""The options of each family, and the one for the file of hosts."""
 
 
 def _ssh(_allocation: Allocation, nodes: list[NodeShare], words: tuple[str, ...], _versions: Versions) -> list[Launch]:

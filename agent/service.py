@@ -35,6 +35,8 @@ _OWN = frozenset({"command", "name", "job_id"})
 """The keys of a definition in which jobs of one submission usually differ."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
+_NO_BODY: Mapping[str, Any] = {}
+
 
 class Service:
     """The commands. Holds what they share: the vault for secrets, and which contexts have been recorded.
@@ -235,10 +237,10 @@ class Service:
                     unset.append(handler["handler_id"])
         return {"unset": unset}
 
-    def put_data(self, recorder: Recorder, sheet: Metasheet, body: Optional[Mapping[str, Any]] = None) -> JSON:
+    def put_data(self, recorder: Recorder, sheet: Metasheet, body: Mapping[str, Any] = _NO_BODY) -> JSON:
         """Record a piece of data, unless an earlier run that ``body`` names has."""
-        earlier = self._earlier_runs(recorder, body, sheet.job_id) if body else None
-        made = earlier.data(sheet.to_json(), _occurrence(body)) if earlier and body else None
+        earlier = self._earlier_runs(recorder, body, sheet.job_id)
+        made = earlier.data(sheet.to_json(), _occurrence(body)) if earlier else None
         if made is not None:
             return queries.data(recorder.transaction.connection, made)
         record = recorder.record_data(sheet.to_json())

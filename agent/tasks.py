@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 from .errors import ConfigError, LwfmError
 from .gangs import EXPORT_VARIABLE, HOSTFILE_VARIABLE, PARTS_VARIABLE, STARTER_VARIABLE, TASKS_VARIABLE
-from .variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
+from .mpi import HYDRA, INTEL, OPEN_MPI, PALS, family_of
+from .variables import GPU_VARIABLES, RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 
-GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 ASK_TIMEOUT_S = 30.0
 NOT_STARTED = 127
 _OF_THIS_COMMAND = (PARTS_VARIABLE, EXPORT_VARIABLE, STARTER_VARIABLE)
@@ -108,19 +108,20 @@ def start_command(starter: Sequence[str], layout: Layout, task: Sequence[str], e
         where += [f"--nodelist={nodes}", "--distribution=block", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=1"]
         return [*starter, *where, *task]
     told = _ask([starter[0], "--version"])
-    if re.search(r"open ?mpi|openrte|prrte", told, re.IGNORECASE):
+    family = family_of(told)
+    if family == OPEN_MPI:
         options = ["--bind-to", "none", "--map-by", f"ppr:{per_node}:node", "--hostfile", layout.hostfile, "-n", count]
         for variable in exported:
             if not _OF_THE_NODE.fullmatch(variable):
                 options += ["-x", variable]
         return [*starter, *options, *task]
-    if re.search(r"intel\(r\) mpi", told, re.IGNORECASE):
+    if family == INTEL:
         options = ["-genv", "I_MPI_PIN", "off", "-ppn", per_node, "-n", count, "-hosts", ",".join(layout.nodes)]
         return [*starter, *options, *task]
-    if re.search(r"hydra|mpich", told, re.IGNORECASE):
+    if family == HYDRA:
         hosts = ",".join(f"{node}:{per_node}" for node in layout.nodes)
         return [*starter, "-bind-to", "none", "-n", count, "-hosts", hosts, *task]
-    if re.search(r"\bpals\b", told, re.IGNORECASE):
+    if family == PALS:
         options = ["--cpu-bind", "none", "--ppn", per_node, "-n", count, "--hosts", ",".join(layout.nodes)]
         return [*starter, *options, *task]
     raise ConfigError(

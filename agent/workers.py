@@ -222,7 +222,7 @@ class WorkerServer:
             same = other.host == host and other.allocation == allocation
             if other.worker_id != worker_id and same and other.channel is None:
                 self._dispatcher.dismissed(other.worker_id)  # its spool is gone; reconcile settled its claims
-        held = [(by_id[job_id], started) for job_id, started in settled.held.items() if job_id in by_id]
+        held = [by_id[job_id] for job_id in settled.held if job_id in by_id]
         self._dispatcher.joined(node, held, [(str(job), int(attempt)) for job, attempt in hello.get("holds") or ()])
         self._dispatcher.place([by_id[job_id] for job_id in settled.again if job_id in by_id])
         for job_id, attempt, reason in settled.stop:
@@ -239,7 +239,6 @@ class WorkerServer:
                 self._let_go(connection)
             elif message["t"] == "started":
                 connection.received(int(message["n"]))
-                self._dispatcher.started(message["job"])
                 hosts = self._hosts(message["job"])
                 quick.append(({**message, "hosts": hosts} if hosts else message, []))
             elif message["t"] == "ended":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..client.connection import path_of
 from ..clock import parse_utc
 from ..errors import Conflict
+from ..states import TERMINAL
 from .progress import Progress
 from .session import Session
 
@@ -21,7 +22,6 @@ IDENTITY = "script"
 SETTLED_S = 15.0
 """So long after its start an agent knows what became of what others executed while there was none."""
 LOOK_AGAIN_S = 0.25
-_ENDED = ("COMPLETE", "FAILED", "CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
         return None
     last = _settled(session, found[0])
     found[0] = last
-    if last["state"] not in _ENDED:
+    if last["state"] not in TERMINAL:
         raise Conflict(
             f"the last run of this script has not ended: job {last['job_id']} is {last['state']} on {last.get('host')}",
             hint="wait for it, or end it: lwfm job cancel",
@@ -67,8 +67,10 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
 
 def _settled(session: Session, job: JSON) -> JSON:
     """The job, when an agent that has just begun has seen whether what executed it is still there."""
+    if job["state"] in TERMINAL:
+        return job
     began = parse_utc(session.client.get("/v1/agent")["started_at"])
-    while job["state"] not in _ENDED and time.time() - began < SETTLED_S:
+    while job["state"] not in TERMINAL and time.time() - began < SETTLED_S:
         time.sleep(LOOK_AGAIN_S)
         job = session.client.get(path_of("jobs", job["job_id"]))
     return job

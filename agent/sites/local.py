@@ -105,7 +105,6 @@ class LocalRepo(Repo):
         if site_path is None:
             return self._described(local_path)
         target = Path(site_path)
-        _is_there(target)  # or it could not be
         if not target.is_absolute():
             private_directory(self._repository)
             target = self._repository / target

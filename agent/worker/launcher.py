@@ -14,11 +14,11 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ..processes import ATTEMPT_VARIABLE, JOB_VARIABLE, WORKER_VARIABLE
+from ..variables import GPU_VARIABLES
 from .files import JobFiles
 from .jobs import Job
 from .ledger import Grant
 
-GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 _LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "PALS_", "QRSH_", "LWFM_", "MPI_LOCAL", "OMPI_COMM_WORLD_")
 _OPEN_MPI = ("OMPI_COMM_WORLD_RANK", ("OMPI_", "PRTE_"), "OMPI_ALLOW_RUN_AS_ROOT")
 """What is in the environment of each process that Open MPI's mpiexec started, how the names begin of what it puts there, with

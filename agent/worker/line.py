@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Optional, Protocol
 if TYPE_CHECKING:
     from ..rendezvous import Address
 
+TUNNEL, TUNNEL_API = "tunnel.worker", "tunnel.api"
+"""Links in the spool to sockets of the agent that ssh has made on this node (:mod:`.tunnel`)."""
 RECEIVE_BYTES = 256 * 1024
 _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
 """Seconds, seconds, probes: a line to a node that is gone ends by itself after half a minute."""

@@ -25,7 +25,7 @@ from .holds import Holds
 from .jobs import ENDED, QUEUED
 from .launcher import Launcher
 from .ledger import Ledger
-from .line import Line, LocalLine, RemoteLine
+from .line import TUNNEL, TUNNEL_API, Line, LocalLine, RemoteLine
 from .link import Link
 from .log import Log
 from .monitor import Monitor
@@ -81,7 +81,7 @@ class Loop:
         monitor = Monitor(self._timers)
         self._files = JobFiles(os.path.join(options.spool, "files"))
         self._launcher = Launcher(os.environ, gpus, node.cores, self._files)
-        self._tunnel: Optional[str] = None
+        self._tunnelled = False
         for number, environment in self._spool.contexts.items():
             self._launcher.add_context(number, environment)
         self._outputs = outputs
@@ -128,28 +128,28 @@ class Loop:
 
     def _dial(self) -> Line:
         """A line to the agent: by its socket, else by a tunnel it has made, else to wherever it is now."""
-        self._tunnel = None
+        self._tunnelled = False
         if self._options.connect:
             try:
                 return LocalLine(self._options.connect)
             except OSError:
                 if not self._options.rendezvous:
                     raise
-        tunnel = os.path.join(self._options.spool, "tunnel")
-        if os.path.lexists(f"{tunnel}.worker"):
+        tunnel = os.path.join(self._options.spool, TUNNEL)
+        if os.path.lexists(tunnel):
             try:
-                line = LocalLine(f"{tunnel}.worker")
+                line = LocalLine(tunnel)
             except OSError:
                 pass  # one of an earlier agent
             else:
-                self._tunnel = tunnel
+                self._tunnelled = True
                 return line
         return RemoteLine(self._options.rendezvous)
 
     def _way_for_jobs(self) -> dict[str, str]:
         """The variables by which jobs find the agent, where it is not on this node, or may not stay there."""
-        if self._tunnel is not None:
-            return {SOCKET_VARIABLE: f"{self._tunnel}.api", RENDEZVOUS_VARIABLE: ""}
+        if self._tunnelled:
+            return {SOCKET_VARIABLE: os.path.join(self._options.spool, TUNNEL_API), RENDEZVOUS_VARIABLE: ""}
         return {RENDEZVOUS_VARIABLE: self._options.rendezvous} if self._options.rendezvous else {}
 
     def run(self) -> int:
@@ -253,7 +253,7 @@ class Loop:
             "node": self._node,
             "jobs": jobs,
             "holds": self._holds.keys(),
-            "tunnelled": self._tunnel is not None,
+            "tunnelled": self._tunnelled,
             "first_unacked": self._spool.acked + 1,
         }
 

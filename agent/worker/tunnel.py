@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ..paths import self_command
+from .line import TUNNEL, TUNNEL_API
 from .main import make_private, own_spool
 
-WORKER, API = "tunnel.worker", "tunnel.api"
-"""The links in a spool."""
 NOT_REACHED = 1
 
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     code = make_private(spool)
     if code:
         return code
-    ways = {os.path.join(spool, link): f"{prefix}{link[len('tunnel') :]}" for link in (WORKER, API)}
+    ways = {os.path.join(spool, link): f"{prefix}{link[len('tunnel') :]}" for link in (TUNNEL, TUNNEL_API)}
     for link, target in ways.items():
         if not os.path.exists(target):
             sys.stderr.write(f"lwfm: ssh has made no {target} on {os.uname().nodename}\n")

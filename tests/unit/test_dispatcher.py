@@ -399,7 +399,7 @@ def test_a_gang_of_an_earlier_agent_is_taken_over(place: Place) -> None:
     second = place.node("w2")
     assert [message["t"] for message in second.sent] == ["hold"]
     first = Channel()
-    place.dispatcher.joined(Node("w1", "w1", 1, Capacity(2, 8 * GIB, 0), first), [(gang, True)])
+    place.dispatcher.joined(Node("w1", "w1", 1, Capacity(2, 8 * GIB, 0), first), [gang])
     assert place.dispatcher.flights["gang"].parts == ("w2",)
     place.end("gang")
     assert [message["t"] for message in second.sent] == ["hold", "release"]
@@ -410,7 +410,7 @@ def test_a_gang_whose_node_was_lost_while_its_head_was_away_is_stopped_then(plac
     place.dispatcher.restore([Flight("gang", 1, shape_of(gang.defn), "w1", ("w2",), gang, claimed=True, sent=True)])
     place.dispatcher.dismissed("w2", "node w2 is lost")
     first = Channel()
-    place.dispatcher.joined(Node("w1", "w1", 1, Capacity(2, 8 * GIB, 0), first), [(gang, True)])
+    place.dispatcher.joined(Node("w1", "w1", 1, Capacity(2, 8 * GIB, 0), first), [gang])
     assert [(message["t"], message["cause"]) for message in first.sent] == [("cancel", "node_lost")]
 
 
@@ -458,7 +458,7 @@ def test_a_worker_that_is_away_gets_nothing_and_keeps_what_it_has(place: Place) 
     assert place.dispatcher.has("j0")
     back = Channel()
     node = Node("w1", "w1", 1, Capacity(2, 8 * GIB, 0), back)
-    place.dispatcher.joined(node, [(request("j0"), True)])
+    place.dispatcher.joined(node, [request("j0")])
     place.turn()
     assert back.jobs() == ["j1"]
     assert (node.cores_used, node.running) == (2, 2)
