@@ -4,7 +4,7 @@ A status may satisfy job handlers, or put them out of reach; a metasheet may sat
 handler's job; unsetting a handler cancels the jobs it will never start. A firing is keyed by (handler, trigger record),
 and all of this is one transaction: a handler has fired with its job pending, or it has not fired.
 
-A handler fires only at its home: at the instance that recorded it.
+A handler fires only at its home: at the instance that recorded it. There the records of other instances trigger it like its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Rules:
         """Whether a handler waits for what becomes of a job."""
         if self._watched is None:
             found = transaction.execute(
-                "select hj.job_id from handler_jobs hj join handlers h on h.id = hj.handler_id where h.state = 'waiting'"
+                "select hj.job_id from handler_jobs hj join handlers h on h.id = hj.handler_id"
+                " where h.state = 'waiting' and h.origin = ?",
+                (transaction.origin,),
             )
             self._watched = {row[0] for row in found}
         return job in self._watched
@@ -166,7 +168,7 @@ def _firing(
     body: dict[str, Any] = {"handler_id": handler, "trigger_id": trigger}
     (fire_limit,) = transaction.execute("select fire_limit from handlers where id = ?", (handler,)).fetchone()
     if fire_limit is None:
-        body["job_id"] = derived_id(trigger, "firing", handler)
+        body["job_id"] = derived_id(trigger, "firing", handler, transaction.origin)
     else:
         waiting = transaction.execute(
             "select id from jobs where handler_id = ? and state = 'READY' order by id limit 1", (handler,)
@@ -178,12 +180,14 @@ def _firing(
         body["trigger_job"] = trigger_job
     if trigger_data:
         body["trigger_data"] = trigger_data
-    return "firing", body, derived_id(trigger, "firing-record", handler)
+    return "firing", body, derived_id(trigger, "firing-record", handler, transaction.origin)
 
 
 def _after_firing(transaction: Transaction, record: Record) -> Iterator[Append]:
-    """The handler's job becomes PENDING; that of a handler without limit is made now."""
+    """The handler's job becomes PENDING; that of a handler without limit is made now. What fired elsewhere has its job there."""
     job, handler = record.body["job_id"], record.body["handler_id"]
+    if record.origin != transaction.origin:
+        return
     cause = record.body.get("trigger_data") or record.body.get("trigger_job")
     reason = f"triggered by {'data' if record.body.get('trigger_data') else 'job'} {cause}"
     if _state(transaction, job) is not None:
@@ -206,7 +210,9 @@ def _after_firing(transaction: Transaction, record: Record) -> Iterator[Append]:
 def _after_unset(transaction: Transaction, record: Record) -> Iterator[Append]:
     handler, reason = record.body["handler_id"], record.body.get("reason") or "its handler was unset"
     waiting = transaction.execute(
-        "select id from jobs where handler_id = ? and state = 'READY' order by id", (handler,)
+        "select j.id from jobs j join handlers h on h.id = j.handler_id where h.id = ?1 and h.origin = ?2 and j.origin = ?2"
+        " and j.state = 'READY' order by j.id",
+        (handler, transaction.origin),
     )
     for (job,) in waiting.fetchall():
         yield "status", {"job_id": job, "attempt": 1, "state": JobState.CANCELLED.value, "reason": reason}, None
@@ -216,8 +222,9 @@ def _without_jobs(transaction: Transaction, job: str) -> Iterator[Append]:
     """A handler that waits, while the jobs it was to run have ended without it, has nothing left to do."""
     row = transaction.execute(
         "select h.id from jobs j join handlers h on h.id = j.handler_id where j.id = ? and h.state = 'waiting'"
-        " and h.fire_limit is not null and not exists (select 1 from jobs r where r.handler_id = h.id and r.state = 'READY')",
-        (job,),
+        " and h.origin = ? and h.fire_limit is not null"
+        " and not exists (select 1 from jobs r where r.handler_id = h.id and r.state = 'READY')",
+        (job, transaction.origin),
     ).fetchone()
     if row:
         yield "unset", {"handler_id": row[0], "reason": _NOTHING_TO_RUN}, None

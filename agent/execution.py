@@ -65,7 +65,7 @@ def record_ended(
         sheets: its declared inputs and outputs, as they were found.
     """
     job = recorder.job_now(job_id)
-    if job is None or job.state.terminal or job.attempt != attempt:
+    if job is None or job.state.terminal or job.attempt != attempt or not recorder.is_ours(job):
         return
     if message.get("cause") == "cut_off" and not message.get("started") and job.state is JobState.PENDING:
         recorder.record_status(job, JobState.PENDING, reason="had not started when the allocation ended")

@@ -39,6 +39,7 @@ from .outputs import OutputStore
 from .paths import CACHE_VARIABLE, Home, user_name
 from .polling import PolledSites, active_of
 from .recorder import Effects, Recorder
+from .repeating import RepeatedSyncs
 from .requests import RequestBuilder, SiteRequest
 from .sealing import Vault
 from .service import Service
@@ -46,6 +47,7 @@ from .sites.base import JobRequest, Run, SiteContext
 from .sites.registry import Registry, called
 from .states import JobState
 from .store import Connection, Store
+from .store.origins import JobsElsewhere
 from .watch import Watch
 from .wire import PROTOCOL
 from .workers import WorkerServer
@@ -54,6 +56,8 @@ from .writer import Writer
 CROWD = 32
 TAKEN_UP = 1000
 """At the start, waiting jobs are taken up in portions of so many."""
+MARK_S = 60.0
+"""So often it is noted beside the store how far it has come."""
 MEET_S = 3.0
 """A worker dials at least once a second."""
 _logger = logging.getLogger(__name__)
@@ -96,6 +100,8 @@ class Instance:
 
         self.writer = Writer(self.store, rules, self._on_commit, self._complete, self._is_crowded, forget)
         self.watch = Watch()
+        self.syncs = RepeatedSyncs(home, self.writer)
+        self.elsewhere = JobsElsewhere()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
         self._channel = choice_option(local_options, "channel", CHANNELS)
@@ -135,6 +141,7 @@ class Instance:
         self.polled = PolledSites(self.writer, lambda name: cast(Run, self.registry.pillar(name, "run")), self.spawn)
         self.open_requests = 0
         self.last_request = time.monotonic()
+        self._marked_at = time.monotonic()
 
     async def start(self) -> None:
         """Take up what was going on, and start the worker."""
@@ -155,6 +162,9 @@ class Instance:
         self.spawn(self._look_after())
         self.spawn(self.heartbeat.run())
         self.spawn(self.created.run())
+        self.spawn(self.syncs.run())
+        if self.store.notice:
+            _logger.warning("%s", self.store.notice)
 
     def _gangs(self, connection: Connection) -> list[Flight]:
         """The jobs over several nodes that an earlier agent has given to workers."""
@@ -251,6 +261,7 @@ class Instance:
             "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "journal_mode": self.store.journal_mode,
             "allocation": self._allocation(), "allocations": self.created.describe(),
             "workers": [node.facts() for node in self.dispatcher.nodes.values()],
+            "notices": [self.store.notice] if self.store.notice else [],
         }  # fmt: skip
 
     def _allocation(self) -> Optional[dict[str, Any]]:
@@ -391,7 +402,7 @@ class Instance:
     def _tidy_vault(self, recorder: Recorder) -> None:
         """Forget secrets of what has ended while no agent ran."""
         for owner in self.vault.owners():
-            if not _still_needed(recorder.transaction.connection, owner):
+            if not _still_needed(recorder.transaction.connection, owner, recorder.transaction.origin):
                 self.vault.forget(owner)
 
     async def _look_after(self) -> None:
@@ -402,6 +413,9 @@ class Instance:
             if self._is_idle():
                 self.stopping.set()
                 return
+            if time.monotonic() - self._marked_at > MARK_S:
+                self._marked_at = time.monotonic()
+                await self.writer.alone(Store.mark)
             pause = 1.0 if not self.workers.connections else min(5.0, (self.idle_exit_s or 20.0) / 4)
             try:
                 await asyncio.wait_for(self.stopping.wait(), pause)
@@ -421,6 +435,7 @@ class Instance:
             or self.attached
             or self.polled
             or self.created.busy
+            or self.syncs.busy
         ):
             return False
         return time.monotonic() - self.last_request > self.idle_exit_s
@@ -431,9 +446,9 @@ class Instance:
             _logger.error("a task failed", exc_info=task.exception())
 
 
-def _still_needed(connection: Connection, owner: str) -> bool:
+def _still_needed(connection: Connection, owner: str, origin: str) -> bool:
     query = (
         "select 1 from jobs where (id = ?1 or handler_id = ?1) and state not in ('COMPLETE', 'FAILED', 'CANCELLED')"
-        " union select 1 from handlers where id = ?1 and state = 'waiting'"
+        " and origin = ?2 union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
     )
-    return connection.execute(query, (owner,)).fetchone() is not None
+    return connection.execute(query, (owner, origin)).fetchone() is not None

@@ -221,7 +221,8 @@ class JobStatus(Record):
         native_status: the site's own word for the state.
         native_id: the site's own id of the job; on a node ``pid``.
         name, command, site, workflow_id, parent_id: as it was submitted.
-        origin: the instance that recorded the job; ``origin_host`` the host of it.
+        origin: the instance that recorded the job; ``origin_host`` the host of it. ``elsewhere``: how people call that instance;
+            None when it is the one that was asked.
         submitted_at, started_at, ended_at: of the current attempt, except the first.
         time: when this state was recorded.
         host: the node it runs on, of several the first. ``allocation``: the batch allocation of that node.
@@ -248,6 +249,7 @@ class JobStatus(Record):
     parent_id: Optional[str] = None
     origin: Optional[str] = None
     origin_host: Optional[str] = None
+    elsewhere: Optional[str] = None
     submitted_at: Optional[str] = None
     started_at: Optional[str] = None
     ended_at: Optional[str] = None
@@ -309,8 +311,8 @@ class Workflow(Record):
         meta: properties by which it can be found.
         parent_job: the job that created it, if one did.
         created_at: UTC time.
-        origin: the instance that recorded it.
-        job_counts: how many jobs it has in each state; filled in when it is read.
+        origin: the instance that recorded it. ``elsewhere``: how people call that, when it is not the one that was asked.
+        job_counts: how many jobs it has in each state; filled in when it is read. ``jobs_elsewhere``: those of other instances.
     """
 
     name: str
@@ -321,7 +323,9 @@ class Workflow(Record):
     created_at: Optional[str] = None
     origin: Optional[str] = None
     origin_host: Optional[str] = None
+    elsewhere: Optional[str] = None
     job_counts: Mapping[str, int] = field(default_factory=dict)
+    jobs_elsewhere: Mapping[str, int] = field(default_factory=dict)
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -345,6 +349,7 @@ class Metasheet(Record):
         job_id, workflow_id: who put it.
         properties: the metadata: JSON values under text keys.
         time: when it was recorded, UTC.
+        origin, origin_host, elsewhere: as in :class:`JobStatus`.
     """
 
     data_id: str = ""
@@ -362,6 +367,7 @@ class Metasheet(Record):
     time: Optional[str] = None
     origin: Optional[str] = None
     origin_host: Optional[str] = None
+    elsewhere: Optional[str] = None
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -499,6 +505,7 @@ class Handler(Record):
         workflow_id: the workflow its jobs belong to.
         state: ``waiting``, ``done`` (fired as often as it may) or ``unset``; ``reason`` says why it was unset.
         fired: how often it has fired.
+        origin, origin_host, elsewhere: as in :class:`JobStatus`; it fires only at that instance.
     """
 
     handler_id: str
@@ -512,6 +519,7 @@ class Handler(Record):
     created_at: Optional[str] = None
     origin: Optional[str] = None
     origin_host: Optional[str] = None
+    elsewhere: Optional[str] = None
     extra: JSON = field(default_factory=dict)
 
     @property

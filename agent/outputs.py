@@ -1,21 +1,28 @@
-"""What jobs printed: small pieces in the store by their content, large ones as files of the instance."""
+"""What jobs printed: small pieces in the store by their content, large ones as files of the instance.
+
+Of the jobs of other instances likewise, once it was brought here: large pieces then lie by their content too.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from .contents import ContentStore, is_file_of, is_sha256
 from .errors import NotFound
 from .files import checksum
 from .paths import private_directory
 from .store import Transaction
 
 JSON = dict[str, Any]
+_OWN_FILE = re.compile(r"[\w-]{2}/[\w-]+\.\d+\.std(?:out|err)", re.ASCII)
+"""What ``take_over`` calls files. The records of other instances may say anything."""
 
 
 class OutputStore:
@@ -27,6 +34,7 @@ class OutputStore:
 
     def __init__(self, directory: Path):
         self._directory = directory
+        self.brought = brought_outputs(directory)
 
     def keep(self, transaction: Transaction, data: bytes) -> JSON:
         """Keep a small piece in the store; the answer finds it again."""
@@ -70,15 +78,38 @@ class OutputStore:
         """
         if not output or not output.get("size"):
             return b""
-        if "file" in output:
+        path = self.path_of(output)
+        if path is not None:
             try:
-                with (self._directory / output["file"]).open("rb") as file:
+                with path.open("rb") as file:
                     file.seek(offset)
                     return bytes(file.read(limit))
             except OSError as error:
-                raise NotFound(f"the output file {output['file']} cannot be read: {error.strerror}") from error
-        row = connection.execute("select data from local_blobs where sha256 = ?", (output.get("sha256"),)).fetchone()
-        if row is None:
-            raise NotFound("this output is not kept here", hint="it may still be at the instance that ran the job")
-        whole: bytes = zlib.decompress(row[0])
+                raise NotFound(f"the output file {path} cannot be read: {error.strerror}") from error
+        whole = self.small(connection, str(output.get("sha256")))
+        if whole is None:
+            what = f"the output file {output['file']} cannot be read" if "file" in output else "this output is not kept"
+            raise NotFound(f"{what} here", hint="it may still be at the instance that ran the job")
         return whole[offset : offset + limit]
+
+    def small(self, connection: Any, sha256: str) -> Optional[bytes]:
+        """A piece that is kept in the store."""
+        row = connection.execute("select data from local_blobs where sha256 = ?", (sha256,)).fetchone()
+        return zlib.decompress(row[0]) if row else None
+
+    def path_of(self, output: Mapping[str, Any]) -> Optional[Path]:
+        """The file that holds a large output: as its job left it, or as it was brought from elsewhere."""
+        sha256, size = output.get("sha256"), output.get("size")
+        name = output.get("file")
+        if isinstance(name, str) and _OWN_FILE.fullmatch(name):
+            path = self._directory / name
+            if isinstance(size, int) and is_file_of(str(path), size):
+                return path
+        if isinstance(sha256, str) and is_sha256(sha256) and isinstance(size, int):
+            return self.brought.find(sha256, size)
+        return None
+
+
+def brought_outputs(directory: Path) -> ContentStore:
+    """Where large outputs that come from other instances lie, of an instance that has its own in ``directory``."""
+    return ContentStore(directory / "contents")

@@ -63,6 +63,11 @@ class Home:
         return self.root / "outputs"
 
     @property
+    def contents(self) -> Path:
+        """Copies of data that other instances have recorded, by their content."""
+        return self.root / "contents"
+
+    @property
     def sealed(self) -> Path:
         """Secret values of jobs that have not ended: beside the store, never in it."""
         return self.root / "sealed"

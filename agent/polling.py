@@ -171,7 +171,7 @@ def _record_observations(recorder: Recorder, said: Mapping[str, Observation]) ->
     changed = False
     for job_id, observed in said.items():
         job = recorder.job_now(job_id)
-        if job is None or job.state.terminal:
+        if job is None or job.state.terminal or not recorder.is_ours(job):
             continue
         native, native_id = recorder.transaction.execute(
             "select native_status, native_id from jobs where id = ?", (job_id,)
@@ -192,7 +192,7 @@ def _record_observations(recorder: Recorder, said: Mapping[str, Observation]) ->
 def _record_trouble(recorder: Recorder, job_ids: Sequence[str], reason: str) -> None:
     for job_id in job_ids:
         job = recorder.job_now(job_id)
-        if job is not None and not job.state.terminal:
+        if job is not None and not job.state.terminal and recorder.is_ours(job):
             recorder.record("status", {"job_id": job_id, "attempt": job.attempt, "state": "INFO", "reason": reason})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
@@ -11,7 +11,8 @@ from .events import Rules
 from .models import JobDefn
 from .requests import NewJob, SiteRequest
 from .states import STATES, WORDS, JobState
-from .store import Record, Transaction
+from .store import Record, Transaction, exchange, origins
+from .store.batch import Batch
 from .store.jobrow import JobRow
 from .store.projections import STATUS_TEXTS, split_status
 
@@ -22,6 +23,7 @@ class StatusChange(NamedTuple):
     Args:
         job_id: which. ``workflow_id``: of which workflow. ``site``: where. ``attempt``: which one.
         before: its state before, None for a new job. ``after``: its state now.
+        here: whether it is a job of this instance.
     """
 
     job_id: str
@@ -30,6 +32,7 @@ class StatusChange(NamedTuple):
     attempt: int
     before: Optional[JobState]
     after: JobState
+    here: bool = True
 
 
 @dataclass
@@ -65,7 +68,12 @@ class JobNow(NamedTuple):
     started: bool
 
 
-_TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host"})
+_TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host", "elsewhere"})
+
+
+_OF_JOBS = frozenset({"job", "status"})
+_TRIGGERS = frozenset({"status", "metasheet", "unset"})
+"""The kinds of records of other instances from which something may follow here."""
 
 
 class Recorder:
@@ -105,7 +113,7 @@ class Recorder:
     def record_status(
         self, job: JobNow, state: JobState, *, attempt: Optional[int] = None, **facts: Any
     ) -> Optional[Record]:
-        """Append a status of ``job``, unless the job has ended; then nothing is recorded and None returned.
+        """Append a status of ``job``, unless it has ended, or is another instance's: then nothing is recorded and None returned.
 
         Args:
             job: as read in this transaction.
@@ -113,7 +121,7 @@ class Recorder:
             facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
         """
         attempt = attempt or job.attempt
-        if job.state.terminal and attempt <= job.attempt:
+        if (job.state.terminal and attempt <= job.attempt) or not self.is_ours(job):
             return None
         if None in facts.values():
             facts = {key: value for key, value in facts.items() if value is not None}
@@ -126,6 +134,42 @@ class Recorder:
             self._follow(record)
         return record
 
+    def receive(self, batch: Batch, hashed: Sequence[str]) -> int:
+        """Take over records of another instance, with everything that follows from them here; how many were new.
+
+        Its handlers are not ours: they do not fire. Ours do, upon its statuses and its data.
+
+        Args:
+            batch: and ``hashed``: the hashes of its rows, from :func:`~lwfm.store.batch.decode`.
+
+        Raises:
+            Conflict: it does not continue what is here. InvalidRecord: a record of it cannot be understood.
+        """
+        transaction = self.transaction
+        new = exchange.examine(transaction, batch, hashed)
+        if not new:
+            return 0
+        touched = [
+            record.body["job_id"] if record.kind == "status" else record.uid
+            for record in new
+            if record.kind in _OF_JOBS
+        ]
+        known = transaction.find_jobs(touched)
+        before = {job_id: STATES[row.state] for job_id in known if (row := transaction.job(job_id)) is not None}
+        exchange.append(transaction, batch, hashed, new)
+        for job_id in sorted(transaction.find_jobs(touched)):
+            job = self.job_now(job_id)
+            if job is not None and before.get(job_id) is not job.state:
+                was, here = before.get(job_id), self.is_ours(job)
+                change = StatusChange(job_id, job.workflow_id, job.site, job.attempt, was, job.state, here)
+                self.effects.changes.append(change)
+        for record in new:
+            if record.kind in _TRIGGERS:
+                self._follow(record)
+            elif record.kind in ("handler", "firing"):
+                self.effects.handlers_changed = True
+        return len(new)
+
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""
         row = self.transaction.job(job_id)
@@ -135,13 +179,20 @@ class Recorder:
             job_id, STATES[row.state], row.attempt, row.workflow_id, row.site, row.retries, row.origin, row.started
         )
 
+    def is_ours(self, job: JobNow) -> bool:
+        """Whether a job is this instance's: only then is it ours to run, to end, and to tell of."""
+        return job.origin == self.transaction.origin
+
     def active_job(self, job_id: str) -> JobNow:
-        """Like :meth:`job_now`, for a job that must not have ended.
+        """Like :meth:`job_now`, for a job of this instance that must not have ended.
 
         Raises:
-            Conflict: it has.
+            Conflict: it has, or it is another instance's.
         """
         job = self.job_now(job_id)
+        if job is not None and not self.is_ours(job):
+            hint = "what becomes of it is recorded there"
+            raise origins.refusal(self.transaction.connection, f"job {job_id}", job.origin, hint)
         if job is None or job.state.terminal:
             state = job.state.value if job else "unknown"
             raise Conflict(f"job {job_id} has ended: {state}", hint="an ended job keeps its state; submit a new one")

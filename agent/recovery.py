@@ -62,7 +62,7 @@ def reconcile(
     claims = transaction.execute("select job_id, attempt, worker_id from local_claims order by job_id").fetchall()
     for job_id, attempt, claimed_by in claims:
         job = recorder.job_now(job_id)
-        if job is None or job.state.terminal or job.attempt != attempt:
+        if job is None or job.state.terminal or job.attempt != attempt or not recorder.is_ours(job):
             release(recorder, job_id, attempt)
             if (job_id, attempt) in known and known[job_id, attempt] != "ended":
                 result.stop.append((job_id, attempt, "the job has ended for the agent"))
@@ -164,7 +164,9 @@ def claim(recorder: Recorder, worker_id: str, jobs: Sequence[tuple[str, int]], p
     going = []
     for job_id, attempt in jobs:
         job = transaction.job(job_id) if job_id in found else None
-        if job is not None and job.state == JobState.PENDING.value and job.attempt == attempt:
+        if job is None or job.origin != transaction.origin:
+            continue
+        if job.state == JobState.PENDING.value and job.attempt == attempt:
             going.append((job_id, attempt, worker_id, listed))
     transaction.connection.executemany("insert or replace into local_claims values (?,?,?,?)", going)
     return [claim[0] for claim in going]

@@ -24,7 +24,7 @@ from .records import check_facts, check_properties
 from .redaction import redact_text, taken_over
 from .sealing import Vault
 from .states import JobState, parse_state
-from .store import queries
+from .store import origins, queries
 from .store.projections import FACTS, command_line
 
 JSON = dict[str, Any]
@@ -153,10 +153,15 @@ class Service:
 
         Returns:
             The job as it was, if its site is to be told; None otherwise.
+
+        Raises:
+            Conflict: it is another instance's, and has not ended as far as is known.
         """
         job = recorder.job_now(job_id)
         if job is None or job.state.terminal:
             return None
+        if not recorder.is_ours(job):
+            raise origins.refusal(recorder.transaction.connection, f"job {job_id}", job.origin, "cancel it there")
         if job.state is JobState.READY or not placed:
             recorder.record_status(job, JobState.CANCELLED, reason=reason)
             return None
@@ -218,20 +223,30 @@ class Service:
         return queries.handler(connection, handler_id)
 
     def unset_handler(self, recorder: Recorder, handler_id: str, reason: str) -> JSON:
-        """Record that a handler shall fire no more; its jobs that were never triggered are cancelled."""
+        """Record that a handler shall fire no more; its jobs that were never triggered are cancelled.
+
+        Raises:
+            Conflict: it waits at another instance.
+        """
         connection = recorder.transaction.connection
         identifier = queries.resolve(connection, "handler", handler_id)
-        if queries.handler(connection, identifier)["state"] == "waiting":
+        handler = queries.handler(connection, identifier)
+        if handler["state"] == "waiting":
+            if handler["origin"] != recorder.transaction.origin:
+                raise origins.refusal(connection, f"handler {identifier}", handler["origin"], "unset it there")
             recorder.record("unset", {"handler_id": identifier, "reason": reason})
         return queries.handler(connection, identifier)
 
     def close_workflow(self, recorder: Recorder, workflow_id: str, reason: str) -> JSON:
-        """If nothing of a workflow is active, unset its handlers that wait for data."""
+        """If nothing of a workflow is active, unset its handlers that wait for data; those of other instances wait on there."""
         connection = recorder.transaction.connection
         identifier = queries.resolve(connection, "workflow", workflow_id)
         unset: list[str] = []
         if not active_count(recorder, identifier):
-            for handler in queries.list_handlers(connection, workflow=identifier, state="waiting", limit=0):
+            here = [recorder.transaction.origin]
+            for handler in queries.list_handlers(
+                connection, workflow=identifier, state="waiting", origins=here, limit=0
+            ):
                 if handler["kind"] == "data":
                     self.unset_handler(recorder, handler["handler_id"], reason)
                     unset.append(handler["handler_id"])
@@ -352,19 +367,29 @@ def _occurrence(body: Mapping[str, Any]) -> int:
 
 
 def active_count(recorder: Recorder, workflow_id: str) -> int:
-    """How many jobs of a workflow run, wait for resources, or can still be triggered by jobs outside it."""
-    (active,) = recorder.transaction.execute(
+    """How many jobs of a workflow run, wait for resources, or can still be triggered by jobs outside it; all at this instance.
+
+    What becomes of the jobs of other instances is known when it is synced, which may be never: nothing ends later because of them.
+    """
+    execute, here = recorder.transaction.execute, recorder.transaction.origin
+    (active,) = execute(
         "select coalesce(sum(jobs), 0) from job_counts"
         " where workflow_id = ? and state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')",
         (workflow_id,),
     ).fetchone()
     if active:
+        (active,) = execute(
+            "select count(*) from jobs where workflow_id = ? and state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')"
+            " and origin = ?",
+            (workflow_id, here),
+        ).fetchone()
+    if active:
         return int(active)
-    (outside,) = recorder.transaction.execute(
+    (outside,) = execute(
         "select count(*) from handlers h join handler_jobs hj on hj.handler_id = h.id join jobs j on j.id = hj.job_id"
-        " where h.workflow_id = ? and h.state = 'waiting' and j.workflow_id is not h.workflow_id"
-        " and j.state in ('READY', 'PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')",
-        (workflow_id,),
+        " where h.workflow_id = ?1 and h.state = 'waiting' and j.workflow_id is not h.workflow_id"
+        " and j.state in ('READY', 'PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN') and h.origin = ?2 and j.origin = ?2",
+        (workflow_id, here),
     ).fetchone()
     return int(outside)
 

@@ -46,7 +46,11 @@ class Progress:
 
 
 class Watch:
-    """Those who wait, by what they wait for."""
+    """Those who wait, by what they wait for.
+
+    Of a workflow the jobs of this instance are followed: what others do may be told in a second, or never. Who names a job waits
+    for it wherever it is.
+    """
 
     def __init__(self) -> None:
         self._ends: dict[str, set[Ends]] = {}
@@ -57,7 +61,7 @@ class Watch:
     def note(self, changes: Iterable[StatusChange]) -> None:
         """These changes are durable."""
         for change in changes:
-            if change.workflow_id in self._workflows:
+            if change.here and change.workflow_id in self._workflows:
                 self._workflows[change.workflow_id].note(change.before, change.after)
             for progress in self._groups_of.get(change.job_id, ()):
                 progress.note(change.before, change.after)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+from .. import peers
 from ..errors import InvalidRecord, LoginRequired, LwfmError
 from ..instance import Instance
 from ..matching import parse_terms
@@ -13,13 +14,14 @@ from ..models import JobDefn
 from ..sites.base import Resource
 from ..sites.registry import PILLARS, called
 from ..store import Store, lineage, maintenance, queries
-from . import data, jobs
+from . import contents, data, jobs, sync
 from .server import JSON, Call, Route, route
 
 
 async def agent_status(instance: Instance, call: Call) -> JSON:
-    """What the agent is, and how busy."""
-    return {**instance.describe(), "jobs": await instance.writer.read(queries.job_counts)}
+    """What the agent is, and how busy: with the jobs of this instance."""
+    counts = await instance.writer.read(queries.own_job_counts, instance.elsewhere)
+    return {**instance.describe(), "jobs": counts, "peers": await instance.writer.read(peers.listed)}
 
 
 async def node_list(instance: Instance, call: Call) -> JSON:
@@ -44,14 +46,30 @@ async def workflow_list(instance: Instance, call: Call) -> JSON:
     """Workflows, newest first."""
     match, parent = parse_terms(call.values("match")), await _whole(instance, "job", call.value("parent"))
     found = await instance.writer.read(
-        queries.list_workflows, name=call.value("name"), parent=parent, match=match, limit=call.limit()
+        queries.list_workflows,
+        name=call.value("name"),
+        parent=parent,
+        match=match,
+        origins=await jobs.origins_of(instance, call),
+        limit=call.limit(),
     )
-    return {"workflows": found}
+    return {"workflows": await instance.writer.read(_with_jobs_elsewhere, instance, found)}
 
 
 async def workflow_get(instance: Instance, call: Call) -> JSON:
     """One workflow."""
-    return await instance.writer.read(lambda c: queries.workflow(c, queries.resolve(c, "workflow", call.arguments[0])))
+    found = await instance.writer.read(lambda c: queries.workflow(c, queries.resolve(c, "workflow", call.arguments[0])))
+    (workflow,) = await instance.writer.read(_with_jobs_elsewhere, instance, [found])
+    return workflow
+
+
+def _with_jobs_elsewhere(connection: Any, instance: Instance, workflows: list[JSON]) -> list[JSON]:
+    """``workflows``, and of how many of their jobs are of other instances, by state, where there are such."""
+    for workflow in workflows:
+        elsewhere = instance.elsewhere.of(connection, workflow["workflow_id"])
+        if elsewhere:
+            workflow["jobs_elsewhere"] = dict(elsewhere)
+    return workflows
 
 
 async def workflow_dump(instance: Instance, call: Call) -> JSON:
@@ -81,7 +99,11 @@ async def handler_list(instance: Instance, call: Call) -> JSON:
     """Handlers, newest first."""
     workflow = await _whole(instance, "workflow", call.value("workflow"))
     found = await instance.writer.read(
-        queries.list_handlers, workflow=workflow, state=call.value("state"), limit=call.limit()
+        queries.list_handlers,
+        workflow=workflow,
+        state=call.value("state"),
+        origins=await jobs.origins_of(instance, call),
+        limit=call.limit(),
     )
     return {"handlers": found}
 
@@ -120,7 +142,13 @@ async def log_list(instance: Instance, call: Call) -> JSON:
         await _whole(instance, "workflow", call.value("workflow")),
     )
     found = await instance.writer.read(
-        queries.list_logs, job=job, workflow=workflow, level_number=number, words=call.value("text"), limit=call.limit()
+        queries.list_logs,
+        job=job,
+        workflow=workflow,
+        level_number=number,
+        words=call.value("text"),
+        origins=await jobs.origins_of(instance, call),
+        limit=call.limit(),
     )
     return {"logs": found}
 
@@ -130,7 +158,8 @@ async def search(instance: Instance, call: Call) -> JSON:
     words = call.value("q")
     if not words:
         raise InvalidRecord("q is missing: what to search for")
-    return {"results": await instance.writer.read(queries.search, words, call.limit())}
+    origins = await jobs.origins_of(instance, call)
+    return {"results": await instance.writer.read(queries.search, words, call.limit(), origins)}
 
 
 async def lineage_trace(instance: Instance, call: Call) -> JSON:
@@ -291,7 +320,21 @@ def routes() -> list[Route]:
         route("POST", "/v1/data/fetch", data.fetch),
         route("GET", "/v1/data", data.listing),
         route("GET", "/v1/data/*", data.get),
+        route("POST", "/v1/contents/missing", contents.missing),
+        route("POST", "/v1/contents/where", contents.where),
+        route("POST", "/v1/contents/arrived", contents.arrived),
+        route("POST", "/v1/contents/outputs", contents.outputs),
+        route("POST", "/v1/contents/recorded", contents.recorded),
         route("GET", "/v1/lineage", lineage_trace),
+        route("GET", "/v1/sync", sync.hello),
+        route("POST", "/v1/sync/hashes", sync.hashes),
+        route("GET", "/v1/sync/records", sync.records_read),
+        route("POST", "/v1/sync/records", sync.records_take),
+        route("POST", "/v1/sync/fork", sync.fork_settle),
+        route("GET", "/v1/peers", sync.peer_list),
+        route("POST", "/v1/peers", sync.peer_put),
+        route("DELETE", "/v1/peers/*", sync.peer_remove),
+        route("POST", "/v1/peers/*/outcome", sync.peer_note),
         route("GET", "/v1/agent", agent_status),
         route("POST", "/v1/agent/stop", agent_stop),
         route("GET", "/v1/nodes", node_list),

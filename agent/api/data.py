@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from ..errors import InvalidRecord, NotFound
+from ..contents import is_file_of, is_sha256
+from ..errors import InvalidRecord, NotFound, SiteError
+from ..files import file_url
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import Metasheet
@@ -15,7 +19,9 @@ from ..records import check_properties
 from ..service import text_of
 from ..sites.base import StoredData
 from ..sites.registry import called
-from ..store import queries
+from ..store import copies, queries
+from .contents import copy_here
+from .jobs import origins_of
 from .server import JSON, Call
 
 
@@ -53,13 +59,53 @@ async def fetch(instance: Instance, call: Call) -> JSON:
     sheet = await instance.writer.read(_find, wanted)
     if not sheet.get("url"):
         raise InvalidRecord(f"data {sheet['data_id']} is an event without a file")
-    site = str(sheet.get("site") or "local")
+    fetched = await _fetched(instance, sheet, path)
+    record = _sheet("get", "local", fetched, sheet.get("properties") or {}, sheet["url"])
+    return await _record(instance, record, body)
+
+
+async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
+    """Bring data to ``path``: from where it was recorded, else from a copy of the same content that is here."""
+    foreign = sheet["origin"] != instance.store.origin
+    site = "local" if foreign else str(sheet.get("site") or "local")
     stored = StoredData(
         sheet["url"], sheet.get("path") or "", sheet.get("host"), sheet.get("size_bytes"), sheet.get("sha256")
     )
-    fetched = await asyncio.to_thread(called, site, instance.sites().pillar(site, "repo").get, stored, path)
-    record = _sheet("get", "local", fetched, sheet.get("properties") or {}, sheet["url"])
-    return await _record(instance, record, body)
+    get = instance.sites().pillar(site, "repo").get
+    copy = await copy_here(instance, sheet) if foreign else None
+    if copy is None:
+        try:
+            if foreign and not await asyncio.to_thread(_is_beside, instance, sheet):
+                raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
+            return await asyncio.to_thread(called, site, get, stored, path)
+        except (NotFound, SiteError):
+            copy = None if foreign else await copy_here(instance, sheet)
+            if copy is None or str(copy) == sheet.get("path"):
+                raise
+    beside = replace(stored, url=file_url(instance.host, str(copy)), path=str(copy), host=instance.host)
+    return await asyncio.to_thread(called, "local", instance.sites().pillar("local", "repo").get, beside, path)
+
+
+def _is_beside(instance: Instance, sheet: JSON) -> bool:
+    """Whether another instance of this host has recorded data in a file that we can read; its checksum is compared later."""
+    path, size = copies.file_path(sheet.get("url"), sheet.get("path")), sheet.get("size_bytes")
+    known = sheet.get("host") == instance.host and path is not None and is_sha256(sheet.get("sha256"))
+    return known and isinstance(size, int) and is_file_of(str(path), size)
+
+
+def _elsewhere(sheet: JSON) -> str:
+    origin = sheet.get("elsewhere") or sheet.get("origin_host") or sheet["origin"]
+    return f"there is no copy of this data here: it was recorded on {sheet.get('host')}, by the instance on {origin}"
+
+
+def _how_to_bring(sheet: JSON) -> str:
+    """The command that brings it, with a property of the data where one can be typed as it is."""
+    found = (
+        f"{key}={value}"
+        for key, value in (sheet.get("properties") or {}).items()
+        if isinstance(value, (str, int, float)) and re.fullmatch(r"[\w.+-]+=[\w.+-]+", f"{key}={value}", re.ASCII)
+    )
+    return f"lwfm sync pull {sheet.get('origin_host') or 'HOST'} --data {next(found, 'all')}"
 
 
 async def listing(instance: Instance, call: Call) -> JSON:
@@ -73,6 +119,7 @@ async def listing(instance: Instance, call: Call) -> JSON:
         workflow=await read(queries.resolve, "workflow", workflow) if workflow else None,
         site=call.value("site"),
         op=call.value("op"),
+        origins=await origins_of(instance, call),
         limit=call.limit(),
     )
     return {"data": found}

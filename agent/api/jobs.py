@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import attached, processes
-from ..errors import InvalidRecord
+from ..errors import InvalidRecord, NotFound
 from ..execution import record_ended
 from ..instance import Instance
 from ..matching import parse_terms
@@ -19,7 +19,7 @@ from ..recovery import is_claimed
 from ..service import active_count, definitions_of, job_ids_of, text_of
 from ..sites.registry import called
 from ..states import JobState, parse_state
-from ..store import queries
+from ..store import origins, queries
 from ..watch import Progress, changed_since
 from .server import JSON, Call, Raw, number_of
 
@@ -33,7 +33,7 @@ MAX_GATHER_S = 5.0
 PROGRESS_PAUSE_S = 0.05
 """How long changes are gathered before who follows is told, unless all has ended."""
 _OPEN_OF_WORKFLOW = (
-    "select id from jobs where workflow_id = ? and state not in ('COMPLETE', 'FAILED', 'CANCELLED') order by id"
+    "select id, origin from jobs where workflow_id = ? and state not in ('COMPLETE', 'FAILED', 'CANCELLED') order by id"
 )
 
 
@@ -63,9 +63,16 @@ async def listing(instance: Instance, call: Call) -> JSON:
         name=call.value("name"),
         words=call.value("text"),
         match=parse_terms(call.values("match")),
+        origins=await origins_of(instance, call),
         limit=call.limit(),
     )
     return {"jobs": found}
+
+
+async def origins_of(instance: Instance, call: Call) -> Sequence[str]:
+    """The instances that ``origin`` in a query means; none where it is not there."""
+    given = call.value("origin")
+    return await instance.writer.read(origins.resolve, given) if given else ()
 
 
 async def get(instance: Instance, call: Call) -> JSON:
@@ -97,38 +104,54 @@ async def tree(instance: Instance, call: Call) -> JSON:
 
 
 async def why(instance: Instance, call: Call) -> JSON:
-    """Why a job waits, or how it came to its end."""
+    """Why a job waits, or how it came to its end; of one of another instance, as of when that is known."""
     job = await get(instance, call)
     lines: list[str] = []
     state = JobState(job["state"])
+    whence = {key: job[key] for key in ("origin", "origin_host", "elsewhere") if key in job}
+    if "elsewhere" in job:
+        whence["known_at"] = await instance.writer.read(origins.last_known, job["origin"])
+        lines.append(f"belongs to the instance on {job['elsewhere']}; its last record here is of {whence['known_at']}")
+        if not state.terminal:
+            lines.append("what has become of it since comes with the next sync")
     if state is JobState.READY:
         lines.append(await _what_it_waits_for(instance, job))
-    elif state is JobState.PENDING and not instance.dispatcher.has(job["job_id"]):
+    elif state is JobState.PENDING and "elsewhere" not in job and not instance.dispatcher.has(job["job_id"]):
         lines.append(instance.dispatcher.why_waiting(job["job_id"]) or "is about to be placed")
         for resource in instance.dispatcher.describe():
             facts = resource.facts
             lines.append(
                 f"{resource.resource_id}: {facts['cores_used']} of {facts['cores']} cores in use, {facts['jobs']} jobs"
             )
-    elif state is JobState.PENDING:
+    elif state is JobState.PENDING and "elsewhere" not in job:
         lines.append("was given to a worker, and is about to start")
     history = (await statuses(instance, call))["statuses"]
     lines.extend(f"{item['time']} {item['state']}: {item['reason']}" for item in history if item.get("reason"))
-    return {"job_id": job["job_id"], "state": job["state"], "reason": job.get("reason"), "explanation": lines}
+    told = {"job_id": job["job_id"], "state": job["state"], "reason": job.get("reason"), "explanation": lines}
+    return {**told, **whence}
 
 
 async def _what_it_waits_for(instance: Instance, job: JSON) -> str:
     if not job.get("handler_id"):
         return "waits for its trigger"
-    handler = await instance.writer.read(queries.handler, job["handler_id"])
+    try:
+        handler = await instance.writer.read(queries.handler, job["handler_id"])
+    except NotFound:  # of another instance, and still on its way here
+        return f"waits for its trigger (handler {job['handler_id']})"
     event = handler["event"]
     if handler["kind"] == "data":
         return f"waits for data with {event['match']} (handler {handler['handler_id']})"
     parents = await instance.writer.read(queries.jobs_by_id, event["jobs"])
     wanted = " or ".join(event.get("states") or ["COMPLETE"])
-    listed = ", ".join(f"{parent['name']} {parent['job_id']} ({parent['state']})" for parent in parents[:5])
+    listed = ", ".join(
+        f"{parent['name']} {parent['job_id']} ({parent['state']}{_on(parent)})" for parent in parents[:5]
+    )
     more = ", …" if len(parents) > 5 else ""
     return f"waits for {event.get('mode', 'all')} of {len(event['jobs'])} jobs to be {wanted}: {listed}{more}"
+
+
+def _on(job: JSON) -> str:
+    return f" on {job['elsewhere']}" if "elsewhere" in job else ""
 
 
 async def output(instance: Instance, call: Call) -> Raw:
@@ -140,6 +163,10 @@ async def output(instance: Instance, call: Call) -> Raw:
     limit, wait_s = min(limit, MAX_OUTPUT_BYTES), min(call.number("wait_s", 0), 30.0)
     job = await get(instance, call)
     attempt = int(call.number("attempt", job["attempt"]))
+    if "elsewhere" in job:
+        if attempt >= job["attempt"] and not JobState(job["state"]).terminal:
+            raise _not_here(job)  # no worker of ours has it, and nobody waits for what only a sync can bring
+        return await _kept(instance, call, attempt, stream, offset, limit)
     run = instance.sites().pillar(job["site"], "run")
     if not run.reports_itself:
         data = await asyncio.to_thread(called, job["site"], run.output, job["job_id"], stream, offset, limit)
@@ -175,10 +202,24 @@ async def _kept(instance: Instance, call: Call, attempt: int, stream: str, offse
             found = next((end.get(stream) for end in ends if end["attempt"] == attempt), None)
         if not settled:
             return b"", 0, False
-        return instance.outputs.read(connection, found, offset, limit), int((found or {}).get("size", 0)), True
+        try:
+            return instance.outputs.read(connection, found, offset, limit), int((found or {}).get("size", 0)), True
+        except NotFound:
+            if "elsewhere" not in job:
+                raise
+            raise _not_here(job) from None
 
     data, size, settled = await instance.writer.read(read)
     return _piece(data, offset, size, ended=settled and offset + len(data) >= size)
+
+
+def _not_here(job: JSON) -> NotFound:
+    """What is said where the output of a job of another instance is asked for and was not brought here."""
+    when = "" if JobState(job["state"]).terminal else " once it has ended"
+    return NotFound(
+        f"what job {job['job_id']} has printed is not here: it belongs to the instance on {job['elsewhere']}",
+        hint=f"lwfm sync pull {job.get('origin_host') or 'HOST'} --outputs brings it{when}",
+    )
 
 
 def _piece(data: bytes, offset: int, size: int, *, ended: bool) -> Raw:
@@ -200,24 +241,28 @@ async def cancel(instance: Instance, call: Call) -> JSON:
 
 
 async def cancel_many(instance: Instance, call: Call) -> JSON:
-    """Ask for the end of several jobs, or of all of a workflow that have not ended."""
+    """Ask for the end of several jobs, or of all of a workflow that have not ended; what others have of that is counted."""
     body = call.body()
     reason = str(body.get("reason") or CANCELLED_BY_USER)
     given = job_ids_of({"jobs": body.get("jobs") or []})
 
-    def work(recorder: Recorder) -> tuple[int, list[JobNow]]:
-        connection = recorder.transaction.connection
+    def work(recorder: Recorder) -> tuple[JSON, list[JobNow]]:
+        connection, here = recorder.transaction.connection, recorder.transaction.origin
         ids = [queries.resolve(connection, "job", job_id) for job_id in given]
+        found: list[tuple[str, str]] = []
         if body.get("workflow"):
             workflow = queries.resolve(connection, "workflow", text_of(body, "workflow"))
-            ids += [row[0] for row in connection.execute(_OPEN_OF_WORKFLOW, (workflow,))]
+            found = connection.execute(_OPEN_OF_WORKFLOW, (workflow,)).fetchall()
+        ids += [job_id for job_id, origin in found if origin == here]
+        elsewhere = origins.count_others(connection, [origin for _, origin in found])
         open_jobs = [job for job in map(recorder.job_now, dict.fromkeys(ids)) if job and not job.state.terminal]
         open_jobs.sort(key=lambda job: job.state is not JobState.READY)  # so that no end starts what is to be cancelled
-        return len(open_jobs), _cancel(instance, recorder, [job.job_id for job in open_jobs], reason)
+        to_tell = _cancel(instance, recorder, [job.job_id for job in open_jobs], reason)
+        return {"cancelled": len(open_jobs), **({"elsewhere": elsewhere} if elsewhere else {})}, to_tell
 
-    count, to_tell = await instance.writer.write(work)
+    answer, to_tell = await instance.writer.write(work)
     _tell(instance, to_tell, reason)
-    return {"cancelled": count}
+    return answer
 
 
 def _cancel(instance: Instance, recorder: Recorder, job_ids: Sequence[str], reason: str) -> list[JobNow]:
@@ -323,7 +368,7 @@ async def finish(instance: Instance, call: Call) -> JSON:
 
 
 async def progress(instance: Instance, call: Call) -> JSON:
-    """How far a workflow, or a set of jobs, has come; answers when that has changed."""
+    """How far the jobs that a workflow has at this instance, or a set of jobs, have come; answers when that has changed."""
     body = call.body() or {name: call.value(name) for name in ("workflow", "jobs", "since", "timeout_s", "gather_s")}
     since, timeout_s = int(number_of(body, "since")), min(number_of(body, "timeout_s"), MAX_WAIT_S)
     if body.get("workflow"):
@@ -357,8 +402,10 @@ def _active(followed: Progress) -> int:
 
 
 async def _follow_workflow(instance: Instance, workflow: str) -> Progress:
+    await instance.writer.read(instance.elsewhere.of)  # which may take a moment, so that it need not below
+
     def look(recorder: Recorder) -> None:
-        counts = queries.job_counts(recorder.transaction.connection, workflow)
+        counts = queries.own_job_counts(recorder.transaction.connection, instance.elsewhere, workflow)
         recorder.effects.also.append(lambda: followed.append(instance.watch.follow(workflow, counts)))
 
     followed: list[Progress] = []

@@ -69,6 +69,10 @@ class Call:
             raise InvalidRecord("the body must be a JSON object")
         return parsed
 
+    def data(self) -> bytes:
+        """The body, as it is."""
+        return self._raw_body
+
     def values(self, name: str) -> list[str]:
         """All values of a query parameter; what is no Unicode, such as a file name may be, as the store shows it."""
         texts = [value.decode("utf-8", "surrogateescape") for value in self._query.get(name, ())]

@@ -19,6 +19,7 @@ from .groups import Group, example
 from .nodes import allocations_of
 from .options import Duration, json_option
 from .session import Session
+from .sync_view import peer_line
 from .text import duration, elapsed_s, harmless, plural, size
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def _show(found: JSON) -> None:
             ("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none"),
             *(("worker", _worker(worker)) for worker in found.get("workers") or ()),
             *(("allocation", _allocation(allocation)) for allocation in allocations_of(found)),
+            *(("sync", peer_line(peer)) for peer in found.get("peers") or () if peer.get("every_s")),
+            *(("note", notice) for notice in found.get("notices") or ()),
         ]
     )
 

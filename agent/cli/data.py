@@ -14,7 +14,7 @@ from ..library.bodies import absolute, without_none
 from ..matching import parse_terms
 from . import render
 from .groups import example
-from .options import json_option, limit_option, parse_properties, workflow_option
+from .options import json_option, limit_option, origin_option, parse_properties, workflow_option
 from .session import Session
 from .text import harmless, moment, properties, size, some_properties
 
@@ -107,6 +107,7 @@ def _file_name(session: Session, data: str) -> str:
 @click.option("--job", "job_id", metavar="JOB", help="Only what this job put or got.")
 @click.option("--site", help="Only data of this site.")
 @click.option("--op", type=click.Choice(["put", "get", "event"]), help="Only what was done so.")
+@origin_option
 @limit_option(50)
 @json_option
 @click.argument("terms", metavar="[KEY=VALUE]...", nargs=-1)
@@ -117,11 +118,12 @@ def find(
     job_id: str | None,
     site: str | None,
     op: str | None,
+    origin: str | None,
     limit: int,
     as_json: bool,
     terms: tuple[str, ...],
 ) -> None:
-    """Find data by its metadata, newest first.
+    """Find data by its metadata, newest first. ORIGIN is the instance that has recorded it, where that is not this one.
 
     KEY=VALUE is equal (numbers compare as numbers), KEY=GLOB* fits a pattern, KEY~REGEX a regular expression; KEY>N,
     KEY>=N, KEY<N, KEY<=N and KEY!=VALUE compare. All must hold. Quote what the shell would take for itself.
@@ -133,6 +135,7 @@ def find(
         "job": job_id,
         "site": site,
         "op": op,
+        "origin": origin,
         "limit": limit,
     }
     found = session.client.get("/v1/data", query)["data"]
@@ -144,6 +147,7 @@ def find(
         (
             shorten(sheet["data_id"]),
             sheet.get("op") if sheet.get("op") != "put" else "",
+            sheet.get("elsewhere"),
             str(sheet.get("path") or sheet.get("url") or ""),
             size(sheet.get("size_bytes")),
             moment(sheet.get("time")),
@@ -151,7 +155,8 @@ def find(
         )
         for sheet in found
     )
-    render.table(("DATA", "OP", "PATH", "SIZE", "RECORDED", "PROPERTIES"), rows, empty="lwfm: no such data")
+    titles = ("DATA", "OP", "ORIGIN", "PATH", "SIZE", "RECORDED", "PROPERTIES")
+    render.table(titles, rows, empty="lwfm: no such data")
 
 
 @click.command(epilog=example("lwfm lineage summary.csv", "lwfm lineage 019aab12 --down"))
@@ -164,7 +169,7 @@ def find(
 def lineage(session: Session, direction: str | None, depth: int | None, as_json: bool, of: str) -> None:
     """What made this, from what; and what used it.
 
-    Of a file, a URL, a checksum, data or a job.
+    Of a file, a URL, a checksum, data or a job. What other instances have recorded is shown with where that was.
     """
     if os.path.lexists(of):
         of = absolute(of)
@@ -215,6 +220,7 @@ def _label(item: Any, way: str) -> str:
     more = some_properties(node.get("properties"))
     state = node.get("state")
     text += (f"  {harmless(more)}" if more else "") + (f"  {render.coloured_state(str(state))}" if state else "")
+    text += f"  on {harmless(str(node['elsewhere']))}" if node.get("elsewhere") else ""
     return (f"{word} " if word else "") + text + ("  (see above)" if item["again"] else "")
 
 

@@ -24,6 +24,7 @@ from .options import (
     definition_options,
     json_option,
     limit_option,
+    origin_option,
     parse_properties,
     workflow_option,
 )
@@ -171,12 +172,16 @@ def handler() -> None:
 @handler.command("list", epilog=example("lwfm handler list --state waiting"))
 @workflow_option
 @click.option("--state", type=click.Choice(["waiting", "done", "unset"]), help="Only those.")
+@origin_option
 @limit_option(50)
 @json_option
 @click.pass_obj
-def list_handlers(session: Session, workflow: str | None, state: str | None, limit: int, as_json: bool) -> None:
-    """List handlers, newest first."""
-    query = {"workflow": session.workflow_id(workflow) if workflow else None, "state": state, "limit": limit}
+def list_handlers(
+    session: Session, workflow: str | None, state: str | None, origin: str | None, limit: int, as_json: bool
+) -> None:
+    """List handlers, newest first. ORIGIN is the instance where one was set, and alone fires, if that is not this one."""
+    chosen = session.workflow_id(workflow) if workflow else None
+    query = {"workflow": chosen, "state": state, "origin": origin, "limit": limit}
     found = session.client.get("/v1/handlers", query)["handlers"]
     if as_json:
         render.print_json(found)
@@ -186,6 +191,7 @@ def list_handlers(session: Session, workflow: str | None, state: str | None, lim
         (
             shorten(item["handler_id"]),
             item.get("state"),
+            item.get("elsewhere"),
             str(item.get("fired", 0)),
             moment(item.get("created_at")),
             _when(item),
@@ -193,7 +199,7 @@ def list_handlers(session: Session, workflow: str | None, state: str | None, lim
         )
         for item in found
     )
-    titles = ("HANDLER", "STATE", "FIRED", "SET", "WHEN", "THEN")
+    titles = ("HANDLER", "STATE", "ORIGIN", "FIRED", "SET", "WHEN", "THEN")
     render.table(titles, rows, empty="lwfm: no such handlers")
 
 

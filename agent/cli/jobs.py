@@ -15,10 +15,10 @@ from . import render
 from .errors import EXIT_FAILED_JOBS
 from .groups import Group, example
 from .logs import show_lines
-from .options import Duration, json_option, limit_option, workflow_option
+from .options import Duration, json_option, limit_option, origin_option, workflow_option
 from .session import Session
 from .summary import why
-from .text import duration, elapsed_s, harmless, harmless_lines, moment, plural, properties, size
+from .text import duration, elapsed_s, harmless, harmless_lines, moment, plural, properties, size, whence
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -49,6 +49,7 @@ def job() -> None:
 @click.option("--parent", metavar="JOB", help="Only jobs that this job started.")
 @click.option("--text", metavar="WORDS", help="Only jobs with these words in name or command.")
 @click.option("--match", multiple=True, metavar="KEY=VALUE", help="Only jobs with this property; = > >= < <= != ~.")
+@origin_option
 @limit_option(50)
 @json_option
 @click.pass_obj
@@ -61,10 +62,11 @@ def list_jobs(
     parent: str | None,
     text: str | None,
     match: tuple[str, ...],
+    origin: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first. ORIGIN is the instance that has a job, where that is not this one."""
     if match:
         from ..matching import parse_terms
 
@@ -77,6 +79,7 @@ def list_jobs(
         "parent": parent,
         "text": text,
         "match": list(match),
+        "origin": origin,
         "limit": limit,
     }
     jobs = session.client.get("/v1/jobs", query)["jobs"]
@@ -89,6 +92,7 @@ def list_jobs(
             shorten(item["job_id"]),
             item.get("name", ""),
             item["state"],
+            item.get("elsewhere"),
             item.get("site", "") if item.get("site") != "local" else "",
             moment(item.get("submitted_at")),
             duration(elapsed_s(item.get("started_at"), item.get("ended_at"))),
@@ -96,7 +100,8 @@ def list_jobs(
         )
         for item in jobs
     )
-    render.table(("JOB", "NAME", "STATE", "SITE", "SUBMITTED", "TIME", "WHY"), rows, empty="lwfm: no such jobs")
+    titles = ("JOB", "NAME", "STATE", "ORIGIN", "SITE", "SUBMITTED", "TIME", "WHY")
+    render.table(titles, rows, empty="lwfm: no such jobs")
 
 
 @job.command(epilog=example("lwfm job show last"))
@@ -123,6 +128,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
             ("workflow", body.get("workflow_id")),
             ("parent", body.get("parent_id")),
             ("triggered by", _trigger(body.get("trigger"))),
+            ("origin", whence(body)),
             ("site", body.get("site")),
             ("host", body.get("host")),
             ("nodes", body.get("hosts")),
@@ -295,7 +301,10 @@ def wait(session: Session, jobs: tuple[str, ...], timeout_s: float | None, any_o
 @click.argument("jobs", metavar="JOB...", nargs=-1)
 @click.pass_obj
 def cancel(session: Session, jobs: tuple[str, ...], workflow: str | None, reason: str, as_json: bool) -> None:
-    """End jobs, in whatever state they are. Harmless for those that have ended."""
+    """End jobs, in whatever state they are. Harmless for those that have ended.
+
+    Jobs of other instances are cancelled there: of a workflow they are left out.
+    """
     if not jobs and workflow is None:
         raise InvalidRecord("which jobs?", hint="name them, or a workflow with --workflow")
     chosen = session.workflow_id(workflow) if workflow is not None else None
@@ -305,6 +314,10 @@ def cancel(session: Session, jobs: tuple[str, ...], workflow: str | None, reason
         render.print_json(answer)
     else:
         render.say(f"{plural(int(answer['cancelled']), 'job')} cancelled")
+        for host, count in (answer.get("elsewhere") or {}).items():
+            render.note(
+                f"lwfm: {plural(int(count), 'job')} of the workflow cannot be cancelled from here, only on {host}"
+            )
 
 
 @job.command(epilog=example("lwfm job tree last"))
@@ -324,7 +337,8 @@ def tree(session: Session, job_id: str, as_json: bool) -> None:
 def _tree_label(node: JSON) -> str:
     item = node["job"]
     state = render.coloured_state(item["state"])
-    return f"{short(item['job_id'])}  {state}  {harmless(item.get('name', ''))}"
+    place = f"  on {harmless(item['elsewhere'])}" if item.get("elsewhere") else ""
+    return f"{short(item['job_id'])}  {state}  {harmless(item.get('name', ''))}{place}"
 
 
 @job.command("why", epilog=example("lwfm job why last"))

@@ -13,7 +13,7 @@ from ..ids import short
 from ..library.bodies import without_none
 from . import render
 from .groups import example
-from .options import json_option, limit_option, workflow_option
+from .options import json_option, limit_option, origin_option, workflow_option
 from .session import Session
 from .text import harmless, moment
 
@@ -30,6 +30,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 @click.option("--job", "job_id", metavar="JOB", help="Whose line. [default: the job this is run in]")
 @workflow_option
 @click.option("--text", metavar="WORDS", help="Show lines with these words.")
+@origin_option
 @limit_option(50)
 @json_option
 @click.argument("message", nargs=-1)
@@ -40,14 +41,16 @@ def log(
     job_id: str | None,
     workflow: str | None,
     text: str | None,
+    origin: str | None,
     limit: int,
     as_json: bool,
     message: tuple[str, ...],
 ) -> None:
     """Write MESSAGE to the log; without a message, show the newest lines, oldest first."""
     if message:
-        if text is not None:
-            raise InvalidRecord("--text looks for lines; it does not go with a message to write")
+        if text is not None or origin is not None:
+            option = "--origin" if text is None else "--text"
+            raise InvalidRecord(f"{option} looks for lines; it does not go with a message to write")
         line = without_none(
             level=(level or "INFO").upper(),
             message=" ".join(message),
@@ -62,6 +65,7 @@ def log(
         "workflow": session.workflow_id(workflow) if workflow else None,
         "level": level and level.upper(),
         "text": text,
+        "origin": origin,
         "limit": limit,
     }
     lines = session.client.get("/v1/logs", query)["logs"]
@@ -72,28 +76,38 @@ def log(
 
 
 def show_lines(lines: Sequence[JSON], *, with_origin: bool) -> None:
-    """Lines of log for a person."""
-    for line in lines:
-        origin = f"{short(line['job_id'])}  " if with_origin and line.get("job_id") else ""
+    """Lines of log for a person; with their job, and with their instance where some are not of this one."""
+    instances = [harmless(str(line.get("elsewhere") or "")) for line in lines] if with_origin else []
+    width = max(map(len, instances), default=0)
+    for number, line in enumerate(lines):
+        origin = f"{instances[number]:<{width}}  " if width else ""
+        origin += f"{short(line['job_id'])}  " if with_origin and line.get("job_id") else ""
         render.say(
             f"{moment(line.get('time'))}  {line.get('level', ''):<7}  {origin}{harmless(line.get('message', ''))}"
         )
 
 
 @click.command(epilog=example("lwfm search lennard jones", "lwfm search 'out of memory' --json"))
+@origin_option
 @limit_option(50)
 @json_option
 @click.argument("words", nargs=-1, required=True)
 @click.pass_obj
-def search(session: Session, limit: int, as_json: bool, words: tuple[str, ...]) -> None:
+def search(session: Session, origin: str | None, limit: int, as_json: bool, words: tuple[str, ...]) -> None:
     """Find words in the names of things, in commands and in the log."""
-    found = session.client.get("/v1/search", {"q": " ".join(words), "limit": limit})["results"]
+    found = session.client.get("/v1/search", {"q": " ".join(words), "origin": origin, "limit": limit})["results"]
     if as_json:
         render.print_json(found)
         return
     shorten = short if render.on_terminal() else str
     rows = (
-        (str(hit.get("kind", "")), shorten(str(hit.get("id", ""))), moment(hit.get("time")), str(hit.get("text", "")))
+        (
+            str(hit.get("kind", "")),
+            shorten(str(hit.get("id", ""))),
+            hit.get("elsewhere"),
+            moment(hit.get("time")),
+            str(hit.get("text", "")),
+        )
         for hit in found
     )
-    render.table(("KIND", "ID", "TIME", "TEXT"), rows, empty="lwfm: nothing found")
+    render.table(("KIND", "ID", "ORIGIN", "TIME", "TEXT"), rows, empty="lwfm: nothing found")

@@ -38,12 +38,18 @@ ENTRIES = {
         "get": ("data:get", "Fetch data to a file."),
         "find": ("data:find", "Find data by its metadata."),
         "lineage": ("data:lineage", "What made this, from what; what used it."),
+        "data": ("copies:data", "Copies of data: verify, missing."),
+    },
+    "Other instances": {
+        "sync": ("sync:sync", "Bring the thread and data of instances together, over ssh."),
+        "peer": ("sync:peer", "The instances to sync with: add, list, remove."),
     },
     "Places": {
         "site": ("sites:site", "Sites: list, show, check, login."),
         "spin": ("sites:spin", "Resources of a site: list, create, destroy."),
         "node": ("nodes:node", "Nodes: list."),
         "agent": ("agent:agent", "The agent: start, stop, status, logs."),
+        "self": ("self:self_", "This file: copy it to another machine."),
         "store": ("store:store", "The thread store: verify, rebuild, path."),
         "doctor": ("doctor:doctor", "Look for what is wrong here, and say what to do."),
         "completion": ("completion:completion", "Completion of commands in the shell."),

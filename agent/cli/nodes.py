@@ -75,6 +75,7 @@ def history(session: Session, since: str | None, limit: int, as_json: bool) -> N
         (
             item["time"][:19],
             item["host"],
+            item.get("elsewhere"),
             item["state"],
             str(item.get("cores", "")),
             size(item["memory_bytes"]) if item.get("memory_bytes") else "",
@@ -84,7 +85,7 @@ def history(session: Session, since: str | None, limit: int, as_json: bool) -> N
         )
         for item in found
     )
-    render.table(("TIME", "NODE", "STATE", "CORES", "MEMORY", "GPUS", "ALLOCATION", "WHY"), rows)
+    render.table(("TIME", "NODE", "ORIGIN", "STATE", "CORES", "MEMORY", "GPUS", "ALLOCATION", "WHY"), rows)
 
 
 def nodes_of(found: JSON) -> list[JSON]:

@@ -152,6 +152,13 @@ def workflow_option(function: F) -> F:
     return decorated
 
 
+def origin_option(function: F) -> F:
+    """``--origin``."""
+    text = "Only what comes from this instance: its host, how its id begins, or 'here'."
+    decorated: F = click.option("--origin", metavar="HOST|ID|here", help=text)(function)
+    return decorated
+
+
 def limit_option(default: int) -> Callable[[F], F]:
     """``--limit``."""
     number = click.IntRange(min=0)

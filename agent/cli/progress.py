@@ -86,6 +86,13 @@ class Progress:
         return self.counts.get("RUNNING", 0) + self.counts.get("FINISHING", 0)
 
 
+def own_counts(workflow: JSON) -> dict[str, int]:
+    """How many jobs of a workflow are in each state at this instance; those of others are not followed from here."""
+    everywhere, elsewhere = workflow.get("job_counts") or {}, workflow.get("jobs_elsewhere") or {}
+    counts = {state: int(count) - int(elsewhere.get(state, 0)) for state, count in everywhere.items()}
+    return {state: count for state, count in counts.items() if count > 0}
+
+
 class Meter(Protocol):
     """Something that shows progress."""
 

@@ -29,7 +29,7 @@ STATE_STYLES = {
 
 GAP = "  "
 NARROWEST = 8
-_FLEXIBLE = ("NAME", "COMMAND", "PATH", "DATA", "WHEN", "DESCRIPTION")
+_FLEXIBLE = ("NAME", "ORIGIN", "COMMAND", "PATH", "DATA", "WHEN", "DESCRIPTION")
 
 Row = Sequence[Optional[str]]
 

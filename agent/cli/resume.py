@@ -1,4 +1,4 @@
-"""Finding what ``lwfm run --resume`` goes on with: the last runs of the same script with the same arguments."""
+"""Finding what ``lwfm run --resume`` goes on with: the last runs of the same script with the same arguments, at this instance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..client.connection import path_of
 from ..clock import parse_utc
 from ..errors import Conflict
 from ..states import TERMINAL
-from .progress import Progress
+from .progress import Progress, own_counts
 from .session import Session
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
     Raises:
         Conflict: the last one has not ended.
     """
-    query: JSON = {"match": [f"{IDENTITY}=={identity}"], "limit": 0}
+    query: JSON = {"match": [f"{IDENTITY}=={identity}"], "origin": "here", "limit": 0}
     if workflow is not None:
         query["workflow"] = session.workflow_id(workflow)
     found = session.client.get("/v1/jobs", query)["jobs"]
@@ -60,7 +60,8 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
     flow = session.workflow(last["workflow_id"])
     runs = [job for job in found if job.get("workflow_id") == last["workflow_id"]]
     counts = Counter(job["state"] for job in runs if job["state"] == "COMPLETE")
-    counts.update({state: int(flow["job_counts"].get(state, 0)) for state in ("FAILED", "CANCELLED")})
+    here = own_counts(flow)
+    counts.update({state: here.get(state, 0) for state in ("FAILED", "CANCELLED")})
     before = Progress({state: count for state, count in counts.items() if count}, sum(counts.values()))
     return Earlier(flow, [job["job_id"] for job in reversed(runs)], before)
 

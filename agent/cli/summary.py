@@ -11,6 +11,7 @@ from ..client import Client
 from ..client.connection import path_of
 from ..ids import short
 from . import render
+from .progress import own_counts
 from .text import duration, elapsed_s, harmless, plural, size, some_properties
 
 if TYPE_CHECKING:
@@ -40,13 +41,13 @@ def collect(client: Client, workflows: list[JSON], script_job: str, unset_handle
 def _collect_one(client: Client, workflow: JSON) -> JSON:
     workflow_id = workflow["workflow_id"]
     fresh: JSON = client.get(path_of("workflows", workflow_id))
-    total = sum(fresh.get("job_counts", {}).values())
     jobs: list[JSON] = []
-    if total <= GROUPED_JOBS:
-        jobs = client.get("/v1/jobs", {"workflow": workflow_id, "limit": 0})["jobs"]
+    mine = {"workflow": workflow_id, "origin": "here"}
+    if sum(own_counts(fresh).values()) <= GROUPED_JOBS:
+        jobs = client.get("/v1/jobs", {**mine, "limit": 0})["jobs"]
         jobs.sort(key=lambda job: (job.get("started_at") or "~", job["job_id"]))  # in the order in which they ran
-    failed = client.get("/v1/jobs", {"workflow": workflow_id, "state": "FAILED", "limit": LISTED_FAILURES})["jobs"]
-    data = client.get("/v1/data", {"workflow": workflow_id, "op": "put", "limit": LISTED_DATA + 1})["data"]
+    failed = client.get("/v1/jobs", {**mine, "state": "FAILED", "limit": LISTED_FAILURES})["jobs"]
+    data = client.get("/v1/data", {**mine, "op": "put", "limit": LISTED_DATA + 1})["data"]
     return {
         "workflow": fresh,
         "jobs": jobs,
@@ -69,7 +70,7 @@ def show(summary: JSON) -> None:
 
 def _show_one(summary: JSON) -> None:
     workflow = summary["workflow"]
-    counts = workflow.get("job_counts", {})
+    counts = own_counts(workflow)
     total = sum(counts.values())
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     render.say()

@@ -95,6 +95,13 @@ def size(count: int | None) -> str:
     return f"{count} B" if unit == 0 else f"{value:.1f} {_SIZES[unit]}"
 
 
+def whence(record: Any) -> str:
+    """The instance that a record comes from."""
+    if record.get("elsewhere"):
+        return str(record["elsewhere"])
+    return f"{record['origin_host']} (this instance)" if record.get("origin_host") else ""
+
+
 def plural(count: int, noun: str) -> str:
     """``1 job``, ``2 jobs``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -27,6 +27,7 @@ from . import render
 from .groups import example
 from .nodes import allocations_of, nodes_of
 from .options import json_option, workflow_option
+from .progress import own_counts
 from .session import Session
 from .signals import ending_signals
 from .text import duration, elapsed_s, size
@@ -54,7 +55,7 @@ class Snapshot:
 
     Args:
         taken_at: seconds since the epoch. agent: what it says of itself.
-        counts: how many jobs are in each state. running: the newest running jobs, newest first.
+        counts: how many jobs of this instance are in each state. running: the newest running ones, newest first.
         rate: jobs that ended per second; None while that is not known.
     """
 
@@ -129,7 +130,7 @@ class Watcher:
             counts = agent.get("jobs") or {}
             listed = self._running(counts, running)
         else:  # three questions in two calls: nodes and running jobs take turns
-            counts = self.client.get(path_of("workflows", self._workflow)).get("job_counts") or {}
+            counts = own_counts(self.client.get(path_of("workflows", self._workflow)))
             first = last is None or self._turn % 2 == 0
             agent = self.client.get("/v1/agent") if last is None or first else last.agent
             listed = self._running(counts, running) if last is None or not first else last.running
@@ -141,7 +142,8 @@ class Watcher:
     def _running(self, counts: JSON, limit: int) -> list[JSON]:
         if limit < 1 or (not counts.get("RUNNING") and not counts.get("FINISHING")):
             return []
-        query = {"state": ["RUNNING", "FINISHING"], "workflow": self._workflow, "limit": min(limit, MOST_RUNNING)}
+        limit = min(limit, MOST_RUNNING)
+        query = {"state": ["RUNNING", "FINISHING"], "workflow": self._workflow, "origin": "here", "limit": limit}
         found: list[JSON] = self.client.get("/v1/jobs", query)["jobs"]
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,9 +16,13 @@ from ..library.bodies import without_none
 from ..matching import parse_terms
 from . import render
 from .groups import Group, example
-from .options import json_option, limit_option, parse_properties
+from .options import json_option, limit_option, origin_option, parse_properties
+from .progress import own_counts
 from .session import Session
-from .text import moment, properties
+from .text import moment, properties, whence
+
+if TYPE_CHECKING:
+    from ..records import JSON
 
 
 @click.group(cls=Group, short_help="Workflows.")
@@ -52,13 +57,17 @@ def create(session: Session, name: str, description: str, meta: tuple[str, ...],
 @workflow.command("list", epilog=example("lwfm workflow list --name 'melt*'"))
 @click.option("--name", metavar="GLOB", help="Only workflows of this name.")
 @click.option("--match", multiple=True, metavar="KEY=VALUE", help="Only workflows with this property.")
+@origin_option
 @limit_option(50)
 @json_option
 @click.pass_obj
-def list_workflows(session: Session, name: str | None, match: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """List workflows, newest first."""
+def list_workflows(
+    session: Session, name: str | None, match: tuple[str, ...], origin: str | None, limit: int, as_json: bool
+) -> None:
+    """List workflows, newest first. ORIGIN is the instance that has recorded one, where that is not this one."""
     parse_terms(match)
-    found = session.client.get("/v1/workflows", {"name": name, "match": list(match), "limit": limit})["workflows"]
+    query = {"name": name, "match": list(match), "origin": origin, "limit": limit}
+    found = session.client.get("/v1/workflows", query)["workflows"]
     if as_json:
         render.print_json(found)
         return
@@ -67,14 +76,15 @@ def list_workflows(session: Session, name: str | None, match: tuple[str, ...], l
         (
             shorten(item["workflow_id"]),
             item["name"],
+            item.get("elsewhere"),
             moment(item.get("created_at")),
-            _counts(item.get("job_counts")),
+            _all_counts(item),
             item.get("description"),
             properties(item.get("meta")),
         )
         for item in found
     )
-    titles = ("WORKFLOW", "NAME", "CREATED", "JOBS", "DESCRIPTION", "PROPERTIES")
+    titles = ("WORKFLOW", "NAME", "ORIGIN", "CREATED", "JOBS", "DESCRIPTION", "PROPERTIES")
     render.table(titles, rows, empty="lwfm: no such workflows")
 
 
@@ -83,7 +93,7 @@ def list_workflows(session: Session, name: str | None, match: tuple[str, ...], l
 @click.argument("name", metavar="WORKFLOW")
 @click.pass_obj
 def show(session: Session, name: str, as_json: bool) -> None:
-    """A workflow, and how many of its jobs are in which state."""
+    """A workflow, and how many of its jobs are in which state: here, and as far as is known at other instances."""
     found = session.client.get(path_of("workflows", str(session.workflow_id(name))))
     if as_json:
         render.print_json(found)
@@ -95,7 +105,9 @@ def show(session: Session, name: str, as_json: bool) -> None:
             ("description", found.get("description")),
             ("created", moment(found.get("created_at"))),
             ("by job", found.get("parent_job")),
-            ("jobs", _counts(found.get("job_counts"))),
+            ("origin", whence(found)),
+            ("jobs", _counts(own_counts(found))),
+            ("elsewhere", _counts(found.get("jobs_elsewhere"))),
             ("properties", properties(found.get("meta"))),
         ]
     )
@@ -120,6 +132,12 @@ def dump(session: Session, name: str, output: str | None) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {output!r}: {error.strerror}", hint="name another file") from error
+
+
+def _all_counts(workflow: JSON) -> str:
+    elsewhere = _counts(workflow.get("jobs_elsewhere"))
+    parts = (_counts(own_counts(workflow)), f"elsewhere {elsewhere}" if elsewhere else "")
+    return "; ".join(part for part in parts if part)
 
 
 def _counts(counts: object) -> str:

@@ -28,12 +28,14 @@ class DataVerbs(Instance):
         job: JobLike | None = None,
         site: str | None = None,
         op: str | None = None,
+        origin: str | None = None,
     ) -> list[Metasheet]:
         """What data is known, newest first.
 
         Args:
             match: conditions on its properties; see :mod:`lwfm.matching`.
             job: only what that job put or got. op: ``put``, ``get`` or ``event``. limit: at most so many; 0: all.
+            origin: only what this instance has recorded: its host, how its id begins, or ``here``.
         """
         query = {
             "workflow": optional_id(workflow, "a workflow"),
@@ -41,6 +43,7 @@ class DataVerbs(Instance):
             "match": match_terms(match or {}),
             "site": site,
             "op": op,
+            "origin": origin,
             "limit": limit,
         }
         return [Metasheet.from_json(body) for body in self._client.get("/v1/data", query)["data"]]

@@ -69,14 +69,20 @@ class LwfManager(DataVerbs):
         return Workflow.from_json(self._client.get(path_of("workflows", id_of(workflow, "a workflow"))))
 
     def find_workflows(
-        self, name: str | None = None, match: Mapping[str, Any] | None = None, limit: int = 0
+        self,
+        name: str | None = None,
+        match: Mapping[str, Any] | None = None,
+        limit: int = 0,
+        *,
+        origin: str | None = None,
     ) -> list[Workflow]:
         """Workflows, newest first.
 
         Args:
             name: a name, or a glob of names. match: conditions on their properties; see :mod:`lwfm.matching`.
+            origin: only those of this instance: its host, how its id begins, or ``here``.
         """
-        query = {"name": name, "match": match_terms(match or {}), "limit": limit}
+        query = {"name": name, "match": match_terms(match or {}), "origin": origin, "limit": limit}
         return [Workflow.from_json(body) for body in self._client.get("/v1/workflows", query)["workflows"]]
 
     def dump_workflow(self, workflow: WorkflowLike) -> JSON:
@@ -108,12 +114,14 @@ class LwfManager(DataVerbs):
         name: str | None = None,
         parent: JobLike | None = None,
         text: str | None = None,
+        origin: str | None = None,
     ) -> list[JobStatus]:
         """Jobs, newest first.
 
         Args:
             state: one state or several. match: conditions on their properties. limit: at most so many; 0: all.
             name: a name, or a glob of names. text: words to be found in names and commands.
+            origin: only those of this instance: its host, how its id begins, or ``here``.
         """
         states = [state] if isinstance(state, str) else list(state or ())
         query = {
@@ -125,6 +133,7 @@ class LwfManager(DataVerbs):
             "name": name,
             "parent": optional_id(parent, "a job"),
             "text": text,
+            "origin": origin,
         }
         return [JobStatus.from_json(body) for body in self._client.get("/v1/jobs", query)["jobs"]]
 
@@ -145,7 +154,11 @@ class LwfManager(DataVerbs):
         return wait_until(self._client, [id_of(job, "a job") for job in jobs], "all", timeout_s)
 
     def cancel(self, job: JobLike, reason: str = "") -> JobStatus:
-        """Ask for the end of a job, in any state; harmless when it has ended."""
+        """Ask for the end of a job, in any state; harmless when it has ended.
+
+        Raises:
+            Conflict: it is another instance's, and can only be cancelled there.
+        """
         body = {"reason": reason} if reason else {}
         return JobStatus.from_json(
             self._client.post(path_of("jobs", id_of(job, "a job"), "cancel"), body, repeatable=True)
@@ -181,7 +194,7 @@ class LwfManager(DataVerbs):
             facts: what else is known, under the names of :class:`JobStatus`.
 
         Raises:
-            Conflict: the job has ended.
+            Conflict: the job has ended, or is another instance's.
         """
         body = without_none(
             state=parse_state(state).value, reason=reason, native_status=native_status, **properties_of(facts)
@@ -204,13 +217,28 @@ class LwfManager(DataVerbs):
         return Handler.from_json(self._client.post("/v1/handlers", body))
 
     def unset_event(self, handler: HandlerLike, reason: str | None = None) -> Handler:
-        """Take back an event; its jobs that have not been triggered are cancelled."""
+        """Take back an event; its jobs that have not been triggered are cancelled.
+
+        Raises:
+            Conflict: it waits at another instance.
+        """
         path = path_of("handlers", id_of(handler, "a handler"))
         return Handler.from_json(self._client.delete(path, {"reason": reason}))
 
-    def events(self, workflow: WorkflowLike | None = None, state: str | None = None, limit: int = 0) -> list[Handler]:
-        """The events that have been set, newest first. ``state``: ``waiting``, ``done`` or ``unset``."""
-        query = {"workflow": optional_id(workflow, "a workflow"), "state": state, "limit": limit}
+    def events(
+        self,
+        workflow: WorkflowLike | None = None,
+        state: str | None = None,
+        limit: int = 0,
+        *,
+        origin: str | None = None,
+    ) -> list[Handler]:
+        """The events that have been set, newest first.
+
+        Args:
+            state: ``waiting``, ``done`` or ``unset``. origin: as in :meth:`jobs`.
+        """
+        query = {"workflow": optional_id(workflow, "a workflow"), "state": state, "origin": origin, "limit": limit}
         return [Handler.from_json(body) for body in self._client.get("/v1/handlers", query)["handlers"]]
 
     # -- log and search
@@ -246,19 +274,30 @@ class LwfManager(DataVerbs):
         level: str | None = None,
         text: str | None = None,
         limit: int = 0,
+        *,
+        origin: str | None = None,
     ) -> list[JSON]:
-        """Lines of log, oldest first. ``level``: at least that. ``text``: words to be found in them."""
+        """Lines of log, oldest first.
+
+        Args:
+            level: at least that. text: words to be found in them. origin: as in :meth:`jobs`.
+        """
         query = {
             "job": optional_id(job, "a job"),
             "workflow": optional_id(workflow, "a workflow"),
             "level": level,
             "text": text,
+            "origin": origin,
             "limit": limit,
         }
         lines: list[JSON] = self._client.get("/v1/logs", query)["logs"]
         return lines
 
-    def search(self, words: str, limit: int = 50) -> list[JSON]:
-        """Full-text search over names, commands and logs: ``{kind, id, text, time}`` of each hit."""
-        results: list[JSON] = self._client.get("/v1/search", {"q": words, "limit": limit})["results"]
+    def search(self, words: str, limit: int = 50, *, origin: str | None = None) -> list[JSON]:
+        """Full-text search over names, commands and logs: ``{kind, id, text, time, origin}`` of each hit.
+
+        Args:
+            origin: as in :meth:`jobs`.
+        """
+        results: list[JSON] = self._client.get("/v1/search", {"q": words, "origin": origin, "limit": limit})["results"]
         return results

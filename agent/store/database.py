@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..clock import HybridClock, utc_now
-from ..errors import LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked
+from ..errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 from ..filesystems import is_shared
 from ..ids import new_id, new_origin
-from . import log, projections, schema
+from . import identity, log, projections, schema
 from .connection import Connection, connect
 from .engine import sqlite_utils
 from .jobrow import JobRow, JobRows
@@ -41,8 +41,12 @@ class Store:
         self.path = path
         self.journal_mode = journal_mode
         self.origin = ""
-        self._clock = HybridClock()
-        self._rows = JobRows()
+        self.notice: Optional[str] = None
+        """What whoever opened it should be told: that it writes under a new origin, and why."""
+        self.clock = HybridClock()
+        self.rows = JobRows()
+        self._maker: dict[str, str] = {}
+        self._marked = 0
 
     @classmethod
     def open(cls, path: Path, *, host: str, user: str, home: str) -> Store:
@@ -97,7 +101,7 @@ class Store:
         """Begin a transaction that is ended by its ``commit`` or its ``rollback``. The store has one at a time."""
         with mapped_errors(self.path):
             self.connection.execute("begin immediate")
-            return Transaction(self.connection, self.path, self.origin, self._clock, self._rows)
+            return Transaction(self)
 
     def fold_journal(self) -> None:
         """Copy what the write-ahead log holds into the database, while transactions go on. May be called from any thread."""
@@ -117,28 +121,57 @@ class Store:
     def close(self) -> None:
         """Close the file, its journal folded in."""
         with mapped_errors(self.path):
+            self.mark()
             if self.journal_mode == "wal":
                 self.connection.execute(f"pragma analysis_limit = {ANALYSIS_LIMIT}")
                 self.connection.execute("pragma optimize")
                 self.connection.execute("pragma wal_checkpoint(truncate)")
             self.connection.close()
 
+    def mark(self) -> None:
+        """Note beside the database how far it has come. Whoever gives its records away does so first; see :mod:`.identity`."""
+        seq = log.read_head(self.connection, self.origin).seq
+        if seq != self._marked:
+            try:
+                identity.write(self.path, identity.mark_of(self.path, self.origin, seq))
+            except OSError as error:
+                raise StoreError(f"cannot write beside {self.path}: {error.strerror}") from error
+            self._marked = seq
+
     def _identify(self, host: str, user: str, home: str) -> None:
+        """Find out under which origin to write: a new store gets one, and so does one that is not what it was."""
+        self._maker = {"host": host, "user": user, "home": home}
         found = self.setting("origin")
+        head = log.read_head(self.connection, found or "")
         last = self.connection.execute(
             "select hlc from log where origin = ? order by seq desc limit 1", (found or "",)
         ).fetchone()
-        self._clock = HybridClock(last[0] if last else "")
+        self.clock = HybridClock(last[0] if last else "")
         self.origin = found or new_origin()
         if found is None:
             with self.transaction() as transaction:
-                store_id = new_origin()
-                transaction.execute(
-                    "insert into local_settings values ('origin', ?), ('store_id', ?)", (self.origin, store_id)
-                )
-                transaction.append(
-                    "instance", {"store_id": store_id, "host": host, "user": user, "home": home, "time": utc_now()}
-                )
+                self._settle(transaction, {"origin": self.origin, "store_id": new_origin()})
+                transaction.append("instance", transaction.instance())
+        elif self.setting("marked") is not None:
+            reason = identity.difference(identity.read(self.path), identity.mark_of(self.path, found, head.seq))
+            if reason is not None:
+                with self.transaction() as transaction:
+                    for table in ("local_claims", "local_workers", "local_attached"):
+                        transaction.execute(f"delete from {table}")
+                    transaction.renew_origin(reason)
+        if self.setting("marked") is None:
+            with self.transaction() as transaction:
+                self._settle(transaction, {"marked": "1"})
+        self._marked = 0
+        self.mark()
+
+    def _settle(self, transaction: Transaction, settings: dict[str, str]) -> None:
+        for key, value in settings.items():
+            transaction.execute("insert or replace into local_settings values (?, ?)", (key, value))
+
+    def instance(self, store_id: str) -> dict[str, Any]:
+        """What an origin says of itself in its first record."""
+        return {"store_id": store_id, **self._maker, "time": utc_now()}
 
 
 class Transaction:
@@ -147,14 +180,17 @@ class Transaction:
     ``append`` writes a record and folds it into the tables; the query helpers see all that was written before.
     """
 
-    def __init__(self, connection: Connection, path: Path, origin: str, clock: HybridClock, rows: JobRows):
-        self.connection = connection
-        self._path = path
-        self.origin = origin
-        self._clock = clock
-        self._rows = rows
-        self._head = log.read_head(connection, origin)
-        self._first = self._head.seq
+    def __init__(self, store: Store):
+        self.connection = store.connection
+        self.origin = store.origin
+        self._store = store
+        self._path = store.path
+        self._clock = store.clock
+        self._rows = store.rows
+        self._head = log.read_head(store.connection, store.origin)
+        self._notice: Optional[str] = None
+        self.appended = 0
+        """How many records this transaction has appended."""
 
     def job(self, job_id: str) -> Optional[JobRow]:
         """Where a job stands; None for an unknown one."""
@@ -203,10 +239,15 @@ class Transaction:
     def _logged(self, kind: str, body: dict[str, Any], encoded: str, uid: Optional[str]) -> Record:
         """The next row of the log."""
         origin, (last, prev) = self.origin, self._head
+        if len(encoded) > log.MAX_RECORD_BYTES:
+            raise InvalidRecord(
+                f"a record of {len(encoded)} characters; {log.MAX_RECORD_BYTES} is the most", hint="put it into a file"
+            )
         seq, uid, hlc, wall_utc = last + 1, uid or new_id(), self._clock.tick(), utc_now()
         digest = log.row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, encoded)
         self.connection.later(log.INSERT, (origin, seq, prev, digest, uid, kind, hlc, wall_utc, encoded))
         self._head = log.Head(seq, digest)
+        self.appended += 1
         return Record(origin, seq, uid, kind, hlc, wall_utc, body)
 
     def commit(self) -> None:
@@ -215,6 +256,8 @@ class Transaction:
             self.connection.flush()
             self.connection.write_counts()
             self.connection.execute("commit")
+            self._store.origin = self.origin
+            self._store.notice = self._notice or self._store.notice
 
     def rollback(self) -> None:
         """As if it had never begun."""
@@ -223,15 +266,47 @@ class Transaction:
         if self.connection.in_transaction:
             self.connection.execute("rollback")
 
-    @property
-    def appended(self) -> int:
-        """How many records this transaction has appended."""
-        return self._head.seq - self._first
+    def instance(self) -> dict[str, Any]:
+        """What this store's origin says of itself in its first record."""
+        (store_id,) = self.execute("select value from local_settings where key = 'store_id'").fetchone()
+        return self._store.instance(store_id)
+
+    def renew_origin(self, reason: str) -> str:
+        """Go on under a new origin: what is recorded under the present one is from now on as another instance's.
+
+        Args:
+            reason: why, for people.
+
+        Returns:
+            A sentence that says so.
+        """
+        before, seq = self.origin, self._head.seq
+        self.take_origin(new_origin())
+        self.append("instance", {**self.instance(), "succeeds": {"origin": before, "seq": seq}, "reason": reason})
+        notice = f"{reason}; what is recorded from now on has a new origin, and what was waiting or running is not gone on with"
+        self.append("log", {"level": "WARNING", "message": notice})
+        self._notice = notice
+        return notice
+
+    def take_origin(self, origin: str) -> None:
+        """Append under ``origin`` from now on."""
+        self.connection.flush()
+        self.origin = origin
+        self._head = log.read_head(self.connection, origin)
+        self.execute("update local_settings set value = ? where key = 'origin'", (origin,))
+
+    def witness(self, hlc: str) -> None:
+        """Take notice of another store's clock."""
+        self._clock.witness(hlc)
+
+    def forget_rows(self, job_ids: Optional[Iterable[str]] = None) -> None:
+        """Forget the rows of these jobs, or of all, that are at hand: something else than :meth:`append` has changed them."""
+        self._rows.forget(job_ids)
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """A part of the transaction that, when it raises, is undone by itself."""
-        head = self._head
+        head, origin, appended = self._head, self.origin, self.appended
         self.connection.write_counts()
         self.connection.execute("savepoint step")
         try:
@@ -245,7 +320,7 @@ class Transaction:
             if self.connection.in_transaction:
                 self.connection.execute("rollback to step")
                 self.connection.execute("release step")
-            self._head = head
+            self._head, self.origin, self.appended = head, origin, appended
             raise
         self.connection.execute("release step")
 

@@ -74,6 +74,10 @@ class JobRows:
             self._rows.clear()
         self._rows[job_id] = row
 
-    def forget(self) -> None:
-        """Forget everything: something was undone, or came from elsewhere."""
-        self._rows.clear()
+    def forget(self, job_ids: Optional[Iterable[str]] = None) -> None:
+        """Forget these rows, or all: something was undone, or came from elsewhere."""
+        if job_ids is None:
+            self._rows.clear()
+        else:
+            for job_id in job_ids:
+                self._rows.pop(job_id, None)

@@ -3,6 +3,9 @@
 Nodes are jobs and data; an edge points from cause to effect. Data is one node per content: metasheets that name the same
 checksum, or the same place where there is no checksum, are one piece of data seen several times. Empty files are all
 alike without having anything to do with each other, so they are known by their place.
+
+So what one instance has made and another has read hangs together by its checksum, wherever it lies; a path alone does not name it,
+since two hosts may have the same.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import NotFound
-from . import queries
+from . import origins, queries
 from .projections import text
 
 MAX_NODES = 500
@@ -87,9 +90,11 @@ def _steps(connection: sqlite3.Connection, frontier: Sequence[Node], way: str) -
 
 def _start(connection: sqlite3.Connection, of: str) -> Node:
     of = text(of)
-    for column in ("path", "url", "sha256"):
-        query = f"{_CONTENT} where {column} = ? and op = ? order by id desc limit 1"
-        found = [row for op in _OPS for row in connection.execute(query, (of, op))]
+    here = origins.own(connection)
+    for column, of_instance in (("path", " and origin = ?3"), ("path", ""), ("url", ""), ("sha256", "")):
+        query = f"{_CONTENT} where {column} = ?1 and op = ?2{of_instance} order by id desc limit 1"
+        values = (here,) if of_instance else ()
+        found = [row for op in _OPS for row in connection.execute(query, (of, op, *values))]
         if found:
             return ("data", _content_key(max(found)))
     for kind in ("data", "job"):

@@ -14,6 +14,8 @@ from ..jsontext import strict, strict_ascii
 INSERT = "insert into log values (?,?,?,?,?,?,?,?,?)"
 GENESIS = "0" * 64
 """What the first row of an origin has as the hash before it."""
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+"""Of a record's body: so that whoever syncs knows how much may come at once."""
 
 
 class Record(NamedTuple):
@@ -86,10 +88,20 @@ def encode_in_parts(head: dict[str, Any], rest: dict[str, Any]) -> tuple[str, Op
         raise InvalidRecord(f"this cannot be recorded as JSON: {error}") from None
 
 
-def row_hash(origin: str, seq: int, prev: str, uid: str, kind: str, hlc: str, wall_utc: str, body: str) -> str:
-    """SHA-256 over the stored text of a row, its fields joined with ``|``."""
+def row_hash(
+    origin: str,
+    seq: int,
+    prev: str,
+    uid: str,
+    kind: str,
+    hlc: str,
+    wall_utc: str,
+    body: str,
+    errors: str = "surrogateescape",
+) -> str:
+    """SHA-256 over the stored text of a row, its fields joined with ``|``; ``errors``: as in ``str.encode``."""
     text = f"{origin}|{seq}|{prev}|{uid}|{kind}|{hlc}|{wall_utc}|{body}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", errors)).hexdigest()
 
 
 def read_head(connection: sqlite3.Connection, origin: str) -> Head:
@@ -101,8 +113,9 @@ def read_head(connection: sqlite3.Connection, origin: str) -> Head:
 
 
 def read_rows(connection: sqlite3.Connection) -> sqlite3.Cursor:
-    """Every row, origin by origin, in order: what :func:`parsed` takes."""
-    return connection.execute("select origin, seq, uid, kind, hlc, wall_utc, body from log order by origin, seq")
+    """Every row, origin by origin, in order, those that came without the ones before them among them: what :func:`parsed` takes."""
+    columns = "select origin, seq, uid, kind, hlc, wall_utc, body from"
+    return connection.execute(f"{columns} log union all {columns} fragments order by origin, seq")
 
 
 def parsed(row: Sequence[Any]) -> Record:
@@ -124,6 +137,9 @@ def chain_problems(connection: sqlite3.Connection) -> Iterator[str]:
         if row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, body) != stored:
             yield f"origin {origin}: record {seq} was changed after it was written"
         expected[origin] = Head(seq, stored)
+    for origin, seq, prev, stored, *fields in connection.execute(query.replace("from log", "from fragments")):
+        if row_hash(origin, seq, prev, *fields) != stored:
+            yield f"origin {origin}: record {seq} was changed after it was written"
 
 
 def _encodable(text: str) -> bool:

@@ -59,14 +59,25 @@ def rebuild(store: Store) -> dict[str, Any]:
         StoreCorrupt: a record cannot be folded; nothing has changed then.
     """
     began = time.monotonic()
-    count = 0
     with store.transaction() as transaction:
-        projections.clear(transaction.connection, schema.PROJECTIONS)
-        for problem in _fold(transaction.connection, transaction.connection):
-            if problem:
-                raise StoreCorrupt(problem, hint="lwfm store verify says more; nothing was changed")
-            count += 1
+        count = fold_again(transaction.connection)
+        transaction.forget_rows()
     return {"records": count, "seconds": round(time.monotonic() - began, 3)}
+
+
+def fold_again(connection: Connection) -> int:
+    """Make all projected tables anew from the log, in the transaction that is open; how many records that were.
+
+    Raises:
+        StoreCorrupt: a record cannot be folded.
+    """
+    count = 0
+    projections.clear(connection, schema.PROJECTIONS)
+    for problem in _fold(connection, connection):
+        if problem:
+            raise StoreCorrupt(problem, hint="lwfm store verify says more; nothing was changed")
+        count += 1
+    return count
 
 
 @contextmanager

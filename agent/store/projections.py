@@ -33,6 +33,8 @@ _INSERT_JOB = (
     " trigger_data, state, attempt, reason, submitted_at, status_at, cores, memory_bytes, gpus, time_limit_s, cwd, retries,"
     " meta, definition, state_key) values (?,?,?,?,?,?,?,?,?,?,?,?,1,?,?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 )
+_SAME = "on conflict (id) do update set origin = min(origin, excluded.origin)"
+"""A record that stands in two origins' logs, as after a fork that was resolved in two ways, belongs to the first of them."""
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INSERT_STATUS = "insert into statuses values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
 _INSERT_SEARCH = "insert into search (kind, id, text) values (?,?,?)"
@@ -79,20 +81,56 @@ def clear(connection: Connection, tables: tuple[str, ...]) -> None:
 
 def _instance(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
-    connection.execute(
-        "insert or replace into origins values (?,?,?,?,?,?)",
-        (
-            record.origin, body.get("store_id"), text(body.get("host")), text(body.get("user")), text(body.get("home")),
-            record.wall_utc,
-        ),
+    _origin(connection, record, body, body.get("succeeds") or {}, fresh)
+
+
+def _fork(connection: Connection, record: Record, fresh: bool) -> None:
+    """A branch of another origin's log, moved to an origin of its own."""
+    _origin(connection, record, record.body.get("instance") or {}, record.body, fresh)
+
+
+def _origin(
+    connection: Connection, record: Record, made_by: Mapping[str, Any], parent: Mapping[str, Any], fresh: bool
+) -> None:
+    values = (
+        record.origin, text(made_by.get("store_id")), text(made_by.get("host")), text(made_by.get("user")),
+        text(made_by.get("home")), record.wall_utc, parent.get("origin"), parent.get("seq"), text(record.body.get("reason")),
     )  # fmt: skip
+    connection.execute(
+        "insert into origins values (?,?,?,?,?,?,?,?,?) on conflict (id) do update set store_id = excluded.store_id,"
+        " host = excluded.host, user = excluded.user, home = excluded.home, parent = coalesce(excluded.parent, parent),"
+        " parent_seq = coalesce(excluded.parent_seq, parent_seq), reason = coalesce(excluded.reason, reason)",
+        values,
+    )
+    if not fresh and values[6] is not None:  # statuses that did not count may count now
+        for (job,) in connection.execute(
+            "select distinct j.id from statuses s join jobs j on j.id = s.job_id where s.origin <> j.origin"
+        ).fetchall():
+            _refold_job(connection, job)
+
+
+def family(connection: Connection, origin: str) -> str:
+    """The first of the origins that ``origin`` goes on with: of one whose store was copied, restored, or has forked."""
+    seen = set()
+    while origin not in seen:
+        seen.add(origin)
+        found = connection.execute("select parent from origins where id = ?", (origin,)).fetchone()
+        if found is None or found[0] is None:
+            return origin
+        origin = found[0]
+    return min(seen)
+
+
+def counts(connection: Connection, origin: str, job_origin: str) -> bool:
+    """Whether what one origin says of a job of another decides the job's state: only its own family's word does."""
+    return origin == job_origin or family(connection, origin) == family(connection, job_origin)
 
 
 def _context(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     git = body.get("git") or {}
     connection.execute(
-        "insert into contexts values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing",
+        f"insert into contexts values (?,?,?,?,?,?,?,?,?,?,?) {_SAME}",
         (
             record.uid, record.origin, text(body.get("host")), text(body.get("user")), text(body.get("cwd")),
             text(git.get("commit")), text(git.get("dirty")), text(body.get("python")), text(body.get("version")),
@@ -109,7 +147,11 @@ def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
     ).fetchone()
     created = min(record.wall_utc, found[2]) if found else record.wall_utc
     if found and (found[0], found[1]) >= (record.hlc, record.uid):
-        connection.execute("update workflows set created_at = ? where id = ?", (created, identifier))
+        same = (found[0], found[1]) == (record.hlc, record.uid)
+        connection.execute(
+            "update workflows set created_at = ?, origin = case when ? then min(origin, ?) else origin end where id = ?",
+            (created, same, record.origin, identifier),
+        )
         return
     extra = {
         key: value
@@ -133,11 +175,26 @@ def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
 def _job(connection: Connection, record: Record, fresh: bool) -> None:
     values = _job_values(record)
     if connection.execute(_INSERT_JOB, values).rowcount == 0:
+        _first_job(connection, record, values)
         return
     connection.execute(_INSERT_STATUS, _first_status(record, values))
     _count_and_index(connection, record, values, connection.execute)
     _refold_job(connection, record.uid)
-    _refold_trigger(connection, record.uid)
+    if record.body.get("handler_id") and not (values[9] or values[10]):
+        _refold_trigger(connection, record.uid)
+
+
+def _first_job(connection: Connection, record: Record, values: tuple[Any, ...]) -> None:
+    """Two copies of a store that did not know of each other have made the same job, upon one trigger: the first counts."""
+    known = connection.execute("select submitted_at, origin from jobs where id = ?", (record.uid,)).fetchone()
+    if (record.wall_utc, record.origin) >= known:
+        return
+    connection.execute(
+        "update jobs set submitted_at = ?, origin = ? where id = ?", (record.wall_utc, record.origin, record.uid)
+    )
+    connection.execute("delete from statuses where job_id = ?1 and id = ?1", (record.uid,))
+    connection.execute(_INSERT_STATUS, _first_status(record, values))
+    _refold_job(connection, record.uid)
 
 
 def project_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[str]) -> None:
@@ -191,12 +248,15 @@ def _count_and_index(connection: Connection, record: Record, job: tuple[Any, ...
 
 def _status(connection: Connection, record: Record, fresh: bool) -> None:
     values, columns = _status_values(record, split_status(record.body)[1])
-    if connection.execute(_INSERT_STATUS, values).rowcount == 0 or record.body["state"] == JobState.INFO.value:
+    if connection.execute(_INSERT_STATUS, values).rowcount == 0:
+        _belongs_to_first(connection, "statuses", record)
+        return
+    if record.body["state"] == JobState.INFO.value:
         return
     job, attempt = record.body["job_id"], record.body.get("attempt", 1)
-    query = "select state_key, attempt, workflow_id, state from jobs where id = ?"
+    query = "select state_key, attempt, workflow_id, state, origin from jobs where id = ?"
     found = connection.execute(query, (job,)).fetchone()
-    if found is None:
+    if found is None or not counts(connection, record.origin, found[4]):
         return
     if columns["state_key"] > found[0]:
         _overlay(connection, job, columns, renew=attempt > found[1])
@@ -222,6 +282,8 @@ def project_status(
     connection.later(_INSERT_STATUS, values)
     job_id, attempt, state, key = values[0], values[3], values[4], values[10]
     if job is None or state == "INFO":
+        return True
+    if record.origin != job.origin and not counts(connection, record.origin, job.origin):
         return True
     if key <= job.state_key:
         _refold_job(connection, job_id)
@@ -275,20 +337,32 @@ def _overlay(connection: Connection, job: str, columns: Mapping[str, Any], *, re
 
 def _refold_job(connection: Connection, job: str) -> None:
     """Fold the statuses of one job again, in their order: for records that came out of order."""
-    workflow, before = connection.execute("select workflow_id, state from jobs where id = ?", (job,)).fetchone()
+    query = "select workflow_id, state, origin from jobs where id = ?"
+    workflow, before, origin = connection.execute(query, (job,)).fetchone()
     query = (
-        "select attempt, state, reason, native_status, time, status_key, facts from statuses"
+        "select attempt, state, reason, native_status, time, status_key, facts, origin from statuses"
         " where job_id = ? and state <> 'INFO' order by status_key, id"
     )
-    rows = connection.execute(query, (job,)).fetchall()
+    rows = [row for row in connection.execute(query, (job,)).fetchall() if counts(connection, row[7], origin)]
     last_attempt = 0
-    for attempt, state, reason, native, time, key, facts in rows:
+    for attempt, state, reason, native, time, key, facts, _ in rows:
         columns = {"state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time}
         columns.update({"state_key": key, **_fact_columns(json.loads(facts))})
         _overlay(connection, job, columns, renew=attempt > last_attempt)
         last_attempt = attempt
     if rows:
         connection.count_job(workflow, before, rows[-1][1])
+
+
+def _belongs_to_first(connection: Connection, table: str, record: Record) -> None:
+    """Of a record that stands in two origins' logs: see :data:`_SAME`."""
+    query = f"update {table} set origin = ? where id = ? and origin > ?"
+    if table == "statuses":
+        query += " and job_id = ?"
+        job = record.body.get("job_id", record.uid)
+        connection.execute(query, (record.origin, record.uid, record.origin, job))
+    else:
+        connection.execute(query, (record.origin, record.uid, record.origin))
 
 
 def _metasheet(connection: Connection, record: Record, fresh: bool) -> None:
@@ -319,6 +393,8 @@ def _metasheet(connection: Connection, record: Record, fresh: bool) -> None:
     )  # fmt: skip
     if cursor.rowcount:
         _properties(connection.execute, "data", record.uid, properties)
+    else:
+        _belongs_to_first(connection, "metasheets", record)
 
 
 def _handler(connection: Connection, record: Record, fresh: bool) -> None:
@@ -333,6 +409,7 @@ def _handler(connection: Connection, record: Record, fresh: bool) -> None:
         ),
     )  # fmt: skip
     if cursor.rowcount == 0:
+        _belongs_to_first(connection, "handlers", record)
         return
     connection.executemany(
         "insert into handler_jobs values (?,?) on conflict do nothing",
@@ -350,7 +427,7 @@ def _handler(connection: Connection, record: Record, fresh: bool) -> None:
 def _unset(connection: Connection, record: Record, fresh: bool) -> None:
     handler = record.body["handler_id"]
     connection.execute(
-        "insert into unsets values (?,?,?,?,?,?) on conflict do nothing",
+        "insert into unsets values (?,?,?,?,?,?) on conflict do update set origin = min(origin, excluded.origin)",
         (handler, record.hlc, record.uid, record.origin, text(record.body.get("reason")), record.wall_utc),
     )
     _take_notice_of_unset(connection, handler)
@@ -375,6 +452,7 @@ def _firing(connection: Connection, record: Record, fresh: bool) -> None:
         ),
     )  # fmt: skip
     if cursor.rowcount == 0:
+        _first_firing(connection, record, body)
         return
     connection.execute(
         "update handlers set fired = fired + 1,"
@@ -382,13 +460,34 @@ def _firing(connection: Connection, record: Record, fresh: bool) -> None:
         (body["handler_id"],),
     )
     if body.get("job_id"):
-        _set_trigger(connection, body["job_id"], body.get("trigger_job"), body.get("trigger_data"))
+        triggers = (body.get("trigger_job"), body.get("trigger_data"))
+        found = connection.execute(
+            "select trigger_job, trigger_data from jobs where id = ?", (body["job_id"],)
+        ).fetchone()
+        if found is not None and found not in ((None, None), triggers):
+            _refold_trigger(connection, body["job_id"])
+        else:
+            _set_trigger(connection, body["job_id"], *triggers)
+
+
+def _first_firing(connection: Connection, record: Record, body: Mapping[str, Any]) -> None:
+    """A handler has fired twice for one trigger, in two copies of its store that did not know of each other: the first counts."""
+    connection.execute(
+        "update firings set id = ?1, origin = ?2, job_id = ?3, trigger_job = ?4, trigger_data = ?5, time = ?6"
+        " where handler_id = ?7 and trigger_id = ?8 and (time, id, origin) > (?6, ?1, ?2)",
+        (
+            record.uid, record.origin, body.get("job_id"), body.get("trigger_job"), body.get("trigger_data"),
+            record.wall_utc, body["handler_id"], body["trigger_id"],
+        ),
+    )  # fmt: skip
+    if body.get("job_id"):
+        _refold_trigger(connection, body["job_id"])
 
 
 def _refold_trigger(connection: Connection, job: str) -> None:
     query = (
         "select f.trigger_job, f.trigger_data from firings f join jobs j on j.handler_id = f.handler_id"
-        " where f.job_id = ? and j.id = ?"
+        " where f.job_id = ? and j.id = ? order by f.time desc, f.id desc"  # of two that fired in copies the first counts
     )
     for trigger_job, trigger_data in connection.execute(query, (job, job)).fetchall():
         _set_trigger(connection, job, trigger_job, trigger_data)
@@ -415,12 +514,14 @@ def _log(connection: Connection, record: Record, fresh: bool) -> None:
     )  # fmt: skip
     if cursor.rowcount:
         _index(connection, "log", record.uid, message or "")
+    else:
+        _belongs_to_first(connection, "logs", record)
 
 
 def _node(connection: Connection, record: Record, fresh: bool) -> None:
     body = record.body
     connection.execute(
-        "insert into nodes values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing",
+        f"insert into nodes values (?,?,?,?,?,?,?,?,?,?,?) {_SAME}",
         (
             record.uid, record.origin, text(body["worker_id"]), text(body["host"]), body.get("allocation"), body["state"],
             body.get("cores"), body.get("memory_bytes"), body.get("gpus"), body.get("reason"), record.wall_utc,
@@ -430,6 +531,7 @@ def _node(connection: Connection, record: Record, fresh: bool) -> None:
 
 _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
     "instance": _instance,
+    "fork": _fork,
     "context": _context,
     "workflow": _workflow,
     "job": _job,

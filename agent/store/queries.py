@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from ..errors import AmbiguousId, InvalidRecord, NotFound
 from ..matching import parse_match
+from . import origins as instances
 from .engine import sqlite_utils
 from .projections import FACTS, text
 from .selection import Selection, glob_clause
@@ -38,7 +40,10 @@ _HANDLER = (
     "select h.id as handler_id, h.kind, h.event, h.job_ids, h.workflow_id, h.state, h.reason, h.fired, h.created_at, h.origin,"
     " o.host as origin_host from handlers h left join origins o on o.id = h.origin"
 )
-_LOG = "select id as log_id, time, level, message, job_id, workflow_id, origin from logs"
+_LOG = (
+    "select l.id as log_id, l.time, l.level, l.message, l.job_id, l.workflow_id, l.origin, o.host as origin_host"
+    " from logs l left join origins o on o.id = l.origin"
+)
 
 
 def rows(connection: sqlite3.Connection, query: str, parameters: Sequence[Any] = ()) -> list[JSON]:
@@ -83,7 +88,7 @@ def job(connection: sqlite3.Connection, job_id: str) -> JSON:
     found = rows(connection, f"select {_JOB_COLUMNS}{_FROM_JOBS} where j.id = ?", (job_id,))
     if not found:
         raise NotFound(f"no job {job_id}", hint="lwfm job list shows what there is")
-    return _parsed(found[0], "meta")
+    return _parsed(instances.mark(connection, found)[0], "meta")
 
 
 def jobs_by_id(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[JSON]:
@@ -98,7 +103,7 @@ def _by_id(connection: sqlite3.Connection, query: str, column: str, ids: Sequenc
         part = ids[start : start + 500]
         for row in rows(connection, f"{query} where {column} in ({','.join('?' * len(part))})", part):
             found[next(iter(row.values()))] = row
-    return [found[identifier] for identifier in ids if identifier in found]
+    return instances.mark(connection, [found[identifier] for identifier in ids if identifier in found])
 
 
 def job_details(connection: sqlite3.Connection, job_id: str) -> JSON:
@@ -128,11 +133,17 @@ def list_jobs(
     name: Optional[str] = None,
     words: Optional[str] = None,
     match: Optional[Mapping[str, Any]] = None,
+    origins: Sequence[str] = (),
     limit: int = 50,
 ) -> list[JSON]:
     """The newest jobs that fulfil all that is given."""
     selection = Selection(
-        "jobs", "job", states=states, workflow=workflow, conditions=parse_match(match or {}).conditions
+        "jobs",
+        "job",
+        states=states,
+        workflow=workflow,
+        conditions=parse_match(match or {}).conditions,
+        origins=origins,
     )
     clauses = selection.clauses
     if site is not None:
@@ -162,7 +173,8 @@ def statuses(connection: sqlite3.Connection, job_id: str) -> list[JSON]:
 def children(connection: sqlite3.Connection, job_id: str) -> list[str]:
     """The jobs that a job submitted, or that it fired through a handler."""
     found = connection.execute(
-        "select id from jobs where parent_id = ? union select job_id from firings where trigger_job = ? and job_id is not null",
+        "select id from jobs where parent_id = ?"
+        " union select f.job_id from firings f join jobs j on j.id = f.job_id where f.trigger_job = ?",
         (job_id, job_id),
     )
     return sorted(str(row[0]) for row in found if row[0] != job_id)
@@ -173,7 +185,8 @@ def workflow(connection: sqlite3.Connection, workflow_id: str) -> JSON:
     found = rows(connection, f"{_WORKFLOW} where w.id = ?", (workflow_id,))
     if not found:
         raise NotFound(f"no workflow {workflow_id}", hint="lwfm workflow list shows what there is")
-    return {**_parsed(found[0], "meta"), "job_counts": job_counts(connection, workflow_id)}
+    (row,) = instances.mark(connection, found)
+    return {**_parsed(row, "meta"), "job_counts": job_counts(connection, workflow_id)}
 
 
 def list_workflows(
@@ -182,10 +195,11 @@ def list_workflows(
     name: Optional[str] = None,
     parent: Optional[str] = None,
     match: Optional[Mapping[str, Any]] = None,
+    origins: Sequence[str] = (),
     limit: int = 50,
 ) -> list[JSON]:
     """The newest workflows that fulfil all that is given."""
-    selection = Selection("workflows", "workflow", conditions=parse_match(match or {}).conditions)
+    selection = Selection("workflows", "workflow", conditions=parse_match(match or {}).conditions, origins=origins)
     if name is not None:
         selection.clauses.append(glob_clause("t.name", name))
     if parent is not None:
@@ -203,12 +217,20 @@ def job_counts(connection: sqlite3.Connection, workflow_id: Optional[str] = None
     )
 
 
+def own_job_counts(
+    connection: sqlite3.Connection, elsewhere: instances.JobsElsewhere, workflow_id: Optional[str] = None
+) -> dict[str, int]:
+    """How many jobs of this instance are in each state; of one workflow, or of all."""
+    counts = Counter(job_counts(connection, workflow_id))
+    return dict(counts - elsewhere.of(connection, workflow_id))
+
+
 def data(connection: sqlite3.Connection, data_id: str) -> JSON:
     """One piece of data. Raises NotFound."""
     found = rows(connection, f"{_DATA} where m.id = ?", (data_id,))
     if not found:
         raise NotFound(f"no data {data_id}", hint="lwfm find shows what there is")
-    return _parsed(found[0], "properties")
+    return _parsed(instances.mark(connection, found)[0], "properties")
 
 
 def list_data(
@@ -219,10 +241,11 @@ def list_data(
     job: Optional[str] = None,
     site: Optional[str] = None,
     op: Optional[str] = None,
+    origins: Sequence[str] = (),
     limit: int = 50,
 ) -> list[JSON]:
     """The newest data whose properties match and that fulfil all else that is given."""
-    selection = Selection("metasheets", "data", conditions=parse_match(match or {}).conditions)
+    selection = Selection("metasheets", "data", conditions=parse_match(match or {}).conditions, origins=origins)
     for column, value in (("workflow_id", workflow), ("job_id", job), ("site", site), ("op", op)):
         if value is not None:
             selection.clauses.append((f"t.{column} = ?", [value]))
@@ -235,12 +258,13 @@ def data_by_id(connection: sqlite3.Connection, data_ids: Sequence[str]) -> list[
 
 
 def data_at(connection: sqlite3.Connection, place: str) -> Optional[JSON]:
-    """The newest data put under a url, or at a path."""
-    for column in ("url", "path"):
-        query = f"{_DATA} where m.{column} = ? and m.op = 'put' order by m.id desc limit 1"
-        found = rows(connection, query, (text(place),))
+    """The newest data put under a url, or at a path; what this instance has put at a path goes before what others have."""
+    here = instances.own(connection)
+    for column, of_instance, values in (("url", "", ()), ("path", " and m.origin = ?", (here,)), ("path", "", ())):
+        query = f"{_DATA} where m.{column} = ? and m.op = 'put'{of_instance} order by m.id desc limit 1"
+        found = rows(connection, query, (text(place), *values))
         if found:
-            return _parsed(found[0], "properties")
+            return _parsed(instances.mark(connection, found)[0], "properties")
     return None
 
 
@@ -249,26 +273,35 @@ def handler(connection: sqlite3.Connection, handler_id: str) -> JSON:
     found = rows(connection, f"{_HANDLER} where h.id = ?", (handler_id,))
     if not found:
         raise NotFound(f"no handler {handler_id}", hint="lwfm handler list shows what there is")
-    return _handler_row(connection, found[0])
+    return _handler_row(connection, instances.mark(connection, found)[0])
 
 
 def list_handlers(
-    connection: sqlite3.Connection, *, workflow: Optional[str] = None, state: Optional[str] = None, limit: int = 50
+    connection: sqlite3.Connection,
+    *,
+    workflow: Optional[str] = None,
+    state: Optional[str] = None,
+    origins: Sequence[str] = (),
+    limit: int = 50,
 ) -> list[JSON]:
     """The newest handlers."""
-    where, values = [], []
+    where: list[str] = []
+    values: list[Any] = []
+    if origins:
+        condition, values = instances.clause("h.origin", origins)
+        where.append(condition)
     for column, value in (("workflow_id", workflow), ("state", state)):
         if value is not None:
             where.append(f"h.{column} = ?")
             values.append(value)
     query = f"{_HANDLER}{_where(where)} order by h.id desc{_limit(limit)}"
-    return [_handler_row(connection, row) for row in rows(connection, query, values)]
+    return [_handler_row(connection, row) for row in instances.mark(connection, rows(connection, query, values))]
 
 
 def count_waiting_handlers(connection: sqlite3.Connection, workflow: str) -> int:
-    """How many handlers of a workflow have not fired as often as they may."""
-    query = "select count(*) from handlers where state = 'waiting' and workflow_id = ?"
-    return int(connection.execute(query, (workflow,)).fetchone()[0])
+    """How many handlers of this instance and of a workflow have not fired as often as they may."""
+    query = "select count(*) from handlers where state = 'waiting' and workflow_id = ? and origin = ?"
+    return int(connection.execute(query, (workflow, instances.own(connection))).fetchone()[0])
 
 
 def _handler_row(connection: sqlite3.Connection, row: JSON) -> JSON:
@@ -287,28 +320,34 @@ def list_logs(
     workflow: Optional[str] = None,
     level_number: int = 0,
     words: Optional[str] = None,
+    origins: Sequence[str] = (),
     limit: int = 50,
 ) -> list[JSON]:
     """The newest log lines that fulfil all that is given, oldest of them first."""
-    selection = Selection("logs", "log", words=fts_query(words) if words is not None else None)
+    selection = Selection("logs", "log", words=fts_query(words) if words is not None else None, origins=origins)
     if level_number:
         selection.clauses.append(("t.level_number >= ?", [level_number]))
     for column, value in (("job_id", job), ("workflow_id", workflow)):
         if value is not None:
             selection.clauses.append((f"t.{column} = ?", [value]))
-    return _by_id(connection, _LOG, "id", selection.newest(connection, limit)[::-1])
+    return _by_id(connection, _LOG, "l.id", selection.newest(connection, limit)[::-1])
 
 
-def search(connection: sqlite3.Connection, words: str, limit: int = 50) -> list[JSON]:
+def search(connection: sqlite3.Connection, words: str, limit: int = 50, origins: Sequence[str] = ()) -> list[JSON]:
     """Names, commands and log lines in which all of ``words`` occur, the latest recorded first."""
+    of_instance, values = (
+        instances.clause("coalesce(j.origin, w.origin, l.origin)", origins) if origins else ("true", [])
+    )
     query = (
-        "select s.kind, s.id, s.text, coalesce(j.submitted_at, w.created_at, l.time) as time from search s"
+        "select s.kind, s.id, s.text, coalesce(j.submitted_at, w.created_at, l.time) as time,"
+        " coalesce(j.origin, w.origin, l.origin) as origin, o.host as origin_host from search s"
         " left join jobs j on s.kind = 'job' and j.id = s.id left join logs l on s.kind = 'log' and l.id = s.id"
         " left join workflows w on s.kind = 'workflow' and w.id = s.id"
+        " left join origins o on o.id = coalesce(j.origin, w.origin, l.origin)"
         " where s.search match ? and (s.kind <> 'workflow' or s.text = w.name || ' ' || w.description)"
-        " order by s.rowid desc"
+        f" and {of_instance} order by s.rowid desc"
     )
-    return rows(connection, query + _limit(limit), (fts_query(words),))
+    return instances.mark(connection, rows(connection, query + _limit(limit), (fts_query(words), *values)))
 
 
 def fts_query(words: str) -> str:
@@ -368,6 +407,5 @@ def node_changes(connection: sqlite3.Connection, since: Optional[str], until: Op
         " where (?1 is null or n.time >= ?1 or n.id = (select max(id) from nodes"
         " where worker_id = n.worker_id and origin = n.origin and time < ?1)) and (?2 is null or n.time <= ?2)"
     )
-    return rows(connection, f"{known}{where} order by n.time desc, n.id desc limit ?3", (since, until, limit or -1))[
-        ::-1
-    ]
+    query = f"{known}{where} order by n.time desc, n.id desc limit ?3"
+    return instances.mark(connection, rows(connection, query, (since, until, limit or -1))[::-1])

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -223,6 +223,21 @@ def _migrations() -> Any:
         """The nodes of a job that runs on several."""
         _begin(db)
         db.execute("alter table jobs add column hosts text")
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m007_sync(db: sqlite_utils.Database) -> None:
+        """Origins that come of others, records that came without those before them, and the peers to sync with."""
+        _begin(db)
+        db.execute("alter table origins add column parent text")
+        db.execute("alter table origins add column parent_seq integer")
+        db.execute("alter table origins add column reason text")
+        db.execute(
+            "create table fragments ("
+            " origin text not null, seq integer not null, prev text not null, hash text not null, uid text not null,"
+            " kind text not null, hlc text not null, wall_utc text not null, body text not null, primary key (origin, seq)"
+            ") without rowid"
+        )
+        db.execute("create table local_peers (name text primary key, body text not null) without rowid")
 
     return migrations
 

@@ -151,10 +151,19 @@ class Line:
         self.bytes_received += len(piece)
         self._buffer += piece
 
+    def _last_words(self) -> None:
+        """The other side takes nothing more: raise the error it has told, if it has."""
+        try:
+            while True:
+                self.receive()
+        except Cut:
+            return
+
     def _write(self, data: bytes) -> None:
         try:
             self._stream.write(data)
         except OSError as error:
+            self._last_words()
             said = _last_line(self._stream.complaint())
             raise Cut(f"the connection broke: {said or error}") from error
         self.bytes_sent += len(data)

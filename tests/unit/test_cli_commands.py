@@ -108,6 +108,59 @@ class TestListings:
         api.replies["GET /v1/workflows"] = {"workflows": []}
         assert main(["job", "list", "--workflow", "deadbeef"]) == 3  # looks like an id, and is neither
 
+    def test_what_comes_from_other_instances(self, api: FakeApi, terminal: Callable[..., str]) -> None:
+        """A column that is there only where it says something; all of it is asked for by origin."""
+        far, time = {"elsewhere": "login1", "origin_host": "login1.far.org"}, "2020-01-01T00:00:00.000000Z"
+        handler = {"handler_id": OTHER, "kind": "data", "state": "waiting", "event": {"match": {"k": 1}}}
+        flow = {"workflow_id": FLOW, "name": "melt", "job_counts": {"RUNNING": 3}}
+        listings: list[tuple[list[str], str, dict[str, Any]]] = [
+            (["job", "list"], "jobs", failed_job()),
+            (["workflow", "list"], "workflows", flow),
+            (["handler", "list"], "handlers", handler),
+            (["find"], "data", {"data_id": DATA, "op": "put", "path": "/a/b"}),
+            (["search", "it"], "results", {"kind": "log", "id": JOB, "text": "found it"}),
+            (["node", "history"], "nodes", {"time": time, "host": "n1", "state": "up"}),
+        ]
+        for words, key, row in listings:
+            path = f"GET /v1/{'search' if key == 'results' else key}"
+            api.replies[path] = {key: [row]}
+            assert "ORIGIN" not in terminal(*words)
+            api.replies[path] = {key: [row, {**row, **far}]}
+            title, own, other = terminal(*words).splitlines()
+            at = title.index("ORIGIN")
+            assert (own[at : at + 6].strip(), other[at : at + 6]) == ("", "login1"), words
+            if key != "nodes":
+                terminal(*words, "--origin", "login1")
+                assert api.requests[-1].query["origin"] == ["login1"]
+
+    def test_lines_of_other_instances(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        line = {"time": "2020-01-01T00:00:00.000000Z", "level": "INFO", "message": "said"}
+        api.replies["GET /v1/logs"] = {"logs": [{**line, "elsewhere": "c1"}, line]}
+        assert main(["log", "--origin", "here"]) == 0
+        one, other = capsys.readouterr().out.splitlines()
+        assert one.endswith("INFO     c1  said")
+        assert other.endswith("INFO         said")
+        assert api.requests[-1].query["origin"] == ["here"]
+        assert main(["log", "--origin", "here", "a message"]) == 2
+        assert "--origin looks for lines" in capsys.readouterr().err
+
+    def test_where_a_workflow_has_its_jobs(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        flow = {
+            "workflow_id": FLOW,
+            "name": "melt",
+            "origin_host": "here.org",
+            "job_counts": {"RUNNING": 3, "READY": 1},
+        }
+        flow["jobs_elsewhere"] = {"RUNNING": 3}
+        api.replies["GET /v1/workflows"] = {"workflows": [flow]}
+        api.replies["GET /v1/workflows/last"] = api.replies[f"GET /v1/workflows/{FLOW}"] = flow
+        assert main(["workflow", "list"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].endswith("1 READY; elsewhere 3 RUNNING")
+        assert main(["workflow", "show", "last"]) == 0
+        shown = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+        assert shown["origin"] == "here.org (this instance)"
+        assert (shown["jobs"], shown["elsewhere"]) == ("1 READY", "3 RUNNING")
+
     def test_workflows_handlers_data_sites(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         flow = {"workflow_id": FLOW, "name": "melt", "job_counts": {"COMPLETE": 2, "FAILED": 0}, "meta": {"T": 1}}
         api.replies["GET /v1/workflows"] = {"workflows": [flow]}
@@ -222,6 +275,14 @@ class TestOneJob:
         assert api.requests[-1].body == {"jobs": [JOB, OTHER], "reason": "enough"}
         assert capsys.readouterr().out == "2 jobs cancelled\n"
         assert main(["job", "cancel"]) == 2
+
+    def test_cancel_what_others_have(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        api.replies["GET /v1/workflows/last"] = {"workflow_id": FLOW}
+        api.replies["POST /v1/jobs/cancel"] = {"cancelled": 0, "elsewhere": {"c1": 2}}
+        assert main(["job", "cancel", "--workflow", "last"]) == 0
+        told = capsys.readouterr()
+        assert told.out == "0 jobs cancelled\n"
+        assert "2 jobs of the workflow cannot be cancelled from here, only on c1" in told.err
 
 
 class TestWait:

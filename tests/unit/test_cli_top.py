@@ -79,7 +79,8 @@ class TestOnce:
         assert lines[3] == "Jobs: 1,200 COMPLETE, 1 RUNNING"
         assert lines[6].split() == ["019aab12-3456-7000", "sim-1", "n1", "1m05s"]
         assert [request.path for request in api.requests] == ["/v1/agent", "/v1/jobs"]
-        assert api.requests[1].query == {"state": ["RUNNING", "FINISHING"], "limit": [str(top.ONCE_RUNNING)]}
+        running = {"state": ["RUNNING", "FINISHING"], "origin": ["here"], "limit": [str(top.ONCE_RUNNING)]}
+        assert api.requests[1].query == running
 
     def test_nodes_that_are_not_there_and_the_time_left(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         with_gpus = {**UP, "gpus": 4, "gpus_used": 1}

@@ -195,6 +195,22 @@ class TestEvents:
 
 
 class TestLists:
+    def test_of_one_instance(self, api: FakeApi, manager: LwfManager) -> None:
+        there = {"origin": "a" * 32, "origin_host": "c1.example.org", "elsewhere": "c1"}
+        api.replies["GET /v1/jobs"] = {"jobs": [{"job_id": "j1", "state": "RUNNING", **there}]}
+        api.replies["GET /v1/workflows"] = {"workflows": [{"workflow_id": "w1", "name": "w", **there}]}
+        api.replies["GET /v1/data"] = {"data": [{"data_id": "d1", **there}]}
+        api.replies["GET /v1/handlers"] = {"handlers": [{"handler_id": "h1", "kind": "job", **there}]}
+        api.replies["GET /v1/logs"] = {"logs": [there]}
+        api.replies["GET /v1/search"] = {"results": [there]}
+        records: list[Any] = [*manager.jobs(origin="c1"), *manager.find_workflows(origin="c1")]
+        records += [*manager.data(origin="c1"), *manager.events(origin="c1")]
+        assert len(records) == 4
+        for record in records:
+            assert (record.elsewhere, record.origin_host, record.extra) == ("c1", "c1.example.org", {})
+        assert manager.logs(origin="c1") == manager.search("x", origin="c1") == [there]
+        assert [request.query["origin"] for request in api.requests] == [["c1"]] * 6
+
     def test_jobs(self, api: FakeApi, manager: LwfManager) -> None:
         api.replies["GET /v1/jobs"] = {"jobs": [JOB]}
         assert (

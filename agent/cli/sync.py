@@ -1,0 +1,264 @@
+"""``sync``: the thread, and the data that are asked for, between this instance and others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+import click
+
+from ..client.connection import path_of
+from ..errors import Conflict, LwfmError, NotFound
+from . import render
+from .asker import terminal_asker
+from .groups import Group, example
+from .options import Duration, json_option
+from .session import Session
+from .ssh_options import ssh_settings
+from .sync_view import progress, say_synced, show_comparison
+from .text import harmless
+
+if TYPE_CHECKING:
+    from ..records import JSON
+    from ..sync.address import Address
+    from ..sync.session import Synced
+
+F = TypeVar("F", bound=Callable[..., Any])
+EXIT_NOT_ALL = 6
+
+
+@click.group(cls=Group, short_help="Bring stores together: pull, push, both ...")
+def sync() -> None:
+    """Bring the thread of this instance and of another one together, over ssh.
+
+    Records always, data on request. HOST is what ssh knows it by, or the name of a peer; it needs nothing but lwfm.pyz there
+    ('lwfm self copy HOST' puts it there). Without HOST, all peers. It may be cut off at any time, and goes on where it stopped.
+    """
+
+
+def _sync_options(function: F) -> F:
+    decorated: Any = function
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+_OPTIONS = (
+    click.argument("host", metavar="[HOST]", required=False),
+    click.option(
+        "--data",
+        multiple=True,
+        metavar="all|none|KEY=VALUE",
+        help="Also files: all, or those whose metadata fulfil all conditions, as of 'find'. [default: none]",
+    ),
+    click.option("--outputs", is_flag=True, help="Also what jobs printed."),
+    click.option("--max-size", metavar="SIZE", help="No file larger than this, as 500M."),
+    click.option("--min-size", metavar="SIZE", help="No file smaller than this."),
+    click.option(
+        "--every", type=Duration(), metavar="TIME", help="And again so often, as 5m, by the agent; it never asks."
+    ),
+    click.option("--once", is_flag=True, help="This time, and no more by itself."),
+    click.option("--batch", is_flag=True, help="Never ask for anything: fail instead."),
+    ssh_settings,
+    json_option,
+    click.pass_obj,
+)
+
+
+@sync.command(epilog=example("lwfm sync pull cluster", "lwfm sync pull cluster --data kind=thermo --max-size 1G"))
+@_sync_options
+def pull(session: Session, **options: Any) -> int:
+    """Bring what is new there to here."""
+    return _run(session, "pull", **options)
+
+
+@sync.command(epilog=example("lwfm sync push desktop", "lwfm sync push me@desktop:2222 --data all --json"))
+@_sync_options
+def push(session: Session, **options: Any) -> int:
+    """Bring what is new here to there."""
+    return _run(session, "push", **options)
+
+
+@sync.command(epilog=example("lwfm sync both cluster", "lwfm sync both cluster --every 5m", "lwfm sync both"))
+@_sync_options
+def both(session: Session, **options: Any) -> int:
+    """Bring what is new there to here, then what is new here to there."""
+    return _run(session, "both", **options)
+
+
+@sync.command(epilog=example("lwfm sync status cluster", "lwfm sync status cluster --json"))
+@click.argument("host", metavar="HOST")
+@click.option("--batch", is_flag=True, help="Never ask for anything: fail instead.")
+@ssh_settings
+@json_option
+@click.pass_obj
+def status(session: Session, host: str, batch: bool, ssh: JSON, as_json: bool) -> None:
+    """What each side lacks of the other's records, and how far apart the clocks are. Changes nothing."""
+    from ..sync.session import compare, connected
+
+    peer = _peer(session, host, ssh)
+    with connected(_address(peer), None if batch else terminal_asker()) as line:
+        outcome, lack = compare(line, session.client)
+    show_comparison(outcome, lack, as_json=as_json)
+
+
+@sync.command(hidden=True)
+@click.option("--stdio", is_flag=True, required=True, help="On standard input and output.")
+@click.pass_obj
+def serve(session: Session, stdio: bool) -> None:  # noqa: ARG001 - there is no other way
+    """Answer another instance that syncs with this one: what is started at the far end of its line."""
+    from ..sync.session import serve as answer
+
+    answer(session.client, session.instance)
+
+
+def _run(
+    session: Session,
+    way: str,
+    *,
+    host: str | None,
+    every: float | None,
+    once: bool,
+    ssh: JSON,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    if every is not None and once:
+        raise click.UsageError("--every and --once contradict each other")
+    peers = [_peer(session, host, ssh)] if host else session.client.get("/v1/peers")["peers"]
+    if not peers:
+        raise NotFound("there are no peers yet", hint="name a host: lwfm sync both HOST; it is remembered")
+    if not host and ssh:
+        raise click.UsageError("options of ssh need a HOST")
+    answers, failed = [], 0
+    for peer in peers:
+        try:
+            synced = _sync_with(session, peer, way, every=0.0 if once else every, **options)
+        except LwfmError as error:
+            if len(peers) == 1:
+                raise
+            failed = failed or error.exit_code
+            answers.append({"peer": peer["name"], "error": error.to_json()})
+            render.note(f"lwfm: {peer['name']}: {error.message}")
+            continue
+        answers.append({"peer": peer["name"], **synced.to_json()})
+        if not synced.complete:
+            failed = failed or EXIT_NOT_ALL
+        if not as_json:
+            say_synced(peer["name"], synced)
+    if as_json:
+        render.print_json(answers[0] if host else answers)
+    return failed
+
+
+def _sync_with(
+    session: Session, peer: JSON, way: str, *, every: float | None, data: tuple[str, ...], outputs: bool,
+    max_size: str | None, min_size: str | None, batch: bool,
+) -> Synced:  # fmt: skip
+    """One sync with one peer, and what is remembered of it."""
+    from ..sync.session import Watcher, connected
+    from ..sync.session import sync as exchanged
+    from ..sync.wanted import DataRequest
+
+    given = DataRequest.parse(data, outputs=outputs, max_size=max_size, min_size=min_size)
+    request = DataRequest.from_json(peer["data"]) if not data and not outputs and peer.get("data") else given
+    ask = None if batch else terminal_asker()
+    with _noted(session, peer), connected(_address(peer), ask) as line, progress(peer["name"]) as shown:
+        watcher = Watcher(shown.records, shown.contents, shown.line)
+        ways = {"pull": way != "push", "push": way != "pull"}
+        synced = exchanged(line, session.client, session.instance, **ways, request=request, watcher=watcher)
+    kept: JSON = {"name": peer["name"], "address": peer["address"]}
+    if every is not None:
+        kept["every_s"] = every or None
+        kept["data"] = None if request.empty or not every else request.to_json()
+    session.client.post("/v1/peers", kept, repeatable=True)
+    session.client.post(f"{path_of('peers', peer['name'])}/outcome", synced.to_note(), repeatable=True)
+    return synced
+
+
+@contextmanager
+def _noted(session: Session, peer: JSON) -> Iterator[None]:
+    """A peer that is known has its failures noted."""
+    try:
+        yield
+    except LwfmError as error:
+        if peer.get("added_at"):
+            session.client.post(
+                f"{path_of('peers', peer['name'])}/outcome", {"error": error.message[:500]}, repeatable=True
+            )
+        raise
+
+
+def _peer(session: Session, host: str, ssh: JSON) -> JSON:
+    """The peer of that name, else one that would have it; options that are given now go before what is remembered."""
+    from ..sync.address import Address, parse
+
+    for peer in session.client.get("/v1/peers")["peers"]:
+        if peer["name"] == host:
+            peer["address"] = Address.from_json({**peer["address"], **ssh}).to_json()
+            return dict(peer)
+    return {"name": host, "address": parse(host, **ssh).to_json()}
+
+
+def _address(peer: JSON) -> Address:
+    from ..sync.address import Address
+
+    return Address.from_json(peer["address"])
+
+
+@click.group(cls=Group, short_help="The instances to sync with.")
+def peer() -> None:
+    """The instances that this one syncs with, by name. A host is remembered by its first sync."""
+
+
+@peer.command(epilog=example("lwfm peer add cluster me@login.example.org", "lwfm peer add cluster login --every 10m"))
+@click.argument("name")
+@click.argument("host", metavar="[HOST]", required=False)
+@click.option("--every", type=Duration(), metavar="TIME", help="Sync with it so often, by the agent.")
+@click.option("--data", multiple=True, metavar="all|KEY=VALUE", help="The files to bring along then.")
+@click.option("--outputs", is_flag=True, help="And what jobs printed.")
+@ssh_settings
+@json_option
+@click.pass_obj
+def add(
+    session: Session, name: str, host: str | None, every: float | None, data: tuple[str, ...], outputs: bool, ssh: JSON,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Remember a peer, without syncing. HOST is what ssh knows it by, where that is not NAME."""
+    from ..sync.address import parse
+    from ..sync.wanted import DataRequest
+
+    if any(known["name"] == name for known in session.client.get("/v1/peers")["peers"]):
+        raise Conflict(f"there is a peer {name!r} already", hint=f"lwfm peer remove {name}")
+    body: JSON = {"name": name, "address": parse(host or name, **ssh).to_json(), "every_s": every}
+    request = DataRequest.parse(data, outputs=outputs)
+    if not request.empty:
+        body["data"] = request.to_json()
+    answer = session.client.post("/v1/peers", body)
+    if as_json:
+        render.print_json(answer)
+
+
+@peer.command("list", epilog=example("lwfm peer list", "lwfm peer list --json"))
+@json_option
+@click.pass_obj
+def list_peers(session: Session, as_json: bool) -> None:
+    """List the peers, and when each was last synced with."""
+    from .sync_view import peer_rows
+
+    found = session.client.get("/v1/peers")["peers"]
+    if as_json:
+        render.print_json(found)
+    else:
+        titles = ("PEER", "HOST", "INSTANCE", "LAST SYNC", "EVERY", "CLOCK", "PROBLEM")
+        render.table(titles, peer_rows(found), empty="lwfm: no peers yet: lwfm sync both HOST")
+
+
+@peer.command(epilog=example("lwfm peer remove cluster"))
+@click.argument("name")
+@click.pass_obj
+def remove(session: Session, name: str) -> None:
+    """Forget a peer. What came from it stays."""
+    session.client.delete(path_of("peers", name))
+    render.note(f"lwfm: peer {harmless(name)} is forgotten; its records stay")

@@ -1,0 +1,116 @@
+"""Syncs that repeat by themselves: each is a command of its own, that never asks anybody, started when it is due.
+
+So the agent holds no ssh connections, and what comes over one is looked at in another process first. What came of it is noted by
+that command itself (:mod:`.peers`), here only when it could not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from . import peers
+from .paths import HOME_VARIABLE, Home, self_command
+from .writer import Writer
+
+LOOK_S = 60.0
+"""How long at most until it is looked again what is due: clocks are set, laptops sleep."""
+LONGEST_S = 6 * 3600.0
+COMPLAINT_BYTES = 4096
+_logger = logging.getLogger(__name__)
+
+
+class RepeatedSyncs:
+    """Keeps the syncs going that are to be repeated.
+
+    Args:
+        home: whose. ``writer``: of its store.
+    """
+
+    def __init__(self, home: Home, writer: Writer):
+        self._home = home
+        self._writer = writer
+        self._changed = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wanted = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any peer is to be synced with again and again: then the agent does not leave."""
+        return bool(self._wanted or self._running)
+
+    def look(self) -> None:
+        """Peers have changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                pause_s = LOOK_S
+                listed = await self._writer.read(peers.listed)
+                self._wanted = sum(peer.get("every_s") is not None for peer in listed)
+                for peer in listed:
+                    name = str(peer["name"])
+                    due_s = None if name in self._running else peers.due_in_s(peer, time.time())
+                    if due_s is not None and due_s <= 0:
+                        self._running[name] = asyncio.ensure_future(self._sync(peer))
+                    elif due_s is not None:
+                        pause_s = min(pause_s, due_s)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), pause_s)
+                self._changed.clear()
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _sync(self, peer: Mapping[str, Any]) -> None:
+        name = str(peer["name"])
+        before = peer.get("last_attempt")
+        try:
+            problem = await self._command(name)
+        except OSError as error:
+            problem = f"cannot be started: {error}"
+        finally:
+            self._running.pop(name, None)
+            self.look()
+        await self._writer.write(lambda recorder: _note_missing(recorder.transaction.connection, name, before, problem))
+
+    async def _command(self, name: str) -> str:
+        """Run the command; why it failed, as far as it said, or an empty text."""
+        words = [*self_command(), "--home", str(self._home.root), "sync", "both", name, "--batch", "--json"]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("LWFM_TRIGGER_")}
+        environment[HOME_VARIABLE] = str(self._home.root)
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            _, said = await asyncio.wait_for(process.communicate(), LONGEST_S)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            raise
+        if process.returncode == 0:
+            return ""
+        lines = said[-COMPLAINT_BYTES:].decode("utf-8", "replace").strip().splitlines()
+        _logger.warning("sync with %s: exit code %s: %s", name, process.returncode, lines[0] if lines else "")
+        return lines[0] if lines else f"exit code {process.returncode}"
+
+
+def _note_missing(connection: Any, name: str, before: Any, problem: str) -> None:
+    """The command notes what came of it; one that ended without doing so has failed."""
+    peer = peers.find(connection, name)
+    if peer is not None and peer.get("last_attempt") == before:
+        peers.note(connection, name, {"error": problem or "it ended without saying how"})

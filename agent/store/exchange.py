@@ -1,0 +1,274 @@
+"""How stores become equal: what one knows, what another lacks of it, and taking that over. See ``docs/decisions/0007-sync.md``.
+
+The log is a grow-only set of chains, one per origin; a store has a beginning of each. What it knows is read from the log itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Optional
+
+from ..errors import Conflict, InvalidRecord
+from ..ids import derived_id
+from . import foreign, log, maintenance, projections
+from .batch import BATCH_BYTES, BATCH_ROWS, Batch, Row, Vector, chain, check_place
+from .connection import Connection
+from .database import Transaction
+from .log import GENESIS, Head, Record
+
+_OWN_TABLES = {
+    "job": "jobs",
+    "metasheet": "metasheets",
+    "handler": "handlers",
+    "context": "contexts",
+    "log": "logs",
+    "node": "nodes",
+}
+_ROWS = "select uid, kind, hlc, wall_utc, body from log where origin = ? and seq > ? and seq <= ? order by seq"
+_MAX_ASKED = 100_000
+
+
+def vector(connection: sqlite3.Connection) -> Vector:
+    """How far this store knows each origin. The time it takes depends on the number of origins, not of records."""
+    known: Vector = {}
+    origin = ""
+    while True:
+        found = connection.execute(
+            "select origin from log where origin > ? order by origin limit 1", (origin,)
+        ).fetchone()
+        if found is None:
+            return known
+        origin = str(found[0])
+        known[origin] = log.read_head(connection, origin)
+
+
+def hashes(connection: sqlite3.Connection, asked: Mapping[str, Sequence[int]]) -> dict[str, list[Optional[str]]]:
+    """The hashes of these records, by origin; None for one that is not here.
+
+    Raises:
+        InvalidRecord: the question is malformed, or too long.
+    """
+    if sum(len(seqs) for seqs in asked.values()) > _MAX_ASKED:
+        raise InvalidRecord(f"more than {_MAX_ASKED} hashes are asked for at once")
+    return {origin: [_hash_at(connection, origin, seq) for seq in seqs] for origin, seqs in asked.items()}
+
+
+def read_batch(connection: sqlite3.Connection, origin: str, after: int, upto: int) -> Optional[Batch]:
+    """The next records of an origin behind record ``after``, up to record ``upto``; None where there is none."""
+    check_place(origin, after)
+    rows: list[Row] = []
+    size = 0
+    for found in connection.execute(_ROWS, (origin, after, min(upto, after + BATCH_ROWS))):
+        row = Row(*found)
+        size += len(row.body) + len(row.uid) + len(row.kind) + 50
+        if rows and size > BATCH_BYTES:
+            break
+        rows.append(row)
+    if not rows:
+        return None
+    prev, head = _hash_at(connection, origin, after), _hash_at(connection, origin, after + len(rows))
+    if prev is None or head is None:
+        raise Conflict(f"record {after} of origin {origin} is not here")
+    return Batch(origin, after, prev, head, rows)
+
+
+def examine(transaction: Transaction, batch: Batch, hashed: Sequence[str]) -> list[Record]:
+    """What of a batch is new here; nothing is written yet.
+
+    Args:
+        batch: and ``hashed``: the hashes of its rows, from :func:`~.batch.decode`.
+
+    Raises:
+        Conflict: it does not continue what is here. InvalidRecord: a record is not as its kind must be.
+    """
+    connection = transaction.connection
+    origin, here = batch.origin, log.read_head(connection, batch.origin)
+    if batch.last <= here.seq:
+        if _hash_at(connection, origin, batch.last) != batch.head:
+            raise forked(origin, batch.last)
+        return []
+    if _hash_at(connection, origin, batch.after) != batch.prev:
+        raise forked(origin, batch.after)
+    known = here.seq - batch.after
+    if known > 0 and hashed[known - 1] != here.hash:
+        raise forked(origin, here.seq)
+    return [foreign.parsed(origin, batch.after + 1 + at, batch.rows[at]) for at in range(known, len(batch.rows))]
+
+
+def append(transaction: Transaction, batch: Batch, hashed: Sequence[str], new: Sequence[Record]) -> None:
+    """Append the records that :func:`examine` found new, and fold them into the tables.
+
+    Raises:
+        InvalidRecord: a record cannot be folded; nothing of the transaction must be kept then.
+    """
+    connection, origin = transaction.connection, batch.origin
+    if origin == transaction.origin:
+        transaction.renew_origin(
+            f"others know {len(new)} or more records of this instance that it does not know itself: it was restored"
+        )
+    first = len(batch.rows) - len(new)
+    here = log.read_head(connection, origin)
+    _append(connection, origin, here, batch.rows[first:], hashed[first:])
+    for record in new:
+        _refuse_taken_id(connection, record)
+        try:
+            projections.project(connection, record)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, sqlite3.Error) as error:
+            raise InvalidRecord(
+                f"record {record.seq} of origin {origin} cannot be understood: {type(error).__name__}: {error}"[:500],
+                hint="was it written by a newer lwfm? update this one",
+            ) from error
+    transaction.witness(max(record.hlc for record in new))
+    transaction.forget_rows({_job_of(record) for record in new})
+    connection.execute("delete from fragments where origin = ? and seq <= ?", (origin, batch.last))
+
+
+def _job_of(record: Record) -> str:
+    body: Any = record.body  # of a kind that is not known it may be anything
+    return str(body.get("job_id", record.uid)) if isinstance(body, dict) else record.uid
+
+
+def forked(origin: str, seq: int) -> Conflict:
+    """The error that tells of two different records with one number."""
+    return Conflict(
+        f"origin {origin} has forked at or before record {seq}: two copies of a store went on under one name",
+        hint="sync again: that settles it",
+        transient=True,
+    )
+
+
+class Branch(NamedTuple):
+    """A branch that has moved to an origin of its own, ``moved_to``, because another store went on otherwise behind record ``at``
+    of ``origin``. ``rows``: how many records moved."""
+
+    origin: str
+    at: int
+    moved_to: str
+    rows: int
+
+    @property
+    def notice(self) -> str:
+        """A sentence that says so."""
+        return (
+            f"two copies of one store went on under origin {self.origin[:8]} after record {self.at}, without knowing of each other:"
+            f" {self.rows} records of one of them now have origin {self.moved_to[:8]}"
+        )
+
+
+def settle_fork(transaction: Transaction, origin: str, at: int, their_hash: str) -> Optional[Branch]:
+    """Two stores have the same record ``at`` of an origin and different ones behind it: move our branch if it is the one to go.
+
+    The branch whose first record has the larger hash goes, to an origin that follows from that hash: whoever moves it, and
+    whenever, comes to the same. The ids of its records stay.
+
+    Args:
+        transaction: the tables are made anew in it.
+        origin: which. ``at``: the last record in common. ``their_hash``: of the record behind it, at the other store.
+
+    Returns:
+        Where our branch went; None where it stays and theirs has to go.
+
+    Raises:
+        Conflict: there is no such fork.
+    """
+    check_place(origin, at)
+    connection = transaction.connection
+    ours = _hash_at(connection, origin, at + 1)
+    if ours is None or ours == their_hash:
+        raise Conflict(f"origin {origin} does not fork at record {at}")
+    if ours < their_hash:
+        return None
+    rows = _rows_behind(connection, origin, at)
+    derived = _branch_name(origin, at, ours)
+    connection.execute("delete from log where origin = ? and seq > ?", (origin, at))
+    _merge(connection, derived, 0, [_fork_row(connection, origin, at, ours, rows[0]), *rows])
+    if transaction.origin == origin:
+        transaction.take_origin(derived)
+    connection.execute("delete from fragments where (origin, seq) in (select origin, seq from log)")
+    maintenance.fold_again(transaction.connection)
+    transaction.forget_rows()
+    return Branch(origin, at, derived, len(rows))
+
+
+def _merge(connection: sqlite3.Connection, origin: str, after: int, rows: list[Row]) -> None:
+    """Have these records behind record ``after`` of an origin; where others are there already, one of the two branches moves on."""
+    here = _rows_behind(connection, origin, after)
+    same = 0
+    while same < min(len(here), len(rows)) and here[same] == rows[same]:
+        same += 1
+    at, ours, new = after + same, here[same:], rows[same:]
+    prev = _hash_at(connection, origin, at)
+    assert prev is not None
+    moving: list[Row] = []
+    if ours and new:
+        here_hash, new_hash = chain(origin, at, prev, ours[:1])[0], chain(origin, at, prev, new[:1])[0]
+        if new_hash > here_hash:
+            moving, new, digest = new, [], new_hash
+        else:
+            moving, digest = ours, here_hash
+            connection.execute("delete from log where origin = ? and seq > ?", (origin, at))
+    _append(connection, origin, Head(at, prev), new, chain(origin, at, prev, new))
+    if moving:
+        marker = _fork_row(connection, origin, at, digest, moving[0])
+        _merge(connection, _branch_name(origin, at, digest), 0, [marker, *moving])
+
+
+def _append(
+    connection: sqlite3.Connection, origin: str, here: Head, rows: Sequence[Row], hashed: Sequence[str]
+) -> None:
+    links = [here.hash, *hashed]
+    connection.executemany(
+        log.INSERT,
+        [(origin, here.seq + 1 + index, links[index], links[index + 1], *row) for index, row in enumerate(rows)],
+    )
+
+
+def _fork_row(connection: sqlite3.Connection, origin: str, at: int, digest: str, first: Row) -> Row:
+    """The first record of a branch's own origin: where it comes from. All of it follows from the branch."""
+    made_by = connection.execute(
+        "select body from log where origin = ? and seq <= ? and kind in ('instance', 'fork') order by seq limit 1",
+        (origin, at),
+    ).fetchone()
+    instance: Any = json.loads(made_by[0]) if made_by else {}
+    instance = instance.get("instance", instance)
+    named = {name: instance[name] for name in ("store_id", "host", "user", "home") if name in instance}
+    reason = f"two stores went on under origin {origin} after record {at}"
+    body = {"origin": origin, "seq": at, "hash": digest, "instance": named, "reason": reason}
+    return Row(derived_id(first.uid, "fork", digest), "fork", first.hlc, first.wall_utc, log.encode_body(body))
+
+
+def _branch_name(origin: str, at: int, digest: str) -> str:
+    return hashlib.sha256(f"{origin}|{at}|{digest}".encode("ascii")).hexdigest()[:32]
+
+
+def _rows_behind(connection: sqlite3.Connection, origin: str, seq: int) -> list[Row]:
+    return [Row(*row) for row in connection.execute(_ROWS, (origin, seq, 2**53))]
+
+
+def _hash_at(connection: sqlite3.Connection, origin: str, seq: int) -> Optional[str]:
+    if seq == 0:
+        return GENESIS
+    found = connection.execute("select hash from log where origin = ? and seq = ?", (origin, seq)).fetchone()
+    return str(found[0]) if found else None
+
+
+def _refuse_taken_id(connection: Connection, record: Record) -> None:
+    """A record that claims the id of another one is refused: which of the two was seen would depend on who came first."""
+    table = _OWN_TABLES.get(record.kind)
+    if table is None:
+        return
+    found = connection.execute(f"select origin from {table} where id = ?", (record.uid,)).fetchone()
+    if found is None or (table == "jobs" and projections.counts(connection, record.origin, found[0])):
+        return  # copies of one store may both have made the job that a handler's trigger asks for
+    known = connection.execute(
+        "select hlc, body from log where origin = ?1 and uid = ?2 and kind = ?3"
+        " union select hlc, body from fragments where origin = ?1 and uid = ?2 and kind = ?3",
+        (found[0], record.uid, record.kind),
+    ).fetchone()
+    if known is None or known[0] != record.hlc or json.loads(known[1]) != record.body:
+        raise InvalidRecord(
+            f"record {record.seq} of origin {record.origin} claims the id of another {record.kind}, {record.uid}"
+        )

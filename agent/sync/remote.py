@@ -1,0 +1,89 @@
+"""The side at the other end of a line: each question a frame, each answer another; records in a stream of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Optional
+
+from ..errors import ProtocolMismatch
+from .frames import SPOKEN, Line, Refused
+from .replica import Hello, Packet, Taken, Want
+
+WINDOW = 8
+"""Packets that are on their way at once before the first is answered: the line is not idle while they are written."""
+
+
+class RemoteReplica:
+    """The other end of ``line``, where :mod:`.serve` answers."""
+
+    def __init__(self, line: Line):
+        self._line = line
+
+    def hello(self, known_digest: Optional[str]) -> Hello:
+        """See :class:`~.replica.Replica`; this is the first thing that is said on the line.
+
+        Raises:
+            ProtocolMismatch: the two sides have no version of the exchange in common.
+        """
+        told = self._ask({"t": "hello", "protocols": list(SPOKEN), "digest": known_digest}, "hello")
+        if told.get("protocol") not in SPOKEN:
+            raise ProtocolMismatch(
+                "the other side speaks another version of the exchange", hint="update both to the same lwfm"
+            )
+        return Hello.from_json(told)
+
+    def hashes(self, asked: Mapping[str, Sequence[int]]) -> dict[str, list[Optional[str]]]:
+        """See :class:`~.replica.Replica`."""
+        told = self._ask({"t": "hashes", "asked": asked}, "hashes").get("found")
+        if not isinstance(told, dict) or not all(isinstance(found, list) for found in told.values()):
+            raise Refused("the other side does not answer what it was asked")
+        return told
+
+    def give(self, wants: Sequence[Want]) -> Iterator[Packet]:
+        """See :class:`~.replica.Replica`."""
+        self._line.send({"t": "pull", "wants": wants})
+        while True:
+            frame = self._line.receive()
+            if frame.head["t"] == "end":
+                return
+            yield packet_of(frame.head, frame.body)
+
+    def take(self, packets: Iterable[Packet], taken: Taken) -> None:
+        """See :class:`~.replica.Replica`."""
+        under_way: list[Packet] = []
+        for packet in packets:
+            self._line.send(head_of(packet), packet.data, compress=True)
+            under_way.append(packet)
+            if len(under_way) >= WINDOW:
+                self._line.receive("taken")
+                taken(under_way.pop(0))
+        for packet in under_way:
+            self._line.receive("taken")
+            taken(packet)
+
+    def settle_fork(self, origin: str, at: int, their_hash: str) -> Optional[str]:
+        """See :class:`~.replica.Replica`."""
+        told = self._ask({"t": "settle", "origin": origin, "at": at, "hash": their_hash}, "settled")
+        notice = told.get("notice")
+        return str(notice)[:1000] if notice else None
+
+    def _ask(self, question: dict[str, Any], answer: str) -> dict[str, Any]:
+        self._line.send(question)
+        return self._line.receive(answer).head
+
+
+def head_of(packet: Packet) -> dict[str, Any]:
+    """The head of the frame in which a packet travels."""
+    return {"t": "rows", "origin": packet.origin, "after": packet.after, "count": packet.rows}
+
+
+def packet_of(head: dict[str, Any], body: bytes) -> Packet:
+    """The packet that travelled.
+
+    Raises:
+        Refused: it is none.
+    """
+    origin, after, count = head.get("origin"), head.get("after"), head.get("count")
+    if head["t"] != "rows" or not isinstance(origin, str) or type(after) is not int or type(count) is not int:
+        raise Refused("the other side sent something else than records")
+    return Packet(origin, after, count, body)

@@ -1,0 +1,103 @@
+"""The far side of a sync: answers the frames of one line from its instance, until the line ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+from ..errors import InvalidRecord, LwfmError
+from ..wire import agree
+from .frames import PROTOCOL, SPOKEN, Cut, Frame, Line
+from .remote import head_of, packet_of
+from .replica import Replica, Want
+
+MAX_WANTS = 100_000
+
+
+class Server:
+    """Answers what comes on ``line`` from ``replica``; what has to do with the contents of data goes to ``contents``."""
+
+    def __init__(self, line: Line, replica: Replica, contents: Optional[Callable[[Frame], object]] = None):
+        self._line = line
+        self._replica = replica
+        self._contents = contents
+        self._agreed: Optional[int] = None
+
+    def run(self) -> None:
+        """Answer until the other side has gone. What cannot be answered is told to it, and ends the line."""
+        while True:
+            try:
+                frame = self._line.receive()
+            except Cut:
+                return
+            except LwfmError as error:
+                self._tell(error)
+                return
+            try:
+                self._answer(frame)
+            except Cut:
+                return
+            except LwfmError as error:
+                self._tell(error)
+                return
+
+    def _answer(self, frame: Frame) -> None:
+        head = frame.head
+        kind = head["t"]
+        if kind == "hello":
+            self._hello(head)
+        elif self._agreed is None:
+            raise InvalidRecord("a hello must come first")
+        elif kind == "hashes":
+            self._line.send({"t": "hashes", "found": self._replica.hashes(_asked(head.get("asked")))})
+        elif kind == "pull":
+            for packet in self._replica.give(_wants(head.get("wants"))):
+                self._line.send(head_of(packet), packet.data, compress=True)
+            self._line.send({"t": "end"})
+        elif kind == "rows":
+            self._replica.take([packet_of(head, frame.body)], lambda _: self._line.send({"t": "taken"}))
+        elif kind == "settle":
+            notice = self._replica.settle_fork(str(head.get("origin")), _whole(head.get("at")), str(head.get("hash")))
+            self._line.send({"t": "settled", "notice": notice})
+        elif kind == "contents" and self._contents is not None:
+            self._contents(frame)
+        else:
+            raise InvalidRecord(f"{str(kind)[:40]!r} is nothing that is asked here")
+
+    def _hello(self, head: dict[str, Any]) -> None:
+        theirs = head.get("protocols")
+        if not isinstance(theirs, list) or not all(isinstance(version, int) for version in theirs):
+            raise InvalidRecord("a hello without the versions it speaks")
+        self._agreed = agree(theirs, SPOKEN)
+        known = head.get("digest")
+        told = self._replica.hello(known if isinstance(known, str) else None)
+        self._line.send({"t": "hello", "protocol": PROTOCOL, **told.to_json(known)})
+
+    def _tell(self, error: LwfmError) -> None:
+        try:
+            self._line.send({"t": "error", "error": error.to_json()})
+        except Cut:
+            return
+
+
+def _asked(told: Any) -> dict[str, list[int]]:
+    if not isinstance(told, dict) or not all(isinstance(seqs, list) for seqs in told.values()):
+        raise InvalidRecord("this is no question for hashes")
+    return {str(origin): [_whole(seq) for seq in seqs] for origin, seqs in told.items()}
+
+
+def _wants(told: Any) -> list[Want]:
+    if not isinstance(told, list) or len(told) > MAX_WANTS:
+        raise InvalidRecord("this is no question for records")
+    wants = []
+    for item in told:
+        if not isinstance(item, list) or len(item) != 3:
+            raise InvalidRecord("this is no question for records")
+        wants.append(Want(str(item[0]), _whole(item[1]), _whole(item[2])))
+    return wants
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise InvalidRecord(f"{value!r} is not the number of a record"[:200])
+    return value
