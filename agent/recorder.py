@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
@@ -11,7 +13,7 @@ from .events import Rules
 from .models import JobDefn
 from .requests import NewJob, SiteRequest
 from .states import STATES, WORDS, JobState
-from .store import Record, Transaction, exchange, origins
+from .store import Record, Transaction, exchange, fragments, origins
 from .store.batch import Batch
 from .store.jobrow import JobRow
 from .store.projections import STATUS_TEXTS, split_status
@@ -71,7 +73,6 @@ class JobNow(NamedTuple):
 _TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host", "elsewhere"})
 
 
-_OF_JOBS = frozenset({"job", "status"})
 _TRIGGERS = frozenset({"status", "metasheet", "unset"})
 """The kinds of records of other instances from which something may follow here."""
 
@@ -145,30 +146,43 @@ class Recorder:
         Raises:
             Conflict: it does not continue what is here. InvalidRecord: a record of it cannot be understood.
         """
-        transaction = self.transaction
-        new = exchange.examine(transaction, batch, hashed)
+        new = exchange.examine(self.transaction, batch, hashed)
         if not new:
             return 0
-        touched = [
-            record.body["job_id"] if record.kind == "status" else record.uid
-            for record in new
-            if record.kind in _OF_JOBS
-        ]
-        known = transaction.find_jobs(touched)
-        before = {job_id: STATES[row.state] for job_id in known if (row := transaction.job(job_id)) is not None}
-        exchange.append(transaction, batch, hashed, new)
-        for job_id in sorted(transaction.find_jobs(touched)):
+        seen = exchange.are_fragments(self.transaction.connection, new)
+        with self._noting_changes(record.body["job_id"] if record.kind == "status" else record.uid for record in new):
+            exchange.append(self.transaction, batch, hashed, new)
+        self._follow_foreign([record for record in new if record.seq not in seen])
+        return len(new)
+
+    def receive_fragments(self, origin: str, given: Sequence[fragments.Fragment]) -> int:
+        """The same for records that come without those before them; raises likewise."""
+        with self._noting_changes(str(json.loads(item.row.body).get("job_id", item.row.uid)) for item in given):
+            new = fragments.receive(self.transaction, origin, given)
+        self._follow_foreign(new)
+        return len(new)
+
+    @contextmanager
+    def _noting_changes(self, job_ids: Iterable[str]) -> Iterator[None]:
+        """What the block changes in the states of these jobs, if they are such, is told to who waits for them."""
+        touched = set(job_ids)
+        known = self.transaction.find_jobs(touched)
+        before = {job_id: job.state for job_id in known if (job := self.job_now(job_id)) is not None}
+        yield
+        for job_id in sorted(self.transaction.find_jobs(touched)):
             job = self.job_now(job_id)
             if job is not None and before.get(job_id) is not job.state:
                 was, here = before.get(job_id), self.is_ours(job)
                 change = StatusChange(job_id, job.workflow_id, job.site, job.attempt, was, job.state, here)
                 self.effects.changes.append(change)
+
+    def _follow_foreign(self, new: Sequence[Record]) -> None:
+        """What follows here from records of another instance."""
         for record in new:
             if record.kind in _TRIGGERS:
                 self._follow(record)
             elif record.kind in ("handler", "firing"):
                 self.effects.handlers_changed = True
-        return len(new)
 
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""

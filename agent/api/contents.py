@@ -57,6 +57,33 @@ async def missing(instance: Instance, call: Call) -> JSON:
     return {"files": await asyncio.to_thread(look, known), "after": more}
 
 
+async def present(instance: Instance, call: Call) -> JSON:
+    """What is known and here, a page of it; with ``workflow``, only what is recorded of that one."""
+    body = call.body()
+    wish, after = _wish(DataRequest.from_json(body)), body.get("after")
+    limit = min(int(number_of(body, "limit")) or PAGE_FILES, PAGE_FILES)
+    if after is not None and not isinstance(after, str):
+        raise InvalidRecord("after must be what the call before has answered")
+
+    def read(connection: Any) -> Any:
+        found, more = copies.contents_page(connection, wish, after, limit)
+        return [(sheet, other.places(instance.store.origin, instance.host)) for sheet, other in found], more
+
+    def look(known: Sequence[tuple[JSON, list[copies.Place]]]) -> list[JSON]:
+        found = []
+        for sheet, places in known:
+            if body.get("workflow") not in (None, sheet.get("workflow_id")):
+                continue
+            kept = _store(instance).find(sheet["sha256"], sheet["size_bytes"])
+            paths = [place.path for place in places if place.own and is_file_of(place.path, sheet["size_bytes"])]
+            if kept is not None or paths:
+                found.append({**sheet, "here": ([str(kept)] if kept else []) + paths})
+        return found
+
+    known, more = await instance.writer.read(read)
+    return {"files": await asyncio.to_thread(look, known), "after": more}
+
+
 async def _missing_outputs(instance: Instance, request: DataRequest, after: Optional[str], limit: int) -> JSON:
     def read(connection: Any) -> Any:
         outputs, more = copies.outputs_page(connection, instance.store.origin, after, limit)

@@ -12,8 +12,8 @@ from .. import __version__, peers
 from ..errors import InvalidRecord, StoreFull
 from ..instance import Instance
 from ..paths import user_name
-from ..store import Store, exchange, schema
-from ..store.batch import check_place, decode, digest, encode, vector_to_json
+from ..store import Store, exchange, fragments, queries, schema
+from ..store.batch import MAX_ROWS, check_place, decode, digest, encode, vector_to_json
 from .server import JSON, Call, Raw
 
 LEAST_FREE_BYTES = 64 * 1024 * 1024
@@ -72,6 +72,31 @@ async def records_take(instance: Instance, call: Call) -> JSON:
     _check_room(instance, len(data))
     batch, hashed = await asyncio.to_thread(decode, data)
     return {"new": await instance.writer.write(lambda recorder: recorder.receive(batch, hashed))}
+
+
+async def fragments_find(instance: Instance, call: Call) -> JSON:
+    """Where the records of one workflow stand."""
+    given = str(call.body().get("workflow") or "")
+    workflow = await instance.writer.read(queries.resolve, "workflow", given)
+    return {"workflow": workflow, "places": await instance.writer.read(fragments.places, workflow)}
+
+
+async def fragments_read(instance: Instance, call: Call) -> Raw:
+    """Some records of an origin, each with its own proof."""
+    body = call.body()
+    origin, seqs = str(body.get("origin")), body.get("seqs")
+    if not isinstance(seqs, list) or len(seqs) > MAX_ROWS or not all(type(seq) is int for seq in seqs):
+        raise InvalidRecord("seqs must be a list of numbers of records")
+    found = await instance.writer.read(fragments.read, origin, seqs)
+    return Raw(await asyncio.to_thread(fragments.encode, origin, found), {})
+
+
+async def fragments_take(instance: Instance, call: Call) -> JSON:
+    """Take over records that come without those before them."""
+    data = call.data()
+    _check_room(instance, len(data))
+    origin, given = await asyncio.to_thread(fragments.decode, data)
+    return {"new": await instance.writer.write(lambda recorder: recorder.receive_fragments(origin, given))}
 
 
 async def fork_settle(instance: Instance, call: Call) -> JSON:

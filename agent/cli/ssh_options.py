@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import wraps
 from typing import Any, Callable, TypeVar
 
@@ -12,6 +13,7 @@ from ..sync.address import FABRIC, TRANSPORTS, parse
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NAMES = ("user", "port", "identity", "transport", "remote_path", "remote_python", "remote_home", "ssh_config")
+_FILES_HERE = ("identity", "ssh_config")
 
 
 def ssh_options(function: F) -> F:
@@ -19,8 +21,7 @@ def ssh_options(function: F) -> F:
 
     @wraps(function)
     def with_address(*args: Any, host: str, **options: Any) -> Any:
-        given = {name: options.pop(name) for name in _NAMES}
-        return function(*args, address=parse(host, **given), **options)
+        return function(*args, address=parse(host, **_taken(options)), **options)
 
     decorated: Any = with_address
     for option in reversed(_OPTIONS):
@@ -33,13 +34,21 @@ def ssh_settings(function: F) -> F:
 
     @wraps(function)
     def with_settings(*args: Any, **options: Any) -> Any:
-        given = {name: options.pop(name) for name in _NAMES}
-        return function(*args, ssh={name: value for name, value in given.items() if value is not None}, **options)
+        return function(*args, ssh=_taken(options), **options)
 
     decorated: Any = with_settings
     for option in reversed(_OPTIONS[1:]):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+def _taken(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of ssh that were given, out of ``options``; files of this host as others find them too, from other directories."""
+    given = {name: value for name in _NAMES for value in [options.pop(name)] if value is not None}
+    return {
+        name: os.path.abspath(os.path.expanduser(value)) if name in _FILES_HERE and value else value
+        for name, value in given.items()
+    }
 
 
 _OPTIONS = (

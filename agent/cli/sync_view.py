@@ -43,6 +43,9 @@ class Shown:
     def contents(self, pace: Pace) -> None:
         """So many files have."""
 
+    def count(self, done: int, total: int) -> None:
+        """So many records of a bundle."""
+
 
 class Bar(Shown):
     """The same on a terminal, redrawn as it goes on."""
@@ -68,13 +71,22 @@ class Bar(Shown):
             told = f"{pace.files} of {pace.total_files}, {size(pace.bytes)} of {size(pace.total_bytes)}  {harmless(pace.name)[:30]}"
             self._show("files", pace.bytes, max(pace.total_bytes, 1), told)
 
+    def count(self, done: int, total: int) -> None:
+        """One bar for its records."""
+        self._show("records", done, max(total, 1), f"{done} of {total}")
+
     def _show(self, what: str, done: int, total: int, told: str) -> None:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(
                 "", what=f"{what} {self._name}" if " " in what else what, told="", total=total
             )
             self._bar.start()
-        self._bar.update(self._tasks[what], completed=done, total=total, told=f"{told}  ({size(self.passed)})")
+        self._bar.update(
+            self._tasks[what],
+            completed=done,
+            total=total,
+            told=f"{told}  ({size(self.passed)})" if self.passed else told,
+        )
 
 
 @contextmanager
@@ -114,14 +126,15 @@ def say_synced(name: str, synced: Synced) -> None:
     done = ", ".join(parts) or "nothing new on either side"
     render.say(f"{harmless(name)}: {done}; {size(synced.bytes_sent + synced.bytes_received)} in {synced.seconds:.1f} s")
     for moved in synced.data.values():
-        _say_missing(moved)
+        say_missing(moved)
     for notice in outcome.notices:
         render.note(f"lwfm: {notice}")
     if abs(outcome.skew_s) > max(SKEW_WORTH_SAYING_S, outcome.skew_error_s):
         render.note(f"lwfm: {_skew(outcome.skew_s)}; nothing depends on it but the order in which things are shown")
 
 
-def _say_missing(moved: Moved) -> None:
+def say_missing(moved: Moved) -> None:
+    """The files that have not come, and why."""
     for count, reasons, what in (
         (moved.absent_files, moved.absent, "could not be sent"),
         (moved.refused_files, moved.refused, "was refused"),

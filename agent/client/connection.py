@@ -117,6 +117,10 @@ class Client:
         """
         return _json(self._exchange("POST", _target(path), _encode(body), repeatable, timeout_s))
 
+    def post_bytes(self, path: str, body: Any, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
+        """POST, which must be repeatable, for something that is not JSON; raises like :meth:`get`."""
+        return _checked(self._exchange("POST", _target(path), _encode(body), True, timeout_s))
+
     def post_each(self, path: str, bodies: Iterable[Any], timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Any]:
         """POST one body after another, making the next while the agent works on the last. All must be repeatable."""
         target = _target(path)

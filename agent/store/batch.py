@@ -80,7 +80,7 @@ def decode(data: bytes) -> tuple[Batch, list[str]]:
         raise InvalidRecord(f"this is no batch of records: {type(error).__name__}") from None
     _check_frame(batch)
     for row in batch.rows:
-        _check_row(row)
+        check_row(row)
     hashes = chain(batch.origin, batch.after, batch.prev, batch.rows)
     if hashes[-1] != batch.head:
         raise InvalidRecord(
@@ -159,7 +159,12 @@ def _check_frame(batch: Batch) -> None:
         raise InvalidRecord(f"a batch of {len(batch.rows)} records; 1 to {MAX_ROWS} may come together")
 
 
-def _check_row(row: Row) -> None:
+def check_row(row: Row) -> None:
+    """Make sure that a record has an id, a kind and times as they must be.
+
+    Raises:
+        InvalidRecord: it has not.
+    """
     parts: tuple[Any, ...] = row
     if not all(isinstance(value, str) for value in parts):
         raise InvalidRecord("a record whose parts are not text")

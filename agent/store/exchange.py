@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 from ..errors import Conflict, InvalidRecord
@@ -90,6 +91,11 @@ def examine(transaction: Transaction, batch: Batch, hashed: Sequence[str]) -> li
         if _hash_at(connection, origin, batch.last) != batch.head:
             raise forked(origin, batch.last)
         return []
+    if batch.after > here.seq:
+        raise Conflict(
+            f"these records of origin {origin[:8]} begin behind record {batch.after}; here it ends at {here.seq}",
+            hint="those between are missing: sync, or export again with --since",
+        )
     if _hash_at(connection, origin, batch.after) != batch.prev:
         raise forked(origin, batch.after)
     known = here.seq - batch.after
@@ -113,14 +119,9 @@ def append(transaction: Transaction, batch: Batch, hashed: Sequence[str], new: S
     here = log.read_head(connection, origin)
     _append(connection, origin, here, batch.rows[first:], hashed[first:])
     for record in new:
-        _refuse_taken_id(connection, record)
-        try:
+        claim_id(connection, record)
+        with understood(record):
             projections.project(connection, record)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, sqlite3.Error) as error:
-            raise InvalidRecord(
-                f"record {record.seq} of origin {origin} cannot be understood: {type(error).__name__}: {error}"[:500],
-                hint="was it written by a newer lwfm? update this one",
-            ) from error
     transaction.witness(max(record.hlc for record in new))
     transaction.forget_rows({_job_of(record) for record in new})
     connection.execute("delete from fragments where origin = ? and seq <= ?", (origin, batch.last))
@@ -129,6 +130,20 @@ def append(transaction: Transaction, batch: Batch, hashed: Sequence[str], new: S
 def _job_of(record: Record) -> str:
     body: Any = record.body  # of a kind that is not known it may be anything
     return str(body.get("job_id", record.uid)) if isinstance(body, dict) else record.uid
+
+
+@contextmanager
+def understood(record: Record) -> Iterator[None]:
+    """What goes wrong while a record of another store is folded into the tables is that record's fault."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, sqlite3.Error) as error:
+        raise InvalidRecord(
+            f"record {record.seq} of origin {record.origin} cannot be understood: {type(error).__name__}: {error}"[
+                :500
+            ],
+            hint="was it written by a newer lwfm? update this one",
+        ) from error
 
 
 def forked(origin: str, seq: int) -> Conflict:
@@ -216,6 +231,12 @@ def _merge(connection: sqlite3.Connection, origin: str, after: int, rows: list[R
         _merge(connection, _branch_name(origin, at, digest), 0, [marker, *moving])
 
 
+def are_fragments(connection: sqlite3.Connection, new: Sequence[Record]) -> set[int]:
+    """The numbers of those of these records, all of one origin, that have come before, without the ones before them."""
+    query = "select seq from fragments where origin = ? and seq between ? and ?"
+    return {row[0] for row in connection.execute(query, (new[0].origin, new[0].seq, new[-1].seq))}
+
+
 def _append(
     connection: sqlite3.Connection, origin: str, here: Head, rows: Sequence[Row], hashed: Sequence[str]
 ) -> None:
@@ -255,8 +276,12 @@ def _hash_at(connection: sqlite3.Connection, origin: str, seq: int) -> Optional[
     return str(found[0]) if found else None
 
 
-def _refuse_taken_id(connection: Connection, record: Record) -> None:
-    """A record that claims the id of another one is refused: which of the two was seen would depend on who came first."""
+def claim_id(connection: Connection, record: Record) -> None:
+    """See that a record does not claim the id of another one: which of the two was seen would depend on who came first.
+
+    Raises:
+        InvalidRecord: it does.
+    """
     table = _OWN_TABLES.get(record.kind)
     if table is None:
         return

@@ -109,6 +109,11 @@ class Line:
             raise Refused(f"the other side sent {str(head['t'])[:40]!r} where {kind!r} was to come")
         return Frame(head, body)
 
+    @property
+    def position(self) -> int:
+        """How many bytes of what came have been taken, of a stream that is a file: where the next frame begins."""
+        return self.bytes_received - len(self._buffer)
+
     def greet(self) -> None:
         """As the far side: say that what follows are frames."""
         self._write(GREETING)

@@ -70,7 +70,7 @@ class Sender:
                 self._pace = Pace(0, 0, *total)
                 self._tell(self._pace)
             elif head["t"] == "fetch":
-                self._serve(_asked_for(head))
+                self._serve(asked_for(head))
             elif head["t"] == "enough":
                 return Moved.from_json(head)
             else:
@@ -211,7 +211,7 @@ class Squeeze:
         return self._share < PAYS_BELOW and saved > self._squeezed_s_per_byte
 
 
-def _asked_for(head: JSON) -> list[JSON]:
+def asked_for(head: JSON) -> list[JSON]:
     """The files of a frame ``fetch``. Raises Refused: they are none."""
     given = head.get("files")
     if not isinstance(given, list) or not 0 < len(given) <= PORTION_FILES:

@@ -5,7 +5,6 @@ The same commands serve both sides: the near one opens the line, the far one is 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from .far import command_line
 from .frames import Line
 from .remote import RemoteReplica
 from .serve import Server
+from .streams import StandardStream
 from .transport import CONNECT_TIMEOUT_S, Asker, explained, open_stream
 from .wanted import DataRequest
 
@@ -141,29 +141,6 @@ def compare(line: Line, client: Client) -> tuple[exchange.Outcome, exchange.Lack
 
 def serve(client: Client, home: Home) -> None:
     """As the far side: answer on standard input and output, until they end. What anything else prints goes to standard error."""
-    stream = _Standard()
-    line = Line(stream)
+    line = Line(StandardStream())
     line.greet()
     Server(line, AgentReplica(client), lambda frame: contents.answer(line, frame, client, home)).run()
-
-
-class _Standard:
-    """Standard input and output as a stream."""
-
-    def __init__(self) -> None:
-        self._input = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
-        self._output = sys.stdout.buffer
-        sys.stdout = sys.stderr
-
-    def read(self, most: int) -> bytes:
-        return self._input.read(most) or b""
-
-    def write(self, data: bytes) -> None:
-        self._output.write(data)
-        self._output.flush()
-
-    def close(self) -> None:
-        self._output.close()
-
-    def complaint(self) -> str:
-        return ""

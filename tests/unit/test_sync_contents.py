@@ -8,6 +8,8 @@ import hashlib
 import os
 import random
 import resource
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -575,6 +577,32 @@ class TestRoom:
         assert set(near.arrivals()) == set(near.copies())
         assert moved(far, near).complete
 
+    @pytest.mark.root
+    @pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system")
+    @pytest.mark.optin
+    def test_a_disk_that_is_full(self, near: Side, far: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A real one, of which more room is promised than there is, as under a quota."""
+        for number in range(4):
+            far.file(f"large{number}", os.urandom(MIB))
+        for number in range(100):
+            far.file(f"small{number}", b"%d" % number * 1000)
+        near.hear(far)
+        near.home.contents.mkdir(mode=0o700)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=2500k,mode=700", "tmpfs", str(near.home.contents)]
+        subprocess.run(mount, check=True)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(ContentStore, "room_bytes", lambda _: 1 << 40)
+                full, _ = move(far, near)
+            assert isinstance(full, StoreFull), full
+            there = near.copies()
+            assert sorted(near.arrivals()) == sorted(there), "what came whole is recorded, and nothing else"
+            subprocess.run(["mount", "-o", "remount,size=20m", str(near.home.contents)], check=True)
+            assert moved(far, near).complete
+            assert len(near.copies()) == 104
+        finally:
+            subprocess.run(["umount", "-l", str(near.home.contents)], check=True)
+
 
 class TestTwoAtOnce:
     def test_two_receivers_of_one_home_do_not_meet(self, near: Side, far: Side) -> None:
@@ -595,6 +623,54 @@ class TestTwoAtOnce:
         result = moved(far, near)
         assert (result.files, result.found) == (1, 1)
         assert len(near.copies()) == 2
+
+    def test_two_receivers_at_the_same_time_end_with_one_copy_of_each(
+        self, near: Side, far: Side, tmp_path: Path
+    ) -> None:
+        """Threads stand for processes: each opens the parts for itself. Who lost a race goes again."""
+        sent = {far.file(f"{number}", os.urandom(150_000 * (number % 3) + number)) for number in range(30)}
+        near.hear(far)
+        missing = near.missing()
+        lock = threading.Lock()
+        results: list[Any] = []
+
+        class Taken:
+            """One agent for both, which answers one at a time."""
+
+            def post(self, path: str, body: Any, **_: Any) -> Any:
+                with lock:
+                    if path.endswith("missing"):
+                        return {"files": missing if body["kind"] == "data" else [], "after": None}
+                    return near.post(path, body)
+
+        def fetch() -> None:
+            results.append(
+                beside(
+                    lambda line: Receiver(line, Taken(), near.home, ALL).run(),
+                    lambda line: Sender(line, LockedSide(far, lock), ALL).run(),
+                )[0]
+            )
+
+        threads = [threading.Thread(target=fetch) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(isinstance(result, Moved) and not result.refused_files for result in results), results
+        assert set(near.copies()) == sent
+        assert sorted(near.arrivals()) == sorted(sent)
+
+
+class LockedSide:
+    """An agent that answers one at a time."""
+
+    def __init__(self, side: Side, lock: threading.Lock) -> None:
+        self._side = side
+        self._lock = lock
+
+    def post(self, path: str, body: Any, **_: Any) -> Any:
+        with self._lock:
+            return self._side.post(path, body)
 
 
 class TestRequests:
