@@ -33,6 +33,8 @@ RECONNECT_S = 3.0
 """How long workers that an earlier agent has started get to come by themselves."""
 TUNNEL_AFTER_S = 20.0
 """A node whose worker has not come by then is tried through ssh."""
+SUBMIT_HOST_VARIABLES = ("SLURM_SUBMIT_HOST", "PBS_O_HOST", "SGE_O_HOST", "LSB_SUB_HOST")
+"""In a batch job, the host on which it was submitted: sbatch(1), qsub(1) of PBS and of Grid Engine, bsub(1)."""
 CHANNELS = ("auto", "tcp", "ssh")
 NO_LIMIT = 2**62
 UNLIMITED = Capacity(NO_LIMIT, NO_LIMIT, NO_LIMIT)
@@ -76,6 +78,12 @@ class AllocatedWorkers(Gate):
         return self._directory / rendezvous.FILE
 
     @property
+    def listened_for(self) -> list[str]:
+        """The hosts that shall reach this one: the other nodes, and the one the allocation was asked for on, where people look."""
+        asked_on = next((os.environ[name] for name in SUBMIT_HOST_VARIABLES if os.environ.get(name)), None)
+        return [*(node.host for node in self.others), *([asked_on] if asked_on else [])]
+
+    @property
     def others(self) -> list[NodeShare]:
         """The nodes that need a worker from us."""
         return [node for node in self.allocation.nodes if node is not self._own]
@@ -90,7 +98,7 @@ class AllocatedWorkers(Gate):
         private_directory(self._directory)
         if self._channel == "ssh":
             return
-        await listen_for(self._workers, self._directory, [node.host for node in self.others], self)
+        await listen_for(self._workers, self._directory, self.listened_for, self)
 
     async def bring_up(self) -> None:
         """Start workers where none comes by itself; say which have not come in time. Until cancelled, or all are there."""

@@ -197,6 +197,8 @@ class Instance:
                     self.worker.rendezvous = allocated.rendezvous
                     self.allocated = allocated
                     self.spawn(allocated.bring_up())
+                elif allocated.listened_for:
+                    await self._open_alone(allocated)
                 if allocation.ends_at is not None:
                     deadline = Deadline(self.dispatcher, allocation.name, allocation.ends_at, self._end_notice_s)
                     self.spawn(deadline.run())
@@ -205,6 +207,14 @@ class Instance:
         await self.created.restore(allocation)
         current = {*self.created.names, *([] if allocation is None else [allocation.name])}
         self.spawn(settle_former(self.home.allocations, current, self.workers, self.writer, self.store.origin))
+
+    async def _open_alone(self, allocated: AllocatedWorkers) -> None:
+        """The allocation is this node alone: be found from where it was asked for, if that can be."""
+        try:
+            await allocated.open()
+            self.allocated = allocated
+        except (LwfmError, OSError) as error:
+            _logger.info("not to be reached from other hosts: %s", error)
 
     def _coming(self) -> list[Node]:
         """The nodes whose workers are being started, or will be when a scheduler gives us them."""

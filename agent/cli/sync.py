@@ -17,7 +17,7 @@ from .groups import Group, example
 from .options import Duration, json_option
 from .session import Session
 from .ssh_options import ssh_settings
-from .sync_view import progress, say_missing, say_synced, show_comparison
+from .sync_view import files_moved, progress, say_missing, say_synced, show_comparison
 from .text import harmless, plural, size
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def import_(session: Session, file: Path, data: tuple[str, ...], max_size: str |
     if as_json:
         render.print_json({"file": str(file), **taken.to_json()})
     else:
-        files = f", {plural(taken.moved.files, 'file')}" if taken.moved else ""
+        files = f", {files_moved(taken.moved)}" if taken.moved else ""
         source = f" of {taken.source.user}@{taken.source.host}" if taken.source else ""
         render.say(f"{harmless(str(file))}{harmless(source)}: {plural(taken.records, 'new record')}{files}")
         if taken.moved:

@@ -120,9 +120,7 @@ def say_synced(name: str, synced: Synced) -> None:
     if outcome.sent:
         parts.append(f"{plural(outcome.sent, 'record')} sent")
     for way, moved in synced.data.items():
-        parts.append(f"{plural(moved.files, 'file')} {way}, {size(moved.bytes)}")
-        if moved.found:
-            parts.append(f"{moved.found} found here already")
+        parts.append(files_moved(moved, f" {way}"))
     done = ", ".join(parts) or "nothing new on either side"
     render.say(f"{harmless(name)}: {done}; {size(synced.bytes_sent + synced.bytes_received)} in {synced.seconds:.1f} s")
     for moved in synced.data.values():
@@ -131,6 +129,12 @@ def say_synced(name: str, synced: Synced) -> None:
         render.note(f"lwfm: {notice}")
     if abs(outcome.skew_s) > max(SKEW_WORTH_SAYING_S, outcome.skew_error_s):
         render.note(f"lwfm: {_skew(outcome.skew_s)}; nothing depends on it but the order in which things are shown")
+
+
+def files_moved(moved: Moved, way: str = "") -> str:
+    """So many files have come."""
+    there = f", {moved.found} there already" if moved.found else ""
+    return f"{plural(moved.files, 'file')}{way}, {size(moved.bytes)}{there}"
 
 
 def say_missing(moved: Moved) -> None:

@@ -218,12 +218,36 @@ class Client:
                 raise AgentUnreachable(
                     f"no agent answers at {self.endpoint.socket}", hint="start it with: lwfm agent start"
                 ) from None
-            from .startup import start_agent  # loads much that is rarely needed
-
-            self.has_started_agent = True
-            connection = start_agent(self.endpoint.home, self._idle_exit_s, lambda: self._open(timeout))
+            connection = self._open_elsewhere(timeout) or self._start(timeout)
         self._local.connection = connection
         self._connections.add(connection)
+        return connection
+
+    def _open_elsewhere(self, timeout: float | None) -> _Connection | None:
+        """A new connection to the agent of this home on another host that shares it; None when there is none."""
+        from .elsewhere import find
+
+        place = find(self.endpoint.home)
+        if place is None:
+            return None
+        try:
+            return self._dial(place, timeout)
+        except OSError as error:
+            raise AgentUnreachable(
+                f"the agent of {self.endpoint.home.root} runs on {place.host}, which cannot be reached from here: {error}",
+                hint=f"use lwfm on {place.host}, or wait until it has ended",
+            ) from error
+
+    def _start(self, timeout: float | None) -> _Connection:
+        from .startup import start_agent  # loads much that is rarely needed
+
+        self.has_started_agent = True
+        return start_agent(self.endpoint.home, self._idle_exit_s, lambda: self._open(timeout))
+
+    def _dial(self, place: rendezvous.Rendezvous, timeout: float | None) -> _Connection:
+        connection = _RemoteConnection(place)
+        connection.connect()
+        connection.set_timeout(timeout)
         return connection
 
     def _open_anywhere(self, timeout: float | None) -> _Connection:
@@ -249,10 +273,7 @@ class Client:
             return self._open(timeout)
         if place.host in ("", socket.gethostname()):
             return self._open(timeout)
-        connection = _RemoteConnection(place)
-        connection.connect()
-        connection.set_timeout(timeout)
-        return connection
+        return self._dial(place, timeout)
 
     def _open(self, timeout: float | None) -> _Connection:
         """A new connection.

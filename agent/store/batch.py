@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from ..errors import InvalidRecord
@@ -23,7 +24,7 @@ MAX_ROWS = 4 * BATCH_ROWS
 _ORIGIN = re.compile(r"[0-9a-f]{32}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _HLC = re.compile(r"[0-9a-f]{12}-[0-9a-f]{4}")
-_WALL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_WALL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 _UID = re.compile(r"[\x21-\x7e]{1,100}")
 _KIND = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
@@ -173,8 +174,17 @@ def check_row(row: Row) -> None:
         and _KIND.fullmatch(row.kind)
         and _HLC.fullmatch(row.hlc)
         and _WALL.fullmatch(row.wall_utc)
+        and _is_time(row.wall_utc)
     )
     if not fits:
         raise InvalidRecord(f"a record whose id, kind or time is not one: {row[:4]!r}"[:300])
     if len(row.body) > MAX_RECORD_BYTES:
         raise InvalidRecord(f"a record of {len(row.body)} characters; {MAX_RECORD_BYTES} is the most")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text[:-1])
+    except ValueError:  # the 30th of February
+        return False
+    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -20,6 +20,7 @@ from ..ids import new_id, new_origin
 from . import identity, log, projections, schema
 from .connection import Connection, connect
 from .engine import sqlite_utils
+from .fresh import Fresh
 from .jobrow import JobRow, JobRows
 from .log import Record
 
@@ -298,6 +299,10 @@ class Transaction:
     def witness(self, hlc: str) -> None:
         """Take notice of another store's clock."""
         self._clock.witness(hlc)
+
+    def fresh(self, new: Sequence[Record]) -> Fresh:
+        """For folding these records of another store."""
+        return Fresh(self.connection, self._rows, new)
 
     def forget_rows(self, job_ids: Optional[Iterable[str]] = None) -> None:
         """Forget the rows of these jobs, or of all, that are at hand: something else than :meth:`append` has changed them."""

@@ -118,30 +118,27 @@ def append(transaction: Transaction, batch: Batch, hashed: Sequence[str], new: S
     first = len(batch.rows) - len(new)
     here = log.read_head(connection, origin)
     _append(connection, origin, here, batch.rows[first:], hashed[first:])
-    for record in new:
-        claim_id(connection, record)
-        with understood(record):
-            projections.project(connection, record)
+    fresh = transaction.fresh(new)
+    with understood(f"one of records {new[0].seq} to {batch.last} of origin {origin}"):
+        for record in new:
+            with understood(f"record {record.seq} of origin {origin}"):
+                if not fresh.fold(record):
+                    claim_id(connection, record)
+                    projections.project(connection, record)
+                    fresh.folded(record)
+        connection.flush()  # what is wrong with a record may show only when it is written
     transaction.witness(max(record.hlc for record in new))
-    transaction.forget_rows({_job_of(record) for record in new})
     connection.execute("delete from fragments where origin = ? and seq <= ?", (origin, batch.last))
 
 
-def _job_of(record: Record) -> str:
-    body: Any = record.body  # of a kind that is not known it may be anything
-    return str(body.get("job_id", record.uid)) if isinstance(body, dict) else record.uid
-
-
 @contextmanager
-def understood(record: Record) -> Iterator[None]:
-    """What goes wrong while a record of another store is folded into the tables is that record's fault."""
+def understood(what: str) -> Iterator[None]:
+    """What goes wrong while a record of another store is folded into the tables is its fault; ``what`` names it."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, sqlite3.Error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, sqlite3.Error) as error:
         raise InvalidRecord(
-            f"record {record.seq} of origin {record.origin} cannot be understood: {type(error).__name__}: {error}"[
-                :500
-            ],
+            f"{what} cannot be understood: {type(error).__name__}: {error}"[:500],
             hint="was it written by a newer lwfm? update this one",
         ) from error
 
@@ -282,6 +279,8 @@ def claim_id(connection: Connection, record: Record) -> None:
     Raises:
         InvalidRecord: it does.
     """
+    if projections.contradicts(connection, record):
+        raise _claimed(record)
     table = _OWN_TABLES.get(record.kind)
     if table is None:
         return
@@ -294,6 +293,10 @@ def claim_id(connection: Connection, record: Record) -> None:
         (found[0], record.uid, record.kind),
     ).fetchone()
     if known is None or known[0] != record.hlc or json.loads(known[1]) != record.body:
-        raise InvalidRecord(
-            f"record {record.seq} of origin {record.origin} claims the id of another {record.kind}, {record.uid}"
-        )
+        raise _claimed(record)
+
+
+def _claimed(record: Record) -> InvalidRecord:
+    return InvalidRecord(
+        f"record {record.seq} of origin {record.origin} claims the id of another {record.kind}, {record.uid}"
+    )

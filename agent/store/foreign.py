@@ -73,7 +73,7 @@ def _object(body: Mapping[str, Any], *names: str) -> None:
 
 
 def _state(body: Mapping[str, Any]) -> None:
-    if body.get("state") not in _STATES:
+    if not isinstance(body.get("state"), str) or body["state"] not in _STATES:
         raise InvalidRecord(f"{body.get('state')!r} is no state")
 
 
@@ -113,6 +113,8 @@ def _job(body: Mapping[str, Any]) -> None:
 
 def _status(body: Mapping[str, Any]) -> None:
     _text(body, "job_id", needed=True)
+    if not body["job_id"].isascii():
+        raise InvalidRecord("job_id must be the id of a job")
     _state(body)
     _text(body, *STATUS_TEXTS)
     attempt = body.get("attempt", 1)

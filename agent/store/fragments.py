@@ -129,12 +129,12 @@ def receive(transaction: Transaction, origin: str, fragments: Sequence[Fragment]
         if origin == transaction.origin:
             raise InvalidRecord(f"record {fragment.seq} is said to be of this instance, which does not know it")
         record = foreign.parsed(origin, fragment.seq, fragment.row)
-        claim_id(connection, record)
         connection.execute(
             "insert into fragments values (?,?,?,?,?,?,?,?,?)",
             (origin, fragment.seq, fragment.prev, fragment.hash, *fragment.row),
         )
-        with understood(record):
+        with understood(f"record {fragment.seq} of origin {origin}"):
+            claim_id(connection, record)
             projections.project(connection, record)
         new.append(record)
     if new:

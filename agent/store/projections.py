@@ -37,6 +37,8 @@ _SAME = "on conflict (id) do update set origin = min(origin, excluded.origin)"
 """A record that stands in two origins' logs, as after a fork that was resolved in two ways, belongs to the first of them."""
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INSERT_STATUS = "insert into statuses values (?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
+_INSERT_METASHEET = "insert into metasheets values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing"
+_INSERT_LOG = "insert into logs values (?,?,?,?,?,?,?,?) on conflict do nothing"
 _INSERT_SEARCH = "insert into search (kind, id, text) values (?,?,?)"
 _INSERT_PROPERTY = "insert into properties values (?,?,?,?,?) on conflict do nothing"
 STATUS_TEXTS = ("reason", "native_status", "time")
@@ -59,6 +61,33 @@ def project(connection: Connection, record: Record, *, new: bool = False) -> Non
     projection = _PROJECTIONS.get(record.kind)
     if projection is not None:
         projection(connection, record, new)
+
+
+def contradicts(connection: Connection, record: Record) -> bool:
+    """Whether a status, an unsetting or a workflow's version has the id of another one, and says something else: which of the two
+    counted would depend on who came first."""
+    body = record.body
+    if record.kind == "status":
+        values = _status_values(record, split_status(body)[1])[0]
+        found = connection.execute("select * from statuses where job_id = ? and id = ?", values[:2]).fetchone()
+        return record.uid == body["job_id"] or (found is not None and found[3:] != values[3:])
+    if record.kind == "unset":
+        key = (body["handler_id"], record.hlc, record.uid)
+        query = "select reason, time from unsets where handler_id = ? and hlc = ? and id = ?"
+        found = connection.execute(query, key).fetchone()
+        return found is not None and found != (text(body.get("reason")), record.wall_utc)
+    if record.kind == "workflow":
+        key = (body["workflow_id"], record.hlc, record.uid)
+        query = "select name, description, meta, parent_job from workflows where id = ? and hlc = ? and record_id = ?"
+        found = connection.execute(query, key).fetchone()
+        told = (
+            text(body["name"]),
+            text(body.get("description") or ""),
+            dump(body.get("meta") or {}),
+            body.get("parent_job"),
+        )
+        return found is not None and found != told
+    return False
 
 
 def split_status(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -382,16 +411,16 @@ def _metasheet(connection: Connection, record: Record, fresh: bool) -> None:
     )
     extra = {key: value for key, value in body.items() if key not in known}
     properties = body.get("properties") or {}
-    cursor = connection.execute(
-        "insert into metasheets values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict do nothing",
-        (
-            record.uid, record.origin, body.get("op", "put"), body.get("site", "local"), text(body.get("url")),
-            text(body.get("path")), text(body.get("host")), body.get("size_bytes"), body.get("sha256"),
-            text(body.get("source_url")), body.get("job_id"), body.get("workflow_id"), record.wall_utc,
-            dump(properties), dump(extra) if extra else None,
-        ),
+    values = (
+        record.uid, record.origin, body.get("op", "put"), body.get("site", "local"), text(body.get("url")),
+        text(body.get("path")), text(body.get("host")), body.get("size_bytes"), body.get("sha256"),
+        text(body.get("source_url")), body.get("job_id"), body.get("workflow_id"), record.wall_utc,
+        dump(properties), dump(extra) if extra else None,
     )  # fmt: skip
-    if cursor.rowcount:
+    if fresh:
+        connection.later(_INSERT_METASHEET, values)
+        _properties(connection.later, "data", record.uid, properties)
+    elif connection.execute(_INSERT_METASHEET, values).rowcount:
         _properties(connection.execute, "data", record.uid, properties)
     else:
         _belongs_to_first(connection, "metasheets", record)
@@ -462,11 +491,12 @@ def _firing(connection: Connection, record: Record, fresh: bool) -> None:
     if body.get("job_id"):
         triggers = (body.get("trigger_job"), body.get("trigger_data"))
         found = connection.execute(
-            "select trigger_job, trigger_data from jobs where id = ?", (body["job_id"],)
+            "select trigger_job, trigger_data from jobs where id = ? and handler_id = ?",
+            (body["job_id"], body["handler_id"]),
         ).fetchone()
         if found is not None and found not in ((None, None), triggers):
             _refold_trigger(connection, body["job_id"])
-        else:
+        elif found is not None:  # one that comes later looks for itself
             _set_trigger(connection, body["job_id"], *triggers)
 
 
@@ -505,14 +535,14 @@ def _log(connection: Connection, record: Record, fresh: bool) -> None:
     number = logging.getLevelName(level)
     number = number if isinstance(number, int) else logging.INFO
     message = text(body.get("message") or "")
-    cursor = connection.execute(
-        "insert into logs values (?,?,?,?,?,?,?,?) on conflict do nothing",
-        (
-            record.uid, record.origin, text(body.get("time") or record.wall_utc), text(level), number,
-            message, body.get("job_id"), body.get("workflow_id"),
-        ),
+    values = (
+        record.uid, record.origin, text(body.get("time") or record.wall_utc), text(level), number,
+        message, body.get("job_id"), body.get("workflow_id"),
     )  # fmt: skip
-    if cursor.rowcount:
+    if fresh:
+        connection.later(_INSERT_LOG, values)
+        connection.later(_INSERT_SEARCH, ("log", record.uid, message or ""))
+    elif connection.execute(_INSERT_LOG, values).rowcount:
         _index(connection, "log", record.uid, message or "")
     else:
         _belongs_to_first(connection, "logs", record)
