@@ -104,7 +104,7 @@ def status(session: Session, host: str, batch: bool, ssh: JSON, as_json: bool) -
     show_comparison(outcome, lack, as_json=as_json)
 
 
-@sync.command(hidden=True)
+@sync.command(hidden=True, epilog=example("ssh HOST lwfm sync serve --stdio   (as 'sync both HOST' does)"))
 @click.option("--stdio", is_flag=True, required=True, help="On standard input and output.")
 @click.pass_obj
 def serve(session: Session, stdio: bool) -> None:  # noqa: ARG001 - there is no other way

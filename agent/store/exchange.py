@@ -119,7 +119,8 @@ def append(transaction: Transaction, batch: Batch, hashed: Sequence[str], new: S
     here = log.read_head(connection, origin)
     _append(connection, origin, here, batch.rows[first:], hashed[first:])
     fresh = transaction.fresh(new)
-    with understood(f"one of records {new[0].seq} to {batch.last} of origin {origin}"):
+    some = f"one of the records {new[0].seq} to {batch.last}" if len(new) > 1 else f"record {batch.last}"
+    with understood(f"{some} of origin {origin}"):
         for record in new:
             with understood(f"record {record.seq} of origin {origin}"):
                 if not fresh.fold(record):

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from support.onefile import ROOT, Pyz
+from support import onefile
+from support.onefile import Pyz
 
-
-@pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A freshly built ``lwfm.pyz``."""
-    target = tmp_path_factory.mktemp("dist") / "lwfm.pyz"
-    subprocess.run(
-        [sys.executable, str(ROOT / "build" / "make_pyz.py"), "--output", str(target)], check=True, timeout=600
-    )
-    return target
+archive = onefile.archive
 
 
 @pytest.fixture

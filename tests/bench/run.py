@@ -5,6 +5,7 @@
     ./lwfm.sh bench simulated --help   the agent with simulated workers: its own options, the curves without any
     ./lwfm.sh bench allocation         over the nodes of a real Slurm on this machine (needs root and Slurm)
     ./lwfm.sh bench million            the store of a million jobs (makes it first: some minutes)
+    ./lwfm.sh bench sync --help        two instances over a real sshd (its data part needs root)
 
 Machines are shared and noisy: read the ratios and medians, and run it again when they surprise.
 Ends with 1 when a target is missed.
@@ -239,8 +240,8 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
 
 def main() -> int:
     """Run what is asked for."""
-    if sys.argv[1:2] == ["simulated"]:
-        return subprocess.run([sys.executable, str(HERE / "simulated.py"), *sys.argv[2:]], check=False).returncode
+    if sys.argv[1:2] in (["simulated"], ["sync"]):  # these have options of their own
+        return subprocess.run([sys.executable, str(HERE / f"{sys.argv[1]}.py"), *sys.argv[2:]], check=False).returncode
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "names", nargs="*", choices=[[], *BENCHMARKS], help="which; default: all but allocation and million"

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+
+_built: list[Path] = []
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly built ``lwfm.pyz``, the same in all modules that import this."""
+    if not _built:
+        target = tmp_path_factory.mktemp("dist") / "lwfm.pyz"
+        words = [sys.executable, str(ROOT / "build" / "make_pyz.py"), "--output", str(target)]
+        subprocess.run(words, check=True, timeout=600)
+        _built.append(target)
+    return _built[0]
 
 
 class Pyz:

@@ -15,8 +15,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
@@ -46,8 +46,8 @@ class Story:
 
     Attributes:
         home: the home directory of the cluster, as this machine sees it.
-        desktop: the file, run on the desktop. ``ssh``: the options of what reaches the cluster from there: its hosts are ``login`` and,
-            behind another node, ``inner``.
+        desktop: the file, run on the desktop.
+        ssh: the options with which the cluster is reached from there, as ``login``, and as ``inner`` through another node.
     """
 
     def __init__(self, cluster: Cluster, archive: Path, root: Path):
@@ -88,7 +88,7 @@ class Story:
 
     def sync(self, *words: str, code: int = 0) -> dict[str, Any]:
         """``lwfm sync`` on the desktop; its answer as JSON."""
-        return dict(json.loads(self.desktop("sync", words[0], "--json", *self.ssh, *words[1:], code=code)))
+        return dict(json.loads(self.desktop("sync", *words, "--json", *self.ssh, code=code)))
 
     def ask(self, *words: str) -> Any:
         """``lwfm`` on the desktop; its answer as JSON."""
@@ -113,9 +113,9 @@ class Story:
         """The agents that run on a node."""
         return [words for words in self.cluster.processes(host, daemons=False).values() if "agent serve" in words]
 
-    def records(self, store: Path) -> list[tuple[str, int, str]]:
+    def records(self, home: Path) -> list[tuple[str, int, str]]:
         """All that is in a store: of each record the instance that made it, its number, and the checksum of all up to it."""
-        with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"file:{home}/.lwfm/thread.db?mode=ro", uri=True)) as connection:
             return connection.execute("select origin, seq, hex(hash) from log order by origin, seq").fetchall()
 
     def log(self) -> str:
@@ -153,8 +153,3 @@ def end_all(cluster: Cluster, host: str) -> None:
         return not found
 
     wait_until(none, f"{host} to be empty")
-
-
-def names(records: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The states of jobs, by their names."""
-    return {record["name"]: record["state"] for record in records}
