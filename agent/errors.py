@@ -212,6 +212,9 @@ def _tree(root: type[LwfmError]) -> dict[str, type[LwfmError]]:
 def from_json(body: dict[str, Any]) -> LwfmError:
     """The exception that travelled as ``body`` (see :meth:`LwfmError.to_json`); an unknown code becomes LwfmError."""
     kind = _tree(LwfmError).get(str(body.get("code")), LwfmError)
+    hint = body.get("hint")
     return kind(
-        str(body.get("message") or "") or None, hint=body.get("hint"), transient=bool(body.get("transient", False))
+        str(body.get("message") or "") or None,
+        hint=str(hint) if hint else None,
+        transient=bool(body.get("transient", False)),
     )

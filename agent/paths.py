@@ -227,7 +227,17 @@ def self_command() -> list[str]:
 
 
 def running_archive() -> Optional[Path]:
-    """The ``lwfm.pyz`` this process was started from, if it was."""
+    """The ``lwfm.pyz`` this process was started from, if it was; it may have been given another name."""
     from_environment = os.environ.get("LWFM_ARCHIVE")
     candidate = Path(from_environment or os.path.abspath(sys.argv[0] if sys.argv and sys.argv[0] else "-"))
-    return candidate if candidate.suffix == ".pyz" and candidate.is_file() else None
+    return candidate if candidate.is_file() and (candidate.suffix == ".pyz" or _is_zip(candidate)) else None
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether a file ends as a zip archive without a comment does (APPNOTE.TXT, 4.3.16)."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-22, os.SEEK_END)
+            return stream.read(4) == b"PK\5\6"
+    except OSError:
+        return False

@@ -13,7 +13,7 @@ from ..errors import InvalidRecord, StoreFull
 from ..instance import Instance
 from ..paths import user_name
 from ..store import Store, exchange, fragments, queries, schema
-from ..store.batch import MAX_ROWS, check_place, decode, digest, encode, vector_to_json
+from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_to_json
 from .server import JSON, Call, Raw
 
 LEAST_FREE_BYTES = 64 * 1024 * 1024
@@ -104,8 +104,7 @@ async def fork_settle(instance: Instance, call: Call) -> JSON:
     body = call.body()
     at, origin, theirs = body.get("at"), body.get("origin"), body.get("hash")
     check_place(origin, at)
-    if not isinstance(theirs, str):
-        raise InvalidRecord("hash must be text")
+    check_hash(theirs)
 
     def settle(store: Store) -> Any:
         with store.transaction() as transaction:

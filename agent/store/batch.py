@@ -148,6 +148,16 @@ def check_place(origin: Any, seq: Any) -> None:
         raise InvalidRecord(f"{seq!r} is not the number of a record"[:200])
 
 
+def check_hash(value: Any) -> None:
+    """Make sure that this is the hash of a record.
+
+    Raises:
+        InvalidRecord: it is not.
+    """
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise InvalidRecord(f"{value!r} is not the hash of a record"[:200])
+
+
 def _check_frame(batch: Batch) -> None:
     check_place(batch.origin, batch.after)
     hashes: tuple[Any, ...] = (batch.prev, batch.head)

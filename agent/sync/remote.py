@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ..errors import ProtocolMismatch
+from ..store.batch import check_hash
 from .frames import SPOKEN, Line, Refused
 from .replica import Hello, Packet, Taken, Want
 
@@ -35,8 +36,14 @@ class RemoteReplica:
     def hashes(self, asked: Mapping[str, Sequence[int]]) -> dict[str, list[Optional[str]]]:
         """See :class:`~.replica.Replica`."""
         told = self._ask({"t": "hashes", "asked": asked}, "hashes").get("found")
-        if not isinstance(told, dict) or not all(isinstance(found, list) for found in told.values()):
+        if not isinstance(told, dict) or told.keys() != asked.keys():
             raise Refused("the other side does not answer what it was asked")
+        for origin, found in told.items():
+            if not isinstance(found, list) or len(found) != len(asked[origin]):
+                raise Refused("the other side does not answer what it was asked")
+            for answer in found:
+                if answer is not None:
+                    check_hash(answer)
         return told
 
     def give(self, wants: Sequence[Want]) -> Iterator[Packet]:

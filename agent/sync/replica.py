@@ -5,6 +5,7 @@ The exchange (:mod:`.exchange`) knows only this; :mod:`.agent_replica` is the on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, Protocol
@@ -61,9 +62,10 @@ class Hello:
                 name: _text(told[name]) for name in ("origin", "store_id", "host", "user", "home", "version", "digest")
             }
             notices = tuple(_text(notice) for notice in list(told.get("notices") or ())[:20])
-            return cls(
-                **words, schema=int(told["schema"]), time_s=float(told["time_s"]), vector=vector, notices=notices
-            )
+            schema, time_s = int(told["schema"]), float(told["time_s"])
+            if not math.isfinite(time_s):
+                raise ValueError
+            return cls(**words, schema=schema, time_s=time_s, vector=vector, notices=notices)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise InvalidRecord("what the other side says of itself cannot be understood") from None
 

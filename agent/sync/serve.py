@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from ..errors import InvalidRecord, LwfmError
+from ..store.batch import check_hash, check_place
 from ..wire import agree
 from .frames import PROTOCOL, SPOKEN, Cut, Frame, Line
 from .remote import head_of, packet_of
@@ -57,7 +58,10 @@ class Server:
         elif kind == "rows":
             self._replica.take([packet_of(head, frame.body)], lambda _: self._line.send({"t": "taken"}))
         elif kind == "settle":
-            notice = self._replica.settle_fork(str(head.get("origin")), _whole(head.get("at")), str(head.get("hash")))
+            origin, at, theirs = head.get("origin"), head.get("at"), head.get("hash")
+            check_place(origin, at)
+            check_hash(theirs)
+            notice = self._replica.settle_fork(str(origin), int(at or 0), str(theirs))
             self._line.send({"t": "settled", "notice": notice})
         elif kind == "contents" and self._contents is not None:
             self._contents(frame)
@@ -83,7 +87,10 @@ class Server:
 def _asked(told: Any) -> dict[str, list[int]]:
     if not isinstance(told, dict) or not all(isinstance(seqs, list) for seqs in told.values()):
         raise InvalidRecord("this is no question for hashes")
-    return {str(origin): [_whole(seq) for seq in seqs] for origin, seqs in told.items()}
+    for origin, seqs in told.items():
+        for seq in seqs:
+            check_place(origin, seq)
+    return told
 
 
 def _wants(told: Any) -> list[Want]:
@@ -93,11 +100,8 @@ def _wants(told: Any) -> list[Want]:
     for item in told:
         if not isinstance(item, list) or len(item) != 3:
             raise InvalidRecord("this is no question for records")
-        wants.append(Want(str(item[0]), _whole(item[1]), _whole(item[2])))
+        origin, after, upto = item
+        check_place(origin, after)
+        check_place(origin, upto)
+        wants.append(Want(origin, after, upto))
     return wants
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise InvalidRecord(f"{value!r} is not the number of a record"[:200])
-    return value

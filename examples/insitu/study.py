@@ -41,7 +41,7 @@ def set_up(options: argparse.Namespace) -> None:
     def simulation(amplitude: float) -> JobDefn:
         (out / f"{amplitude:g}").mkdir(exist_ok=True)
         return replace(
-            job("simulate", f"{amplitude:g}", str(options.code.resolve())),
+            job("simulate", f"{amplitude:g}", str(options.code.resolve()), f"--step={options.step}"),
             name=f"simulate-{amplitude:g}",
             cwd=str(out / f"{amplitude:g}"),
             inputs=[str(options.code.resolve())],
@@ -58,11 +58,11 @@ def set_up(options: argparse.Namespace) -> None:
     print(f"{len(options.amplitudes)} amplitudes, in {out}")
 
 
-def simulate(amplitude: str, code: str) -> None:
+def simulate(amplitude: str, code: str, *options: str) -> None:
     """Run the code, and put what it has made."""
     manager = LwfManager()
     with open("trajectory.csv", "w", encoding="utf-8") as file:
-        subprocess.run([sys.executable, code, amplitude], stdout=file, check=True)
+        subprocess.run([sys.executable, code, amplitude, *options], stdout=file, check=True)
     about = {"kind": "trajectory", "amplitude": float(amplitude), "study": manager.context().workflow_id}
     manager.get_site("local").repo.put("trajectory.csv", metadata=about)
 
@@ -111,6 +111,7 @@ def tabulate() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--amplitudes", type=float, nargs="+", default=[10, 30, 60, 90, 120, 170], help="degrees")
+    parser.add_argument("--step", type=float, default=0.005, help="of the integration in time; default %(default)s")
     parser.add_argument("--code", type=Path, default=HERE / "pendulum.py", help="another code with the same arguments")
     parser.add_argument("--out", type=Path, help="default pendulum-results/ID, ID being that of the workflow")
     if sys.argv[1:2] == ["simulate"]:  # one of its own jobs, as the next two

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import venv
 from collections.abc import Callable
@@ -61,6 +62,14 @@ def test_it_runs_as_a_program(pyz: Pyz) -> None:
     assert os.access(pyz.archive, os.X_OK)
     done = subprocess.run([str(pyz.archive), "--version"], env=pyz.environment, capture_output=True, text=True)
     assert done.stdout.startswith("lwfm "), done
+
+
+def test_it_may_have_any_name(pyz: Pyz) -> None:
+    """As somebody has it who puts it on the PATH: its agent and its jobs are started by the same file."""
+    pyz.archive = Path(shutil.copy(pyz.archive, pyz.home / "lwfm"))
+    pyz.python = shutil.which("python3", path="/usr/bin") or pyz.python  # where lwfm is not installed
+    assert pyz("submit", "--wait", "--", "lwfm", "log", "here")
+    assert str(pyz.archive) in pyz("doctor")
 
 
 def test_an_impossible_request_is_refused_with_its_numbers(pyz: Pyz) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 
@@ -177,27 +177,23 @@ def test_syncs_at_once_in_both_directions(network: Network) -> None:
 # ---------------------------------------------------------------------------------------------- deaths
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_the_next_sync_completes(network: Network) -> None:
     """At any moment of a pull of thousands of records, seeded; the store of either side is sound after each death."""
     draw = random.Random(7)
     near, far = network.place("near"), network.place("far")
-    far.write_logs(3000)
-    victims: list[Callable[[subprocess.Popen[str]], list[int]]] = [
-        lambda process: [process.pid],
-        lambda _: far.serving(),
-        lambda _: near.agent_pids(),
-        lambda _: far.agent_pids(),
-    ]
+    far.write_logs(3000, 3000)
+    partly = 0
     for number in range(15):
-        far.write_logs(700)
-        missing = far.count() - near.count()
-        begun, moment = near.count(), draw.choice([0, 1, draw.randrange(missing), draw.randrange(missing)])
+        far.write_logs(700, 3000)
+        missing, begun = far.count() - near.count(), near.count()
+        moment = draw.choice([0, 1, draw.randrange(missing), draw.randrange(missing)])
+        victims = {2: near.agent_pids(), 3: far.agent_pids()}
         with near.running(*network.words(far, "pull")) as process:
-            wait_until(
-                lambda: process.poll() is not None or (far.serving() and near.count() >= begun + moment),  # noqa: B023
-                "that moment",
-            )
-            kill(victims[number % 4](process))
+            serving = wait_until(far.serving, "it to begin", on_timeout=far.log)
+            near.await_count(begun + moment, process)
+            kill({0: [process.pid], 1: serving, **victims}[number % 4])
+            partly += begun < near.count() < begun + missing
             _, complaint = process.communicate(timeout=60)
         assert "Traceback" not in complaint, complaint
         wait_until(lambda: not far.serving(), "the far end of it to be gone")
@@ -206,6 +202,7 @@ def test_whoever_is_killed_the_next_sync_completes(network: Network) -> None:
                 assert place.json("store", "verify")["ok"]
             near.client.close()
             far.client.close()
+    assert partly, "none was killed on its way"
     network.synced(near, far)
     network.equal(near, far)
     nothing_new(network.synced(near, far))
@@ -290,6 +287,7 @@ def test_of_several_peers_one_that_is_down_does_not_stop_the_others(network: Net
     network.equal(near, far)
 
 
+@pytest.mark.slow
 def test_a_sync_that_repeats(network: Network) -> None:
     """By the agent alone; when the other side is gone it says so and tries less often, and goes on when it is back."""
     near, far = network.place("near"), network.place("far")

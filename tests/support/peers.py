@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,7 +79,10 @@ class Place(Agent):
         finally:
             if process.poll() is None:
                 process.kill()
-                process.communicate()
+                process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
     def json(self, *words: str) -> Any:
         """What the command tells programs."""
@@ -126,6 +130,18 @@ class Place(Agent):
         """How many records its store has."""
         found = self.query("select count(*) from log")
         return int(found[0][0]) if found else 0
+
+    def await_count(self, count: int, process: subprocess.Popen[str]) -> None:
+        """Wait until it has so many, or the process has ended; looked for as often as can be."""
+        connection = sqlite3.connect(f"{self.home.database.absolute().as_uri()}?mode=ro", uri=True, timeout=20)
+        try:
+            while process.poll() is None:
+                (found,) = connection.execute("select count(*) from log").fetchone()
+                if found >= count:
+                    return
+                time.sleep(0.001)
+        finally:
+            connection.close()
 
     def log_of(self) -> list[Any]:
         """All records."""

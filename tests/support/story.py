@@ -27,6 +27,7 @@ from support.waiting import wait_until
 HOME_ON_NODES = pwd.getpwuid(os.getuid()).pw_dir
 COMMAND_TIMEOUT_S = 90
 SSH_CONFIG = """\
+Include {config}
 Host login inner
     HostName {address}
     HostKeyAlias {host}
@@ -34,7 +35,6 @@ Host login inner
     UserKnownHostsFile {ssh}/known_hosts
 Host inner
     ProxyJump {gate}
-Include {config}
 """
 
 

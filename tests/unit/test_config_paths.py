@@ -6,6 +6,7 @@ import os
 import pwd
 import stat
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,14 @@ def test_how_lwfm_starts_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     archive.touch()
     monkeypatch.setattr(sys, "argv", [str(archive)])
     assert running_archive() == archive
+    renamed = tmp_path / "lwfm"
+    monkeypatch.setattr(sys, "argv", [str(renamed)])
+    for script in ("#!/usr/bin/python3\n", "import sys  # and more, so that it is as long as the end of an archive\n"):
+        renamed.write_text(script)
+        assert running_archive() is None
+    with zipfile.ZipFile(renamed, "w") as packed:
+        packed.writestr("__main__.py", "")
+    assert running_archive() == renamed
     monkeypatch.setenv("LWFM_ARCHIVE", str(tmp_path / "gone.pyz"))
     assert running_archive() is None
 

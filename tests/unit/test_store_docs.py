@@ -72,5 +72,5 @@ def test_the_examples_are_there() -> None:
 
 
 def test_projections_are_the_tables_made_from_the_log(thread: Thread) -> None:
-    tables = {name for name in objects(thread) if name not in ("log", "job_current", "lineage_edges")}
+    tables = {name for name in objects(thread) if name not in ("log", "fragments", "job_current", "lineage_edges")}
     assert {name for name in tables if not name.startswith("local_")} == set(schema.PROJECTIONS)
