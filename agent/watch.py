@@ -74,6 +74,15 @@ class Watch:
         for progress in self._workflows.values():
             progress.touch()
 
+    def reset(self) -> None:
+        """Jobs are of this instance that were not, or the other way: what is followed is counted anew when it is asked for next."""
+        groups = [progress for progress, _ in self._groups.values()]
+        for progress in [*self._workflows.values(), *groups]:
+            progress.touch()
+        self._workflows.clear()
+        self._groups.clear()
+        self._groups_of.clear()
+
     def workflow(self, workflow_id: str) -> Optional[Progress]:
         """The progress of a workflow, if it is followed already."""
         return self._workflows.get(workflow_id)

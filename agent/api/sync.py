@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import time
@@ -19,6 +20,7 @@ from .server import JSON, Call, Raw
 LEAST_FREE_BYTES = 64 * 1024 * 1024
 """Records are not taken over when less than this, and some times what they need, is free beside the store."""
 ROOM_FACTOR = 4
+_logger = logging.getLogger(__name__)
 
 
 async def hello(instance: Instance, call: Call) -> JSON:
@@ -71,7 +73,10 @@ async def records_take(instance: Instance, call: Call) -> JSON:
     data = call.data()
     _check_room(instance, len(data))
     batch, hashed = await asyncio.to_thread(decode, data)
-    return {"new": await instance.writer.write(lambda recorder: recorder.receive(batch, hashed))}
+    before = instance.store.origin
+    new = await instance.writer.write(lambda recorder: recorder.receive(batch, hashed))
+    _look_again(instance, before)
+    return {"new": new}
 
 
 async def fragments_find(instance: Instance, call: Call) -> JSON:
@@ -108,9 +113,11 @@ async def fork_settle(instance: Instance, call: Call) -> JSON:
 
     def settle(store: Store) -> Any:
         with store.transaction() as transaction:
-            return exchange.settle_fork(transaction, str(origin), int(at or 0), theirs)
+            return exchange.settle_fork(transaction, str(origin), int(at or 0), str(theirs))
 
+    before = instance.store.origin
     branch = await instance.writer.alone(settle)
+    _look_again(instance, before)
     return {"notice": branch.notice if branch else None}
 
 
@@ -140,6 +147,13 @@ async def peer_note(instance: Instance, call: Call) -> JSON:
     )
     instance.syncs.look()
     return answer
+
+
+def _look_again(instance: Instance, before: str) -> None:
+    """If the instance writes under another origin than before: what was of it may no longer be."""
+    if instance.store.origin != before:
+        _logger.warning("the origin is %s now: %s", instance.store.origin, instance.store.notice or "its branch has moved")
+        instance.watch.reset()
 
 
 def _check_room(instance: Instance, needed: int) -> None:

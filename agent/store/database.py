@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -47,7 +47,7 @@ class Store:
         self.clock = HybridClock()
         self.rows = JobRows()
         self._maker: dict[str, str] = {}
-        self._marked = 0
+        self._marked = ("", 0)
 
     @classmethod
     def open(cls, path: Path, *, host: str, user: str, home: str) -> Store:
@@ -131,13 +131,13 @@ class Store:
 
     def mark(self) -> None:
         """Note beside the database how far it has come. Whoever gives its records away does so first; see :mod:`.identity`."""
-        seq = log.read_head(self.connection, self.origin).seq
-        if seq != self._marked:
+        origin, seq = self.origin, log.read_head(self.connection, self.origin).seq
+        if (origin, seq) != self._marked:
             try:
-                identity.write(self.path, identity.mark_of(self.path, self.origin, seq))
+                identity.write(self.path, identity.mark_of(self.path, origin, seq))
             except OSError as error:
                 raise StoreError(f"cannot write beside {self.path}: {error.strerror}") from error
-            self._marked = seq
+            self._marked = (origin, seq)
 
     def _identify(self, host: str, user: str, home: str) -> None:
         """Find out under which origin to write: a new store gets one, and so does one that is not what it was."""
@@ -160,11 +160,11 @@ class Store:
                     for table in ("local_claims", "local_workers", "local_attached"):
                         transaction.execute(f"delete from {table}")
                     transaction.renew_origin(reason)
-        if self.setting("marked") is None:
+        self._marked = ("", 0)
+        self.mark()
+        if self.setting("marked") is None:  # it is from now on: who dies before has not lost it
             with self.transaction() as transaction:
                 self._settle(transaction, {"marked": "1"})
-        self._marked = 0
-        self.mark()
 
     def _settle(self, transaction: Transaction, settings: dict[str, str]) -> None:
         for key, value in settings.items():
@@ -257,8 +257,12 @@ class Transaction:
             self.connection.flush()
             self.connection.write_counts()
             self.connection.execute("commit")
+            renewed = self._store.origin != self.origin
             self._store.origin = self.origin
             self._store.notice = self._notice or self._store.notice
+        if renewed:
+            with suppress(StoreError):  # it is durable all the same, and is marked again before anybody hears of it
+                self._store.mark()
 
     def rollback(self) -> None:
         """As if it had never begun."""

@@ -1,7 +1,7 @@
 """What a sync costs: two homes on this machine, a real sshd between them, beside scp and rsync of the same things in the same run.
 
     ./lwfm.sh bench sync                        a store of 100,000 jobs
-    ./lwfm.sh bench sync --jobs 1000000         the same with a million: the store is kept in --dir, and used again
+    ./lwfm.sh bench sync --jobs 1000000 --copied   what little costs with a million that both have; kept in --dir, and used again
     ./lwfm.sh bench sync --transport openssh    over the user's ssh instead of the library
 
 Ends with 1 when a target is missed. Machines are shared and noisy: read the ratios, and run it again when they surprise.
@@ -109,8 +109,8 @@ def best(run: Callable[[], float]) -> float:
     return min(run() for _ in range(ROUNDS))
 
 
-def records(bench: Bench, jobs: int) -> None:
-    """The first pull of everything, then nothing new, then a little."""
+def first(bench: Bench, jobs: int) -> None:
+    """The first pull of everything."""
     bench.lwfm(bench.far, "agent", "start")
     told, seconds = bench.sync()
     rows = told["rows_received"]
@@ -127,6 +127,10 @@ def records(bench: Bench, jobs: int) -> None:
         ssh = f"ssh -F {bench.config}"
         report("  rsync -z of the same", timed(["rsync", "-z", "-e", ssh, f"{bench.host}:{database}", str(copy)]), "s")
         copy.unlink()
+
+
+def later(bench: Bench, jobs: int) -> None:
+    """Nothing new, then a little."""
     bench.lwfm(bench.far, "agent", "start")
     bench.sync()
     bare = min(timed(["ssh", "-F", str(bench.config), bench.host, "true"]) for _ in range(ROUNDS))
@@ -138,7 +142,7 @@ def records(bench: Bench, jobs: int) -> None:
     report("  seconds as a command; ssh HOST true alone takes", min(seconds for _, seconds in quiet), "s")
     report("                                              ", bare, "s")
     bench.lwfm(bench.far, "submit", "--array", f"1-{NEW_JOBS}", "--wait", "--", "echo", "{}")
-    told, seconds = bench.sync()
+    told, _ = bench.sync()
     report(f"{NEW_JOBS} new jobs in a store of {jobs}: records", told["rows_received"], "rows")
     report("  bytes a job", told["bytes_received"] / NEW_JOBS, "B")
     report("  seconds behind the login", told["seconds"], "s")
@@ -194,6 +198,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--dir", type=Path, help="where the store is made, and found again")
     parser.add_argument("--transport", choices=("fabric", "openssh"), default="fabric")
+    parser.add_argument("--copied", action="store_true", help="both sides begin with the store: no first pull")
     parser.add_argument("--only", choices=("records", "data"))
     options = parser.parse_args()
     kept = options.dir or Path(tempfile.gettempdir()) / f"lwfm-bench-{options.jobs}"
@@ -211,7 +216,13 @@ def main() -> int:
             bench = Bench(root, server, options.transport, far)
             try:
                 if options.only != "data":
-                    records(bench, options.jobs)
+                    if options.copied:
+                        bench.near.mkdir(mode=0o700)
+                        shutil.copyfile(store, bench.near / "thread.db")
+                        Store.open(bench.near / "thread.db", host="near", user="ada", home=str(bench.near)).close()
+                    else:
+                        first(bench, options.jobs)
+                    later(bench, options.jobs)
                 if options.only != "records":
                     data(bench, root)
             finally:

@@ -249,7 +249,9 @@ def test_peers_are_added_shown_and_forgotten(network: Network) -> None:
     assert "→ lwfm peer remove cluster" in twice.stderr
     assert near.lwfm("peer", "add", "x y").returncode == 2
     assert near.lwfm("peer", "add", "often", "--every", "1s").returncode == 2
-    wait_until(lambda: near.json("peer", "list")[0].get("last_success"), "the first sync by itself", on_timeout=near.log)
+    wait_until(
+        lambda: near.json("peer", "list")[0].get("last_success"), "the first sync by itself", on_timeout=near.log
+    )
     assert near.lwfm("sync", "both", "cluster", "--once").returncode == 0
     (peer,) = near.json("peer", "list")
     assert "every_s" not in peer

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,6 +14,7 @@ import pytest
 
 from lwfm.recovery import unplaced
 from lwfm.store import identity, log
+from lwfm.store.connection import connect
 from lwfm.store.identity import FILE, Mark, difference
 
 from support.replicas import StoreReplica, sync
@@ -78,7 +80,7 @@ class TestDifferences:
         ("now", "reason"),
         [
             (MARK, None),
-            (MARK._replace(seq=9) if hasattr(MARK, "_replace") else Mark("a" * 32, 9, MARK.path, 42, "machine1"), None),
+            (Mark("a" * 32, 9, "/home/thread.db", 42, "machine1"), None),
             (Mark("a" * 32, 7, "/other/thread.db", 42, "machine1"), None),
             (Mark("a" * 32, 7, "/home/thread.db", 42, ""), None),
             (Mark("a" * 32, 7, "/home/thread.db", 0, "machine1"), None),
@@ -98,7 +100,8 @@ class TestDifferences:
         assert "is gone" in str(difference(None, MARK))
 
     @pytest.mark.parametrize(
-        "content", [b"", b"x", b"[]", b"{}", b"\xff", b"null", b'{"origin":"x","seq":"y","path":"","inode":1,"machine":""}']
+        "content",
+        [b"", b"x", b"[]", b"{}", b"\xff", b"null", b'{"origin":"x","seq":"y","path":"","inode":1,"machine":""}'],
     )
     def test_a_mark_that_cannot_be_read_is_none(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / FILE).write_bytes(content)
@@ -226,15 +229,10 @@ class TestOpening:
 
 
 def origin_of_store(thread: Thread) -> str:
-    thread_origin: Optional[str] = None
-    copy = thread.directory.with_name("look.db")
-    shutil.copyfile(thread.directory / "thread.db", copy)
-    from lwfm.store.connection import connect
-
-    connection = connect(str(copy))
-    (thread_origin,) = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-    connection.close()
-    return str(thread_origin)
+    """The same, from the database."""
+    with closing(connect(f"{(thread.directory / 'thread.db').as_uri()}?mode=ro", uri=True)) as connection:
+        (origin,) = connection.execute("select value from local_settings where key = 'origin'").fetchone()
+    return str(origin)
 
 
 class TestAfterwards:
@@ -282,6 +280,7 @@ class TestAfterwards:
         sync(StoreReplica(copy), StoreReplica(original))
         assert copy.state(ready) == "PENDING"
         assert copy.unit(unplaced, ["local"]) == []
+        sync(StoreReplica(copy), StoreReplica(original))
         assert original.handler(self.data["handler_id"])["fired"] == 1, "data that was put in the copy came home"
         firings = copy.connection.execute("select handler_id, count(*), min(origin) from firings group by 1").fetchall()
         assert len(firings) == 2

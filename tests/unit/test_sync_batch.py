@@ -85,7 +85,18 @@ class TestBatches:
     def test_every_part_of_it_is_of_its_type(self, key: str) -> None:
         batch = batch_of(row(), row(), after=4, prev=HASH)
         told = json.loads(encode(batch))
-        for value in [*NASTY, ORIGIN.upper(), ORIGIN + "\n", "g" * 32, GENESIS, "f" * 63, HASH.upper(), 2**53, 4.0, [[]]]:
+        for value in [
+            *NASTY,
+            ORIGIN.upper(),
+            ORIGIN + "\n",
+            "g" * 32,
+            GENESIS,
+            "f" * 63,
+            HASH.upper(),
+            2**53,
+            4.0,
+            [[]],
+        ]:
             if value == told[key]:
                 continue
             with pytest.raises(InvalidRecord):
@@ -317,7 +328,14 @@ class TestKinds:
         for number in range(3):
             (tmp_path / str(number)).mkdir()
             threads.append(Thread(tmp_path / str(number)))
-        bodies = ['{ "z": 1,  "a": [1.50, 1e3, "\\u00e4ä"] }', "null", "[]", '"text"', "12345678901234567890123456789", "-0.0"]
+        bodies = [
+            '{ "z": 1,  "a": [1.50, 1e3, "\\u00e4ä"] }',
+            "null",
+            "[]",
+            '"text"',
+            "12345678901234567890123456789",
+            "-0.0",
+        ]
         rows = [row("instance", {"host": "newer"}), *(row(f"new-kind.{at}", body) for at, body in enumerate(bodies))]
         rows += [row("instance2"), row("job2", {"job_id": ["x"], "state": 7}), row("status9", {"job_id": None})]
         take(threads[0], batch_of(*rows))
@@ -440,7 +458,10 @@ class TestIds:
         for record in [record for record in thread.records() if record.kind == "status"]:
             body = {**record.body, "state": "FAILED", "reason": "not so"}
             with pytest.raises(InvalidRecord, match="claims the id"):
-                take(thread, batch_of(row("status", body, uid=record.uid, hlc=record.hlc), origin=other + new_origin()[1:]))
+                take(
+                    thread,
+                    batch_of(row("status", body, uid=record.uid, hlc=record.hlc), origin=other + new_origin()[1:]),
+                )
         with pytest.raises(InvalidRecord, match="claims the id"):
             body = {"job_id": job, "attempt": 1, "state": "FAILED"}
             take(thread, batch_of(row("status", body, uid=job), origin=other + new_origin()[1:]))

@@ -154,7 +154,7 @@ class TestLimits:
             "    def read(self, most): piece, self.data = self.data[:most], self.data[most:]; return piece\n"
             "packer = zlib.compressobj(9)\n"
             "bomb = b''.join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()\n"
-            "head = b'{\"t\":\"x\",\"z\":1}'\n"
+            'head = b\'{"t":"x","z":1}\'\n'
             "pipe = Pipe(struct.pack('>II', len(head), len(bomb)) + head + bomb)\n"
             "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "try:\n"
@@ -209,7 +209,12 @@ class TestGarbage:
 class TestErrors:
     @pytest.mark.parametrize(
         "error",
-        [NotFound("there is none", hint="look elsewhere"), StoreFull(), Conflict("both", transient=True), LwfmError("ä\n€")],
+        [
+            NotFound("there is none", hint="look elsewhere"),
+            StoreFull(),
+            Conflict("both", transient=True),
+            LwfmError("ä\n€"),
+        ],
     )
     def test_they_travel(self, error: LwfmError) -> None:
         line = Line(Pipe(sent({"t": "error", "error": error.to_json()})))
@@ -232,7 +237,17 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         "told",
-        [None, 7, [], "x", {}, {"code": []}, {"message": {"a": 1}}, {"hint": ["a"], "transient": "x"}, {"code": "BaseException"}],
+        [
+            None,
+            7,
+            [],
+            "x",
+            {},
+            {"code": []},
+            {"message": {"a": 1}},
+            {"hint": ["a"], "transient": "x"},
+            {"code": "BaseException"},
+        ],
     )
     def test_those_that_are_none(self, told: Any) -> None:
         with pytest.raises(LwfmError, match="the other side: ") as raised:
@@ -243,7 +258,12 @@ class TestErrors:
 
 def test_a_conversation_cut_at_each_byte() -> None:
     """What is whole before the cut comes; then it is said that it was cut."""
-    frames = [({"t": "hello", "protocols": [1]}, b""), ({"t": "rows"}, bytes(600)), ({"t": "taken"}, b""), ({"t": "end"}, b"xyz")]
+    frames = [
+        ({"t": "hello", "protocols": [1]}, b""),
+        ({"t": "rows"}, bytes(600)),
+        ({"t": "taken"}, b""),
+        ({"t": "end"}, b"xyz"),
+    ]
     pieces = [sent(head, body, compress=True) for head, body in frames]
     whole = GREETING + b"".join(pieces)
     ends = [len(GREETING) + sum(map(len, pieces[: count + 1])) for count in range(len(pieces))]

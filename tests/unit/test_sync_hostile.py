@@ -104,7 +104,9 @@ class Liar(StoreReplica):
         return super().settle_fork(origin, at, their_hash)
 
 
-def refused(near: Thread, far: Any, match: Optional[str] = None, error: type[LwfmError] = LwfmError, **ways: bool) -> LwfmError:
+def refused(
+    near: Thread, far: Any, match: Optional[str] = None, error: type[LwfmError] = LwfmError, **ways: bool
+) -> LwfmError:
     """A sync with it fails with a sentence, and nothing has come of it."""
     before = log_of(near)
     with pytest.raises(error, match=match) as raised:
@@ -211,9 +213,7 @@ class TestRecords:
             ("handler", {"kind": "data", "event": {"match": 7}}, "no handler that this lwfm understands"),
         ],
     )
-    def test_what_the_tables_could_not_hold(
-        self, thread: Thread, far: Thread, kind: str, body: JSON, why: str
-    ) -> None:
+    def test_what_the_tables_could_not_hold(self, thread: Thread, far: Thread, kind: str, body: JSON, why: str) -> None:
         packet = packet_with(row("log", {"message": "before"}), row(kind, body))
         lie = Liar(
             far,
@@ -270,13 +270,17 @@ class TestForks:
         refused(thread, lie, error=LwfmError)
 
     def test_it_does_not_agree_on_who_is_to_move(self, thread: Thread, far: Thread) -> None:
-        lie = self.lie(thread, far, hashes=lambda asked: {o: [HASH] * len(seqs) for o, seqs in asked.items()}, settle=None)
+        lie = self.lie(
+            thread, far, hashes=lambda asked: {o: [HASH] * len(seqs) for o, seqs in asked.items()}, settle=None
+        )
         refused(thread, lie, "do not agree on the fork", Conflict)
 
     def test_forks_without_end(self, thread: Thread, far: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(exchange_module, "MAX_FORKS", 5)
         for settle in ("there it is",):
-            lie = self.lie(thread, far, hashes=lambda asked: {o: [HASH] * len(s) for o, s in asked.items()}, settle=settle)
+            lie = self.lie(
+                thread, far, hashes=lambda asked: {o: [HASH] * len(s) for o, s in asked.items()}, settle=settle
+            )
             refused(thread, lie, "no end to the forks", Refused)
 
     def test_our_branch_is_moved_again_and_again(
@@ -344,7 +348,9 @@ def met(near: Thread, script: Script, match: Optional[str] = None, error: type[L
 class TestHellos:
     def test_from_the_future(self, thread: Thread, far: Thread) -> None:
         for protocol in (2, None, "1", [1], 1.5):
-            met(thread, answering(hello_of(far, protocol=protocol)), "another version of the exchange", ProtocolMismatch)
+            met(
+                thread, answering(hello_of(far, protocol=protocol)), "another version of the exchange", ProtocolMismatch
+            )
 
     @pytest.mark.parametrize(
         "change",
@@ -387,7 +393,11 @@ class TestHellos:
         met(thread, answering(hello_of(far)), "ended|broke", Cut)
         met(thread, answering(hello_of(far), {"t": "end"}), "less than it said", Refused)
         met(thread, answering(hello_of(far), {"t": "rows"}), "something else than records", Refused)
-        for head in ({"origin": 7}, {"origin": "x", "after": "0", "count": 1}, {"origin": "x", "after": 0, "count": True}):
+        for head in (
+            {"origin": 7},
+            {"origin": "x", "after": "0", "count": 1},
+            {"origin": "x", "after": 0, "count": True},
+        ):
             met(thread, answering(hello_of(far), {"t": "rows", **head}), "something else than records", Refused)
 
     def test_it_does_not_say_that_it_took_what_it_was_given(self, thread: Thread, far: Thread) -> None:
@@ -562,7 +572,13 @@ class TestServer:
             sentence(raised.value)
 
     def test_garbage(self, agent: Agent) -> None:
-        for data in (b"\0" * 8, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, b"\0\0\0\x02\0\0\0\0[]", b"\0\0\0\x02\0\0\0\0{}"):
+        for data in (
+            b"\0" * 8,
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\xff" * 100,
+            b"\0\0\0\x02\0\0\0\0[]",
+            b"\0\0\0\x02\0\0\0\0{}",
+        ):
             with served(agent.client) as line:
                 line._write(data)
                 with pytest.raises(LwfmError, match="the other side: "):
