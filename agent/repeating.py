@@ -75,13 +75,17 @@ class RepeatedSyncs:
         name = str(peer["name"])
         before = peer.get("last_attempt")
         try:
-            problem = await self._command(name)
-        except OSError as error:
-            problem = f"cannot be started: {error}"
+            try:
+                problem = await self._command(name)
+            except OSError as error:
+                problem = f"cannot be started: {error}"
+            # before it is looked what is due: it would be due still
+            await self._writer.write(
+                lambda recorder: _note_missing(recorder.transaction.connection, name, before, problem)
+            )
         finally:
             self._running.pop(name, None)
             self.look()
-        await self._writer.write(lambda recorder: _note_missing(recorder.transaction.connection, name, before, problem))
 
     async def _command(self, name: str) -> str:
         """Run the command; why it failed, as far as it said, or an empty text."""

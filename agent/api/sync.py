@@ -136,6 +136,7 @@ async def peer_put(instance: Instance, call: Call) -> JSON:
 async def peer_remove(instance: Instance, call: Call) -> JSON:
     """Forget a peer."""
     await instance.writer.write(lambda recorder: peers.remove(recorder.transaction.connection, call.arguments[0]))
+    instance.syncs.look()
     return {}
 
 

@@ -23,7 +23,7 @@ from ..store.batch import BATCH_ROWS, Vector, vector_from_json, vector_to_json
 from ..wire import agree
 from .agent_replica import BATCH_TIMEOUT_S, AgentReplica
 from .contents import Moved, Tell, silent
-from .frames import SPOKEN, Cut, Line, Refused
+from .frames import GREETING, SPOKEN, Cut, Line, Refused
 from .remote import head_of, packet_of
 from .replica import Hello, Want
 from .shelf import fetch_from_bundle
@@ -198,7 +198,8 @@ def take_in(
     """
     with source.open("rb") as file:
         line = Line(FileStream(file))
-        line.await_greeting()
+        if file.read(len(GREETING)) != GREETING:
+            raise InvalidRecord(f"{source} is no bundle", hint="lwfm sync export writes them")
         head = line.receive("bundle").head
         agree([version for version in head.get("protocols") or [] if isinstance(version, int)], SPOKEN)
         bundled = Bundled(workflow=head.get("workflow"), source=Hello.from_json(head))
@@ -261,7 +262,7 @@ class _Records:
         sha256, size = head.get("sha256"), head.get("size")
         if not isinstance(sha256, str) or type(size) is not int or size < 0:
             raise Refused("there is a file without checksum or size in the bundle")
-        self.files[sha256] = (self._line.position, size)
+        self.files[sha256] = (len(GREETING) + self._line.position, size)
         passed = 0
         while passed < size:
             passed += len(self._line.receive("piece").body)

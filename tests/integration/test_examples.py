@@ -118,8 +118,22 @@ def test_example(example: Path, instance: Instance) -> None:
 
 def test_every_example_is_in_the_index() -> None:
     index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    missing = [path.name for path in [*EXAMPLE_FILES, EXAMPLES / "melt"] if f"({path.name}" not in index]
+    missing = [
+        path.name for path in [*EXAMPLE_FILES, EXAMPLES / "melt", EXAMPLES / "insitu"] if f"({path.name}" not in index
+    ]
     assert not missing, f"examples/README.md does not list {missing}"
+
+
+def test_insitu(instance: Instance, tmp_path: Path) -> None:
+    """As it is told to be run, on this machine. Its batch job, on a cluster, is part of test_story."""
+    out = tmp_path / "out"
+    done = instance.command([*documented_command(EXAMPLES / "insitu" / "study.py"), f"--out={out}"])
+    assert done.returncode == 0, report(done)
+    assert "14 jobs, 14 COMPLETE" in done.stdout
+    with (out / "periods.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["amplitude"] for row in rows] == ["10", "30", "60", "90", "120", "170"]
+    assert all(float(row["period"]) == pytest.approx(float(row["exact"]), rel=1e-6) for row in rows)
 
 
 # ------------------------------------------------------------------------------------------------- melt

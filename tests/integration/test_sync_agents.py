@@ -158,20 +158,20 @@ def test_what_jobs_elsewhere_come_to_fires_here_once(network: Network) -> None:
 
 
 def test_syncs_at_once_in_both_directions(network: Network) -> None:
-    places = [network.place(f"place{number}") for number in range(2)]
+    one, other = places = (network.place("one"), network.place("other"))
     for place in places:
         place.write_logs(1500)
     with ExitStack() as stack:
         running = [
             stack.enter_context(near.running(*network.words(far, way)))
-            for near, far in (places, reversed(places))
+            for near, far in ((one, other), (other, one))
             for way in ("both", "pull")
         ]
         ends = [(process.communicate(timeout=90), process.returncode) for process in running]
     assert [code for _, code in ends] == [0] * 4, ends
-    network.synced(*places)
-    network.equal(*places)
-    nothing_new(network.synced(*places))
+    network.synced(one, other)
+    network.equal(one, other)
+    nothing_new(network.synced(one, other))
 
 
 # ---------------------------------------------------------------------------------------------- deaths

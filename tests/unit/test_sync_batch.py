@@ -55,7 +55,8 @@ def batch_of(*rows: Row, origin: str = ORIGIN, after: int = 0, prev: str = GENES
 
 def take(thread: Thread, batch: Batch) -> int:
     """As the agent takes it over: everything is checked."""
-    return thread.unit(lambda recorder: recorder.receive(*decode(encode(batch))))
+    new: int = thread.unit(lambda recorder: recorder.receive(*decode(encode(batch))))
+    return new
 
 
 def log_of(thread: Thread) -> list[tuple[Any, ...]]:
@@ -111,6 +112,7 @@ class TestBatches:
             told = [*good[:at], value, *good[at + 1 :]]
             with pytest.raises(InvalidRecord, match="not text"):
                 decode(self._with_rows(told))
+        wrong: Any
         for wrong in (good[:at] + good[at + 1 :], [*good, "more"], "text", 7, None, {}):
             with pytest.raises(InvalidRecord):
                 decode(self._with_rows(wrong))
@@ -367,21 +369,22 @@ def mutations(value: Any, draw: random.Random) -> Iterator[Any]:
                 yield [*value[:at], inner, *value[at + 1 :]]
 
 
-def attempt(thread: Thread, kind: str, body: Any, uid: Optional[str] = None) -> bool:
+def attempt(thread: Thread, kind: str, body: str, uid: Optional[str] = None) -> bool:
     """Have a record taken over; whether it was. If not, nothing of it is there, and it is said of which record and why."""
     origin = new_origin()
-    told = row(kind, json.dumps(body), uid=uid or new_id())
+    told = row(kind, body, uid=uid or new_id())
     try:
         batch = batch_of(told, origin=origin)
     except InvalidRecord:  # its text is not Unicode
         return False
     try:
         take(thread, batch)
+        return True
     except InvalidRecord as error:
-        assert f"record 1 of origin {origin} " in error.message
-        assert exchange.read_batch(thread.connection, origin, 0, 1) is None
-        return False
-    return True
+        message = error.message
+    assert f"record 1 of origin {origin} " in message
+    assert exchange.read_batch(thread.connection, origin, 0, 1) is None
+    return False
 
 
 @pytest.mark.parametrize("kind", [*BODIES, "data-handler"])
@@ -400,10 +403,10 @@ def test_whatever_a_record_holds_it_is_refused_or_the_store_stays_sound(kind: st
     draw.shuffle(wrong)
     taken = 0
     for body in [whole, *wrong[:250]]:
-        taken += attempt(here, name, body)
+        taken += attempt(here, name, json.dumps(body))
     assert taken
     if kind in ("job", "status"):
-        attempt(here, name, {**whole, **({"job_id": own} if kind == "status" else {})})
+        attempt(here, name, json.dumps({**whole, **({"job_id": own} if kind == "status" else {})}))
         assert here.state(own) == "PENDING"
     assert here.verify() == []
     sync(StoreReplica(there), StoreReplica(here))
@@ -421,12 +424,7 @@ def test_what_is_nested_beyond_measure_is_refused_or_the_store_stays_sound(kind:
             deep = opening * depth + "1" + closing * depth
             for key in BODIES[kind]:
                 told = json.dumps({**BODIES[kind], key: "HERE"}).replace('"HERE"', deep)
-                origin = new_origin()
-                batch = batch_of(row(kind, told), origin=origin)
-                try:
-                    take(thread, batch)
-                except InvalidRecord as error:
-                    assert f"record 1 of origin {origin} " in error.message
+                attempt(thread, kind, told)
     assert thread.verify() == []
 
 
@@ -462,9 +460,9 @@ class TestIds:
                     thread,
                     batch_of(row("status", body, uid=record.uid, hlc=record.hlc), origin=other + new_origin()[1:]),
                 )
+        first = {"job_id": job, "attempt": 1, "state": "FAILED"}
         with pytest.raises(InvalidRecord, match="claims the id"):
-            body = {"job_id": job, "attempt": 1, "state": "FAILED"}
-            take(thread, batch_of(row("status", body, uid=job), origin=other + new_origin()[1:]))
+            take(thread, batch_of(row("status", first, uid=job), origin=other + new_origin()[1:]))
         assert thread.job(job) == known
         assert thread.verify() == []
 

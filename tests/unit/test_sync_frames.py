@@ -178,7 +178,7 @@ class TestGarbage:
          b'{"t":"x"}}', b'{"t":"x"', b"9" * 10_000],
     )  # fmt: skip
     def test_heads_that_are_none(self, head: bytes) -> None:
-        with pytest.raises(Refused, match="not JSON|no message"):
+        with pytest.raises(Refused, match=r"not JSON|no message"):
             Line(Pipe(framed(head))).receive()
 
     @pytest.mark.parametrize(
@@ -195,11 +195,9 @@ class TestGarbage:
             for _ in range(draw.randint(1, 6)):
                 data[draw.randrange(len(data))] = draw.randrange(256)
             line = Line(Pipe(bytes(data)))
-            try:
-                while True:
-                    line.receive()
-            except LwfmError as error:
-                assert len(error.message) < 2100
+            with pytest.raises(LwfmError, match=r"^.{1,2100}$"):
+                while line.receive():
+                    pass
 
     def test_another_frame_than_is_to_come(self) -> None:
         with pytest.raises(Refused, match="'surprise' where 'hello' was to come"):
