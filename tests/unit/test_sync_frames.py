@@ -171,6 +171,12 @@ class TestLimits:
         assert int(grown) < 4 * MAX_BODY_BYTES >> 20
 
 
+def drain(line: Line) -> None:
+    """Receive until something is wrong."""
+    while True:
+        line.receive()
+
+
 class TestGarbage:
     @pytest.mark.parametrize(
         "head",
@@ -196,8 +202,7 @@ class TestGarbage:
                 data[draw.randrange(len(data))] = draw.randrange(256)
             line = Line(Pipe(bytes(data)))
             with pytest.raises(LwfmError, match=r"^.{1,2100}$"):
-                while line.receive():
-                    pass
+                drain(line)
 
     def test_another_frame_than_is_to_come(self) -> None:
         with pytest.raises(Refused, match="'surprise' where 'hello' was to come"):
@@ -256,7 +261,7 @@ class TestErrors:
 
 def test_a_conversation_cut_at_each_byte() -> None:
     """What is whole before the cut comes; then it is said that it was cut."""
-    frames = [
+    frames: list[tuple[JSON, bytes]] = [
         ({"t": "hello", "protocols": [1]}, b""),
         ({"t": "rows"}, bytes(600)),
         ({"t": "taken"}, b""),

@@ -453,6 +453,12 @@ def serving(client: Client) -> Script:
     return lambda line: Server(line, AgentReplica(client)).run()
 
 
+def drain(line: Line) -> None:
+    """Receive records until something is wrong."""
+    while True:
+        line.receive("rows")
+
+
 def greeted(line: Line) -> JSON:
     line.send({"t": "hello", "protocols": [1], "digest": None})
     return line.receive("hello").head
@@ -511,8 +517,7 @@ class TestServer:
                 wants = [[mine, *wants[0][1:]]]
             line.send({"t": "pull", "wants": wants})
             with pytest.raises(LwfmError, match="the other side: ") as raised:
-                while line.receive("rows"):
-                    pass
+                drain(line)
             sentence(raised.value)
             assert not isinstance(raised.value, Cut)
 
