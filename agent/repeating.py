@@ -63,13 +63,24 @@ class RepeatedSyncs:
                         self._running[name] = asyncio.ensure_future(self._sync(peer))
                     elif due_s is not None:
                         pause_s = min(pause_s, due_s)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), pause_s)
-                self._changed.clear()
+                await self._pause(pause_s)
         finally:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _pause(self, seconds: float) -> None:
+        """Until peers have changed, at most so long.
+
+        Up to Python 3.11 ``wait_for`` forgets that it was cancelled when what it waits for happens at that moment: the agent would
+        never leave.
+        """
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait([changed], timeout=seconds)
+        finally:
+            changed.cancel()
+        self._changed.clear()
 
     async def _sync(self, peer: Mapping[str, Any]) -> None:
         name = str(peer["name"])

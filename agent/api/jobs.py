@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .. import attached, processes
-from ..errors import InvalidRecord, NotFound
+from .. import attached, hostlist, processes
+from ..errors import Conflict, InvalidRecord, NotFound
 from ..execution import record_ended
 from ..instance import Instance
 from ..matching import parse_terms
@@ -337,6 +337,7 @@ def _states_of(connection: Any, ids: list[str]) -> dict[str, str]:
 async def attach(instance: Instance, call: Call) -> JSON:
     """Record a job that the caller executes, and watch its process."""
     body = call.body()
+    _check_here(instance, body.get("context"))
     pid, start_s = instance.attached.identify(body.get("pid"))
 
     def work(recorder: Recorder) -> JSON:
@@ -349,6 +350,20 @@ async def attach(instance: Instance, call: Call) -> JSON:
         return job
 
     return await instance.writer.write(work)
+
+
+def _check_here(instance: Instance, context: object) -> None:
+    """A process of another host is not watched: here its number is nobody's, or somebody else's.
+
+    Raises:
+        Conflict: the caller runs on another host.
+    """
+    host = context.get("host") if isinstance(context, dict) else None
+    if isinstance(host, str) and not hostlist.same_host(host, instance.host):
+        raise Conflict(
+            f"the agent of {instance.home.root} runs on {instance.host}, and follows no script on {host}",
+            hint=f"run it on {instance.host}, or in an instance of its own: LWFM_HOME=DIR",
+        )
 
 
 async def finish(instance: Instance, call: Call) -> JSON:

@@ -136,6 +136,7 @@ def _handler(body: Mapping[str, Any]) -> None:
     event = body.get("event")
     if not isinstance(event, dict):
         raise InvalidRecord("its event is no object")
+    _object(event, "notify")
     told = {name: value for name, value in event.items() if name != "notify"}
     if body.get("kind") == "job":
         JobEvent.from_json(told)

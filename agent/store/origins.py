@@ -19,6 +19,7 @@ SHORT_LENGTH = 8
 """Digits of an origin that tell it from others of the same name."""
 _LISTED = 20
 _KNOWN = "select id, coalesce(host, ''), coalesce(user, '') from origins order by minted_at, id"
+_PEERS = "select name, json_extract(body, '$.origin') from local_peers order by name desc"
 _HEADS = "select id, (select max(seq) from log where origin = origins.id) from origins where id <> ?"
 _JOBS = "select coalesce(workflow_id, ''), state, count(*) from jobs where origin <> ? group by 1, 2"
 
@@ -30,8 +31,8 @@ def own(connection: sqlite3.Connection) -> str:
 
 
 def names(connection: sqlite3.Connection) -> dict[str, str]:
-    """How people call each instance: by its host, without the domain where that will do; else by ``user@host``, and by its id too
-    where several are the same even then."""
+    """How people call each instance: as they have called the peer that it is; else by its host, without the domain where that will
+    do; else by ``user@host``, and by its id too where several are the same even then."""
     known = connection.execute(_KNOWN).fetchall()
     called = {origin: short(origin) for origin, _, _ in known}
     left = [row for row in known if row[1]]
@@ -40,6 +41,7 @@ def names(connection: sqlite3.Connection) -> dict[str, str]:
         called.update((row[0], name_of(row)) for row in left if counts[name_of(row)] == 1)
         left = [row for row in left if counts[name_of(row)] > 1]
     called.update((row[0], f"{_user_at_host(row)}:{short(row[0])}") for row in left)
+    called.update((origin, peer) for peer, origin in connection.execute(_PEERS) if origin in called)
     return called
 
 
@@ -54,7 +56,7 @@ def short(origin: str) -> str:
 
 
 def resolve(connection: sqlite3.Connection, given: str) -> list[str]:
-    """The origins that ``given`` means: ``here``, a host (all instances on it), a name from :func:`names`, or how an id begins.
+    """The origins that ``given`` means: ``here``, a host (all instances on it), a name from :func:`names`, such as a peer's, or how an id begins.
 
     Raises:
         NotFound: there is none; the hint names those there are. AmbiguousId: several ids begin so.

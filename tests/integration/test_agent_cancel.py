@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,6 +213,15 @@ def test_attaching_a_process_that_is_not_there(agent: Agent) -> None:
     for pid in (2**22 + 1, -1, 0, 1, "1", None, True):
         with pytest.raises(errors.InvalidRecord, match="process"):
             agent.client.post("/v1/jobs/attach", {"definition": {"command": ["me"]}, "pid": pid})
+
+
+def test_attaching_a_process_of_another_host(agent: Agent, process: subprocess.Popen[bytes]) -> None:
+    """Where several hosts share a home, the same number is another process here, which must not be told to end."""
+    body = {"definition": {"command": ["me"]}, "pid": process.pid, "context": {"host": "elsewhere"}}
+    with pytest.raises(errors.Conflict, match="follows no script on elsewhere"):
+        agent.client.post("/v1/jobs/attach", body)
+    host = {"host": socket.gethostname().partition(".")[0]}
+    assert agent.client.post("/v1/jobs/attach", {**body, "context": host})["state"] == "RUNNING"
 
 
 def test_an_attached_process_that_goes_away_silently_has_failed(agent: Agent, process: subprocess.Popen[bytes]) -> None:

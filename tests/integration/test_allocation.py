@@ -334,7 +334,7 @@ def test_the_next_allocation_goes_on_with_what_this_one_did_not_finish(cluster: 
     def finished() -> list[str]:
         return done.read_text().splitlines() if done.exists() else []
 
-    wait_until(lambda: len(finished()) >= 8, "the short jobs", on_timeout=first.output)
+    wait_until(lambda: len(finished()) >= 8, "the short jobs", timeout_s=60, on_timeout=first.output)
     hosts = first.hosts()
     before = finished()
     for host in hosts:

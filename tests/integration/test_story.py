@@ -165,6 +165,10 @@ def test_an_agent_alone_on_its_node_is_reached_through_a_jump_host_by_the_users_
     half.update([("measure", "COMPLETE"), ("measure", "READY"), ("tabulate", "READY")])
     wait_brought(story, half, "cluster")
     assert story.agents(story.login) == []
+    # A second run in the same instance, on another host, as of another batch job: its process is none that the agent can watch.
+    told = story.there("cd study && ./lwfm.pyz run study.py 2>&1 || echo code $?").splitlines()
+    assert f"runs on {job.hosts()[0]}, and follows no script on {story.login}" in told[0]
+    assert told[-1] == "code 4"
 
     let_it_end(story, job)
     sync_all(story, "cluster", "--data", "kind=result")

@@ -45,6 +45,7 @@ def test_a_command_that_ends_without_a_word_has_failed_once(tmp_path: Path, monk
             syncs.look()
             await writer.read(peers.listed)
         assert syncs.busy
+        syncs.look()  # at the very moment at which it is to end
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         (peer,) = await writer.read(peers.listed)

@@ -108,6 +108,7 @@ class TestBatches:
     @pytest.mark.parametrize("at", range(5))
     def test_every_part_of_a_record_is_of_its_type(self, at: int) -> None:
         good = list(row())
+        value: Any
         for value in [None, True, 7, 1.5, [], ["x"], {}]:
             told = [*good[:at], value, *good[at + 1 :]]
             with pytest.raises(InvalidRecord, match="not text"):
@@ -288,6 +289,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("handler", {"kind": "both"}, "neither job nor data"),
     ("handler", {"event": None}, "event is no object"),
     ("handler", {"event": {"jobs": 7, "defn": DEFINITION}}, "JobEvent"),
+    ("handler", {"event": {"jobs": ["j1"], "defn": DEFINITION, "notify": [1]}}, "notify must be an object"),
     ("handler", {"job_ids": [7]}, "list of ids"),
     ("handler", {"fire_limit": "1"}, "fire_limit must be a whole number"),
     ("unset", {"handler_id": 7}, "handler_id must be text"),
