@@ -21,7 +21,7 @@ from typing import Any, Union
 from urllib.parse import quote, urlencode
 
 from .. import errors, paths, rendezvous
-from ..errors import AgentUnreachable, LwfmError
+from ..errors import AgentError, AgentUnreachable, LwfmError
 from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 from ..wire import SPOKEN
 
@@ -214,10 +214,6 @@ class Client:
         try:
             connection = self._open_anywhere(timeout)
         except (FileNotFoundError, ConnectionRefusedError):
-            if not self.endpoint.may_start:
-                raise AgentUnreachable(
-                    f"no agent answers at {self.endpoint.socket}", hint="start it with: lwfm agent start"
-                ) from None
             connection = self._open_elsewhere(timeout) or self._start(timeout)
         self._local.connection = connection
         self._connections.add(connection)
@@ -225,6 +221,8 @@ class Client:
 
     def _open_elsewhere(self, timeout: float | None) -> _Connection | None:
         """A new connection to the agent of this home on another host that shares it; None when there is none."""
+        if self.endpoint.socket != self.endpoint.home.socket:
+            return None  # the agent of whoever runs this job
         from .elsewhere import find
 
         place = find(self.endpoint.home)
@@ -233,12 +231,16 @@ class Client:
         try:
             return self._dial(place, timeout)
         except OSError as error:
-            raise AgentUnreachable(
+            raise AgentError(
                 f"the agent of {self.endpoint.home.root} runs on {place.host}, which cannot be reached from here: {error}",
                 hint=f"use lwfm on {place.host}, or wait until it has ended",
             ) from error
 
     def _start(self, timeout: float | None) -> _Connection:
+        if not self.endpoint.may_start:
+            raise AgentUnreachable(
+                f"no agent answers at {self.endpoint.socket}", hint="start it with: lwfm agent start"
+            )
         from .startup import start_agent  # loads much that is rarely needed
 
         self.has_started_agent = True

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 from .. import hostlist, rendezvous
-from ..errors import AgentUnreachable, InsecureState
+from ..errors import AgentError, AgentUnreachable, InsecureState
 from ..paths import Home
 
 
@@ -23,7 +23,7 @@ def find(home: Home) -> Optional[rendezvous.Rendezvous]:
     """How the agent of ``home`` is reached on another host; None when none runs, or it is this host's.
 
     Raises:
-        AgentUnreachable: it runs on another host, and has not told how it is reached.
+        AgentError: it runs on another host, and has not told how it is reached.
     """
     owner = _owner(home.lock_file)
     if owner is None or hostlist.same_host(owner, socket.gethostname()):
@@ -36,7 +36,7 @@ def find(home: Home) -> Optional[rendezvous.Rendezvous]:
             continue
         if hostlist.same_host(place.host, owner):
             return place
-    raise AgentUnreachable(
+    raise AgentError(
         f"the agent of {home.root} runs on {owner}, and listens to no other host", hint=f"use lwfm on {owner}, or wait"
     )
 

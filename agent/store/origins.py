@@ -56,7 +56,7 @@ def short(origin: str) -> str:
 
 
 def resolve(connection: sqlite3.Connection, given: str) -> list[str]:
-    """The origins that ``given`` means: ``here``, a host (all instances on it), a name from :func:`names`, such as a peer's, or how an id begins.
+    """The origins that ``given`` means: ``here``, a host (all instances on it), a name from :func:`names`, or how an id begins.
 
     Raises:
         NotFound: there is none; the hint names those there are. AmbiguousId: several ids begin so.
