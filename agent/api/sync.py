@@ -15,6 +15,7 @@ from ..instance import Instance
 from ..paths import user_name
 from ..store import Store, exchange, fragments, queries, schema
 from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_to_json
+from ..sync.address import Address
 from .server import JSON, Call, Raw
 
 LEAST_FREE_BYTES = 64 * 1024 * 1024
@@ -128,7 +129,10 @@ async def peer_list(instance: Instance, call: Call) -> JSON:
 
 async def peer_put(instance: Instance, call: Call) -> JSON:
     """Remember a peer, or change what is remembered of it."""
-    answer: JSON = await instance.writer.write(lambda recorder: peers.put(recorder.transaction.connection, call.body()))
+    body = call.body()
+    if isinstance(body.get("address"), dict):
+        Address.from_json(body["address"])
+    answer: JSON = await instance.writer.write(lambda recorder: peers.put(recorder.transaction.connection, body))
     instance.syncs.look()
     return answer
 
@@ -153,7 +157,9 @@ async def peer_note(instance: Instance, call: Call) -> JSON:
 def _look_again(instance: Instance, before: str) -> None:
     """If the instance writes under another origin than before: what was of it may no longer be."""
     if instance.store.origin != before:
-        _logger.warning("the origin is %s now: %s", instance.store.origin, instance.store.notice or "its branch has moved")
+        _logger.warning(
+            "the origin is %s now: %s", instance.store.origin, instance.store.notice or "its branch has moved"
+        )
         instance.watch.reset()
 
 

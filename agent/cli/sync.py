@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -273,9 +273,9 @@ def _noted(session: Session, peer: JSON) -> Iterator[None]:
         yield
     except LwfmError as error:
         if peer.get("added_at"):
-            session.client.post(
-                f"{path_of('peers', peer['name'])}/outcome", {"error": error.message[:500]}, repeatable=True
-            )
+            outcome = f"{path_of('peers', peer['name'])}/outcome"
+            with suppress(LwfmError):  # what went wrong with the sync is what the user is to know
+                session.client.post(outcome, {"error": error.message[:500]}, repeatable=True)
         raise
 
 

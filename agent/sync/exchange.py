@@ -18,7 +18,7 @@ from .replica import Hello, Packet, Replica, Want
 
 PROBES = 15
 """Records whose hashes are compared in one round while the place of a fork is looked for: four bits of it each time."""
-MAX_FORKS = 1000
+MAX_FORKS = 30
 """Forks that are settled in one exchange; each moves the beginnings of at least one branch apart, so there are only a few."""
 MAX_RECORDS = 2_000_000_000
 """What the other side claims to have is not believed beyond this."""

@@ -23,9 +23,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 LINK = HERE.parents[1] / "build" / "link"
-sys.path[:0] = [str(LINK), str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(LINK), str(HERE.parent)]
 
-import million  # noqa: E402
+from bench import million  # noqa: E402
 
 from lwfm.store import Store  # noqa: E402
 

@@ -152,7 +152,7 @@ def attach(agent: Agent, process: subprocess.Popen[bytes], **definition: object)
     body = {
         "definition": {"command": ["me"], **definition},
         "pid": process.pid,
-        "context": {"cwd": "/", "host": "here"},
+        "context": {"cwd": "/", "host": socket.gethostname()},
     }
     job = agent.client.post("/v1/jobs/attach", body)
     assert (job["state"], job["native_status"], job["native_id"]) == ("RUNNING", "attached", str(process.pid))
