@@ -12,7 +12,7 @@ from .errors import InvalidRecord, NotFound
 from .records import JSON
 from .store import Connection
 
-MIN_EVERY_S = 10.0
+MIN_EVERY_S = 5.0
 MAX_BACK_OFF_S = 3600.0
 """A peer that cannot be reached is tried at least this often, if it was to be synced with more often."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:\[\]-]{0,99}")

@@ -184,7 +184,7 @@ def test_whoever_is_killed_the_next_sync_completes(network: Network) -> None:
     near, far = network.place("near"), network.place("far")
     far.write_logs(3000, 3000)
     partly = 0
-    for number in range(15):
+    for number in range(10):
         far.write_logs(700, 3000)
         missing, begun = far.count() - near.count(), near.count()
         moment = draw.choice([0, 1, draw.randrange(missing), draw.randrange(missing)])
@@ -197,7 +197,7 @@ def test_whoever_is_killed_the_next_sync_completes(network: Network) -> None:
             _, complaint = process.communicate(timeout=60)
         assert "Traceback" not in complaint, complaint
         wait_until(lambda: not far.serving(), "the far end of it to be gone")
-        if number % 4 >= 2 or number > 11:
+        if number % 4 >= 2 or number > 7:
             for place in (near, far):
                 assert place.json("store", "verify")["ok"]
             near.client.close()
@@ -302,7 +302,7 @@ def test_a_sync_that_repeats(network: Network) -> None:
     near, far = network.place("near"), network.place("far")
     first = far.submit("true")
     far.wait(first)
-    body = {"name": "far", "address": network.address(far), "every_s": 10}
+    body = {"name": "far", "address": network.address(far), "every_s": 5}
     near.client.post("/v1/peers", body)
 
     def peer() -> JSON:
@@ -311,7 +311,7 @@ def test_a_sync_that_repeats(network: Network) -> None:
 
     wait_until(lambda: peer().get("last_success"), "the first sync", on_timeout=near.log)
     assert jobs_known(near) == {first}
-    assert "far every 10s" in near.lwfm("agent", "status").stdout
+    assert "far every 5s" in near.lwfm("agent", "status").stdout
     second = far.submit("true")
     far.wait(second)
     wait_until(lambda: second in jobs_known(near), "the second", on_timeout=near.log)
@@ -320,14 +320,14 @@ def test_a_sync_that_repeats(network: Network) -> None:
     wait_until(lambda: peer().get("error"), "its failure to be noted", on_timeout=near.log)
     assert peer()["failures"] == 1
     status = near.lwfm("agent", "status").stdout
-    assert "far every 10s, not yet; " in status
+    assert "far every 5s, not yet; " in status
     assert peer()["error"] in status
     third = far.submit("true")
     far.wait(third)
     failed_at = time.monotonic()
     near.client.post("/v1/peers", body)
     wait_until(lambda: peer().get("failures") == 0, "it to recover", timeout_s=40, on_timeout=near.log)
-    assert time.monotonic() - failed_at > 10, "it was to be tried less often"
+    assert time.monotonic() - failed_at > 5, "it was to be tried less often"
     assert third in jobs_known(near)
     assert peer().get("error") is None
     near.client.delete(path_of("peers", "far"))
@@ -355,7 +355,7 @@ def test_an_agent_that_is_to_sync_again_does_not_leave(network: Network) -> None
 def test_an_agent_that_is_stopped_ends_the_sync_it_has_started(network: Network) -> None:
     near, far = network.place("near"), network.place("far")
     far.write_logs(3000, 3000)
-    near.client.post("/v1/peers", {"name": "far", "address": network.address(far), "every_s": 10})
+    near.client.post("/v1/peers", {"name": "far", "address": network.address(far), "every_s": 5})
     wait_until(far.serving, "the sync to begin", on_timeout=near.log)
     near.stop()
     wait_until(lambda: not near.processes() and not far.serving(), "all of it to be gone")
