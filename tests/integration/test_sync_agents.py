@@ -311,7 +311,7 @@ def test_a_sync_that_repeats(network: Network) -> None:
 
     wait_until(lambda: peer().get("last_success"), "the first sync", on_timeout=near.log)
     assert jobs_known(near) == {first}
-    assert "far every 5s" in near.lwfm("agent", "status").stdout
+    assert "far every 5.00s" in near.lwfm("agent", "status").stdout
     second = far.submit("true")
     far.wait(second)
     wait_until(lambda: second in jobs_known(near), "the second", on_timeout=near.log)
@@ -320,7 +320,7 @@ def test_a_sync_that_repeats(network: Network) -> None:
     wait_until(lambda: peer().get("error"), "its failure to be noted", on_timeout=near.log)
     assert peer()["failures"] == 1
     status = near.lwfm("agent", "status").stdout
-    assert "far every 5s, not yet; " in status
+    assert "far every 5.00s, not yet; " in status
     assert peer()["error"] in status
     third = far.submit("true")
     far.wait(third)
