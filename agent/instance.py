@@ -145,6 +145,7 @@ class Instance:
 
     async def start(self) -> None:
         """Take up what was going on, and start the worker."""
+        self.home.wanted.unlink(missing_ok=True)  # whoever wanted one that leaves has gone on
         local = [name for name in self.registry.names() if self._reports_itself(name)]
         waiting = await self.writer.write(recovery.unplaced, local)
         faultpoints.hit("instance.placing")
@@ -437,6 +438,7 @@ class Instance:
         return len(self.dispatcher.flights) + self.dispatcher.waiting > CROWD
 
     def _is_idle(self) -> bool:
+        """Whether it is time to leave: there is no work, and has been none for long enough, or a host that needs one waits."""
         if (
             self.idle_exit_s is None
             or self.open_requests
@@ -448,7 +450,7 @@ class Instance:
             or self.syncs.busy
         ):
             return False
-        return time.monotonic() - self.last_request > self.idle_exit_s
+        return time.monotonic() - self.last_request > self.idle_exit_s or self.home.wanted.exists()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

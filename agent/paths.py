@@ -53,6 +53,11 @@ class Home:
         return self.root / "agent.lock"
 
     @property
+    def wanted(self) -> Path:
+        """Written by who needs an agent on another host: one that has no work leaves."""
+        return self.root / "agent.wanted"
+
+    @property
     def repository(self) -> Path:
         """Where data put to the local site under a relative path is stored."""
         return self.root / "repository"

@@ -16,7 +16,8 @@ MIN_EVERY_S = 5.0
 MAX_BACK_OFF_S = 3600.0
 """A peer that cannot be reached is tried at least this often, if it was to be synced with more often."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:\[\]-]{0,99}")
-_GIVEN = ("address", "every_s", "data")
+_GIVEN = ("address", "every_s", "data", "way")
+WAYS = ("both", "pull", "push")
 _TOLD = ("origin", "store_id", "host", "skew_s", "vector")
 
 
@@ -32,7 +33,8 @@ def find(connection: Connection, name: str) -> Optional[JSON]:
 
 
 def put(connection: Connection, body: Mapping[str, Any]) -> JSON:
-    """Remember a peer, or change what ``body`` says of it: ``name``, ``address``, ``every_s``, ``data``; null forgets.
+    """Remember a peer, or change what ``body`` says of it: ``name``, ``address``, and what is repeated (``every_s``, ``way``,
+    ``data``); null forgets.
 
     Raises:
         InvalidRecord: a value that cannot be.
@@ -53,6 +55,8 @@ def put(connection: Connection, body: Mapping[str, Any]) -> JSON:
         isinstance(every_s, bool) or not isinstance(every_s, (int, float)) or every_s < MIN_EVERY_S
     ):
         raise InvalidRecord(f"syncs can be repeated every {MIN_EVERY_S:.0f} s or less often, not {every_s!r}"[:200])
+    if peer.get("way") not in (None, *WAYS):
+        raise InvalidRecord(f"{peer['way']!r} is no way to sync: {', '.join(WAYS)}"[:200])
     return _write(connection, peer)
 
 

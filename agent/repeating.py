@@ -87,7 +87,7 @@ class RepeatedSyncs:
         before = peer.get("last_attempt")
         try:
             try:
-                problem = await self._command(name)
+                problem = await self._command(name, str(peer.get("way") or peers.WAYS[0]))
             except OSError as error:
                 problem = f"cannot be started: {error}"
             # before it is looked what is due: it would be due still
@@ -98,9 +98,9 @@ class RepeatedSyncs:
             self._running.pop(name, None)
             self.look()
 
-    async def _command(self, name: str) -> str:
+    async def _command(self, name: str, way: str) -> str:
         """Run the command; why it failed, as far as it said, or an empty text."""
-        words = [*self_command(), "--home", str(self._home.root), "sync", "both", name, "--batch", "--json"]
+        words = [*self_command(), "--home", str(self._home.root), "sync", way, name, "--batch", "--json"]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LWFM_TRIGGER_")}
         environment[HOME_VARIABLE] = str(self._home.root)
         process = await asyncio.create_subprocess_exec(

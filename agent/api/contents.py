@@ -19,7 +19,7 @@ from ..instance import Instance
 from ..matching import parse_match, parse_terms
 from ..models import Metasheet
 from ..recorder import Recorder
-from ..store import copies, queries
+from ..store import copies, origins, queries
 from ..sync.wanted import DataRequest
 from .server import JSON, Call, number_of
 
@@ -41,7 +41,7 @@ async def missing(instance: Instance, call: Call) -> JSON:
 
     def read(connection: Any) -> Any:
         found, more = copies.contents_page(connection, wish, after, limit)
-        return [(sheet, other.places(instance.store.origin, instance.host)) for sheet, other in found], more
+        return [(sheet, _places(instance, connection, other)) for sheet, other in found], more
 
     def look(known: Sequence[tuple[JSON, list[copies.Place]]]) -> list[JSON]:
         found = []
@@ -67,7 +67,7 @@ async def present(instance: Instance, call: Call) -> JSON:
 
     def read(connection: Any) -> Any:
         found, more = copies.contents_page(connection, wish, after, limit)
-        return [(sheet, other.places(instance.store.origin, instance.host)) for sheet, other in found], more
+        return [(sheet, _places(instance, connection, other)) for sheet, other in found], more
 
     def look(known: Sequence[tuple[JSON, list[copies.Place]]]) -> list[JSON]:
         found = []
@@ -118,7 +118,7 @@ async def where(instance: Instance, call: Call) -> JSON:
         return [
             _output_place(instance, connection, item)
             if item.get("job_id")
-            else _data_place(instance, known[item["sha256"]], wish, item)
+            else _data_place(instance, connection, known[item["sha256"]], wish, item)
             for item in asked
             if (request.outputs if item.get("job_id") else request.data)
         ]
@@ -126,11 +126,15 @@ async def where(instance: Instance, call: Call) -> JSON:
     return {"files": [found for found in await instance.writer.read(read) if found]}
 
 
-def _data_place(instance: Instance, known: copies.Known, wish: copies.Wish, item: JSON) -> JSON:
+def _places(instance: Instance, connection: Any, known: copies.Known) -> list[copies.Place]:
+    return known.places(instance.store.origin, instance.host, origins.earlier(connection))
+
+
+def _data_place(instance: Instance, connection: Any, known: copies.Known, wish: copies.Wish, item: JSON) -> JSON:
     sha256 = item["sha256"]
     if known.newest(wish) is None:
         return {}
-    places = known.places(instance.store.origin, instance.host)
+    places = _places(instance, connection, known)
     kept = _store(instance).find(sha256, item["size"])
     believed = ([str(kept)] if kept else []) + [place.path for place in places if place.own]
     return {"sha256": sha256, "paths": believed, "hints": [place.path for place in places if not place.own]}

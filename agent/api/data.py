@@ -19,7 +19,7 @@ from ..records import check_properties
 from ..service import text_of
 from ..sites.base import StoredData
 from ..sites.registry import called
-from ..store import copies, queries
+from ..store import copies, origins, queries
 from .contents import copy_here
 from .jobs import origins_of
 from .server import JSON, Call
@@ -75,7 +75,7 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
     copy = await copy_here(instance, sheet) if foreign else None
     if copy is None:
         try:
-            if foreign and not await asyncio.to_thread(_is_beside, instance, sheet):
+            if foreign and not await _is_beside(instance, sheet):
                 raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
             return await asyncio.to_thread(called, site, get, stored, path)
         except (NotFound, SiteError):
@@ -86,11 +86,14 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
     return await asyncio.to_thread(called, "local", instance.sites().pillar("local", "repo").get, beside, path)
 
 
-def _is_beside(instance: Instance, sheet: JSON) -> bool:
-    """Whether another instance of this host has recorded data in a file that we can read; its checksum is compared later."""
+async def _is_beside(instance: Instance, sheet: JSON) -> bool:
+    """Whether another instance of this host, or this one before it was copied, has recorded data in a file that we can read; its
+    checksum is compared later."""
     path, size = copies.file_path(sheet.get("url"), sheet.get("path")), sheet.get("size_bytes")
-    known = sheet.get("host") == instance.host and path is not None and is_sha256(sheet.get("sha256"))
-    return known and isinstance(size, int) and is_file_of(str(path), size)
+    seen_here = sheet.get("host") == instance.host or sheet["origin"] in await instance.writer.read(origins.earlier)
+    if not seen_here or path is None or not is_sha256(sheet.get("sha256")) or not isinstance(size, int):
+        return False
+    return await asyncio.to_thread(is_file_of, path, size)
 
 
 def _elsewhere(sheet: JSON) -> str:

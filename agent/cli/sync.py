@@ -260,6 +260,7 @@ def _sync_with(
     kept: JSON = {"name": peer["name"], "address": peer["address"]}
     if every is not None:
         kept["every_s"] = every or None
+        kept["way"] = way if every else None
         kept["data"] = None if request.empty or not every else request.to_json()
     session.client.post("/v1/peers", kept, repeatable=True)
     session.client.post(f"{path_of('peers', peer['name'])}/outcome", synced.to_note(), repeatable=True)

@@ -208,7 +208,8 @@ def peer_line(peer: JSON) -> str:
     last = peer.get("last_success")
     when = f"last {duration(elapsed_s(last, None))} ago" if last else "not yet"
     problem = _problem(peer)
-    return f"{peer['name']} every {duration(peer['every_s'])}, {when}" + (f"; {problem}" if problem else "")
+    way = f" ({peer['way']})" if peer.get("way") else ""
+    return f"{peer['name']} every {duration(peer['every_s'])}{way}, {when}" + (f"; {problem}" if problem else "")
 
 
 def _problem(peer: JSON) -> str:

@@ -223,9 +223,10 @@ class Client:
         """A new connection to the agent of this home on another host that shares it; None when there is none."""
         if self.endpoint.socket != self.endpoint.home.socket:
             return None  # the agent of whoever runs this job
-        from .elsewhere import find
+        from . import elsewhere
 
-        place = find(self.endpoint.home)
+        look = elsewhere.find_or_follow if self.endpoint.may_start else elsewhere.find
+        place = look(self.endpoint.home)
         if place is None:
             return None
         try:

@@ -3,6 +3,9 @@
 Its lock tells that it runs, and where; the file by which the workers of its allocation find it (:mod:`~lwfm.rendezvous`) tells how
 to reach it. flock(2) works across hosts on NFS and the usual parallel file systems, where they are mounted so; where it does not,
 nothing is found, and starting another agent fails on the store itself.
+
+One that listens to no other host, as on a login node where somebody has looked or synced, is asked by a file to leave: it does when
+it was started by a command, not by hand, and has no work. So a batch job that begins meanwhile can have its own.
 """
 
 from __future__ import annotations
@@ -11,12 +14,36 @@ import fcntl
 import os
 import re
 import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
 from .. import hostlist, rendezvous
 from ..errors import AgentError, AgentUnreachable, InsecureState
 from ..paths import Home
+
+LEAVES_S = 15.0
+"""How long an agent that listens to no other host gets to leave: it looks every five seconds whether it shall."""
+LOOK_AGAIN_S = 0.1
+
+
+def find_or_follow(home: Home) -> Optional[rendezvous.Rendezvous]:
+    """The same as :func:`find`, for who would start one here: one that cannot be reached is asked to leave, and waited for."""
+    until = time.monotonic() + LEAVES_S
+    try:
+        while True:
+            try:
+                return find(home)
+            except AgentError:
+                if time.monotonic() > until:
+                    raise
+            with suppress(OSError):
+                home.wanted.touch(mode=0o600)
+            time.sleep(LOOK_AGAIN_S)
+    finally:
+        with suppress(OSError):
+            home.wanted.unlink()
 
 
 def find(home: Home) -> Optional[rendezvous.Rendezvous]:

@@ -82,13 +82,17 @@ class Known(NamedTuple):
                 return str(identifier)
         return None
 
-    def places(self, origin: str, host: str) -> list[Place]:
-        """Where copies may be that ``host``, this one, sees: those that ``origin``, this instance, recorded come first."""
+    def places(self, origin: str, host: str, earlier: frozenset[str] = frozenset()) -> list[Place]:
+        """Where copies may be that ``host``, this one, sees: those that ``origin``, this instance, recorded come first.
+
+        What it recorded itself, also under an ``earlier`` origin, it may have recorded on another host with the same file system.
+        """
         own: dict[str, Place] = {}
         hints: dict[str, Place] = {}
         for _, _, _, _, _, recorder, url, path, where in self.rows:
             mine = recorder == origin
-            if len(own) >= MAX_PLACES or (not mine and (where != host or len(hints) >= MAX_HINTS)):
+            seen_here = mine or where == host or recorder in earlier
+            if len(own) >= MAX_PLACES or not seen_here or (not mine and len(hints) >= MAX_HINTS):
                 continue
             place = file_path(url, path)
             if place is not None:

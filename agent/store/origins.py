@@ -30,6 +30,17 @@ def own(connection: sqlite3.Connection) -> str:
     return str(found[0]) if found else ""
 
 
+def earlier(connection: sqlite3.Connection) -> frozenset[str]:
+    """The origins under which this instance, or the one that it is a copy of, wrote before."""
+    found: list[str] = []
+    origin: Optional[str] = own(connection)
+    while origin is not None and origin not in found:
+        found.append(origin)
+        row = connection.execute("select parent from origins where id = ?", (origin,)).fetchone()
+        origin = row[0] if row else None
+    return frozenset(found[1:])
+
+
 def names(connection: sqlite3.Connection) -> dict[str, str]:
     """How people call each instance: as they have called the peer that it is; else by its host, without the domain where that will
     do; else by ``user@host``, and by its id too where several are the same even then."""

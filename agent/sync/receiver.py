@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -87,9 +87,19 @@ class Receiver:
 
     Args:
         line: to it. agent: of this side; home: its places. request: what is wanted.
+        among: the checksums of all that the sender has, where that is known.
     """
 
-    def __init__(self, line: Line, agent: Asked, home: Home, request: DataRequest, tell: Tell = silent):
+    def __init__(
+        self,
+        line: Line,
+        agent: Asked,
+        home: Home,
+        request: DataRequest,
+        tell: Tell = silent,
+        among: Optional[Container[str]] = None,
+    ):
+        self._among = among
         self._line = line
         self._agent = agent
         self._request = request
@@ -165,6 +175,8 @@ class Receiver:
                 body = {**self._request.to_json(), "kind": kind, "after": after}
                 page = self._agent.post("/v1/contents/missing", body, repeatable=True)
                 for item in page["files"]:
+                    if self._among is not None and item["sha256"] not in self._among:
+                        continue
                     wanted = _wanted(item, kind == "outputs")
                     if not wanted.output or wanted.sha256 not in seen:
                         yield wanted

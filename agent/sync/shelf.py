@@ -33,7 +33,7 @@ def fetch_from_bundle(
     giver = threading.Thread(target=_give, args=(far, source, places), name="lwfm-bundle", daemon=True)
     giver.start()
     try:
-        return Receiver(Line(SocketStream(near)), client, home, request, tell).run()
+        return Receiver(Line(SocketStream(near)), client, home, request, tell, places).run()
     finally:
         near.close()
         giver.join()

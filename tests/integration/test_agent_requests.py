@@ -93,7 +93,7 @@ class World:
         handler = agent.on_data({"never": "put"}, "true", of=workflow)["handler_id"]
         data = agent.put({"a": 1}, workflow=workflow)
         context = {
-            "host": "h",
+            "host": os.uname().nodename,
             "user": "u",
             "cwd": str(directory),
             "env": {"PATH": "/usr/bin:/bin"},
@@ -133,7 +133,13 @@ class World:
             "data": data,
             "sites": "local",
             "resources": "node",
+            "peers": "p",
         }
+        agent.client.post("/v1/peers", {"name": "p", "address": {"host": "h"}})
+        origin = agent.client.get("/v1/sync")["origin"]
+        batch = json.loads(agent.client.get_bytes("/v1/sync/records", {"origin": origin}).body)
+        fragment = {"origin": origin, "seqs": [1]}
+        fragments = json.loads(agent.client.post_bytes("/v1/sync/fragments/read", fragment).body)
         self.bodies: dict[str, list[JSON]] = {
             "/v1/jobs": [{**common, "site": "local", "jobs": [defn]}],
             "/v1/jobs/wait": [{"jobs": [job], "mode": "all", "timeout_s": 0.01}],
@@ -190,6 +196,14 @@ class World:
                     ]
                 }
             ],
+            "/v1/peers": [{"name": "p", "address": {"host": "h", "port": 22}, "way": "pull", "data": {"data": True}}],
+            "/v1/peers/*/outcome": [{"error": "e"}, {"error": None, "skew_s": 0.1, "vector": {origin: [1, "0" * 64]}}],
+            "/v1/sync/hashes": [{"asked": {origin: [1, 2]}}],
+            "/v1/sync/records": [batch],
+            "/v1/sync/fork": [{"origin": origin, "at": 0, "hash": "f" * 64}],
+            "/v1/sync/fragments": [fragments],
+            "/v1/sync/fragments/find": [{"workflow": workflow}],
+            "/v1/sync/fragments/read": [fragment],
             "/v1/sites/*/login": [{"answers": ["a"]}],
             "/v1/sites/*/resources": [{"kind": "node", "spec": {}}],
         }
@@ -213,6 +227,8 @@ class World:
             "/v1/handlers/*": {"reason": "r"},
             "/v1/logs": {"job": job, "workflow": workflow, "level": "INFO", "text": "m", "limit": 3},
             "/v1/search": {"q": "true", "limit": 3},
+            "/v1/sync": {"digest": "d"},
+            "/v1/sync/records": {"origin": origin, "after": 0, "upto": 2},
         }
         skipped = {"/v1/agent/stop", "/v1/store/rebuild"}
         self.calls = sorted((route.method, _template(route.pattern.pattern)) for route in routes())

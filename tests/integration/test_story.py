@@ -17,7 +17,7 @@ from support import cluster as bed
 from support import onefile
 from support.cluster import BatchJob, Cluster
 from support.onefile import ROOT
-from support.story import Story, a_story
+from support.story import HOME_ON_NODES, Story, a_story
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.artifact, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -175,3 +175,31 @@ def test_an_agent_alone_on_its_node_is_reached_through_a_jump_host_by_the_users_
     assert story.desktop("get", "last", "out.csv").strip() == str(story.desktop.home / "out.csv")
     lines = (story.desktop.home / "out.csv").read_text().splitlines()
     assert lines[1:] == ["30,6.392568,6.392568", "90,7.416299,7.416299"]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_batch_job_that_begins_after_a_sync_has_the_agent_that_answered_leave(story: Story, nodes: int) -> None:
+    """It idles on the node to log in on, and listens to no other; a job must not fail because somebody has looked."""
+    story.copy(ROOT / "examples" / "insitu", to="study")
+    story.desktop("self", "copy", *story.ssh, "login")
+    story.sync("pull", "login")
+    assert story.agent_host() == story.login
+    for host in story.cluster.hosts[:-1]:
+        story.hide_socket(host)
+
+    job = story.submit("study", f"--nodes={nodes}", "--output=log", "job.sh")
+    assert job.wait(60) == "COMPLETED", (story.home / "study" / "log").read_text() + story.log()
+    sync_all(story, "login")
+    assert jobs(story) == ENDED
+
+
+def test_an_agent_that_was_started_by_hand_is_not_asked_to_leave_in_vain(story: Story) -> None:
+    """It stays, and so does one that has work: a command on another node is told where to go."""
+    story.desktop("self", "copy", *story.ssh, "login")
+    story.there("./lwfm.pyz agent start")
+    story.hide_socket(story.cluster.hosts[0])
+    done = story.cluster.on(story.cluster.hosts[0], f"{HOME_ON_NODES}/lwfm.pyz", "job", "list", check=False)
+    assert done.returncode == 7
+    assert f"runs on {story.login}, and listens to no other host" in done.stderr
+    assert story.agent_host() == story.login
+    assert not (story.home / ".lwfm" / "agent.wanted").exists()

@@ -101,13 +101,13 @@ class Story:
         found = re.search(r" on (\S+)", (self.home / ".lwfm" / "agent.lock").read_text())
         return found.group(1) if found else None
 
-    def hide_socket(self) -> None:
-        """From the node to log in on: a socket is there, as on a shared file system, at which nobody of that node answers."""
+    def hide_socket(self, host: str = "") -> None:
+        """From a node, that to log in on: a socket is there, as on a shared file system, at which nobody of that node answers."""
         (self.home / "nobody").unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as nobody:
             nobody.bind(str(self.home / "nobody"))
         places = (f"{HOME_ON_NODES}/nobody", f"{HOME_ON_NODES}/.lwfm/agent.sock")
-        self.cluster.on(self.login, "mount", "--bind", *places)
+        self.cluster.on(host or self.login, "mount", "--bind", *places)
 
     def agents(self, host: str) -> list[str]:
         """The agents that run on a node."""
