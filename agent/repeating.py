@@ -88,7 +88,7 @@ class RepeatedSyncs:
         try:
             try:
                 problem = await self._command(name, str(peer.get("way") or peers.WAYS[0]))
-            except OSError as error:
+            except Exception as error:  # whatever it is: it must not be started again at once
                 problem = f"cannot be started: {error}"
             # before it is looked what is due: it would be due still
             await self._writer.write(

@@ -25,7 +25,7 @@ def test_a_command_that_ends_without_a_word_has_failed_once(tmp_path: Path, monk
     """It is noted before it is looked what is due: else it would be due still."""
     commands: list[str] = []
 
-    async def command(_: RepeatedSyncs, name: str) -> str:
+    async def command(_: RepeatedSyncs, name: str, way: str) -> str:
         commands.append(name)
         return "it fell over"
 
