@@ -2,7 +2,7 @@
 
 The receiver drives, since once the records are equal it knows best what it lacks. It tells how much that is, then asks for
 portions of files by their checksum; the sender answers each portion, and sends only what the request means. Frames
-(``docs/sync-protocol`` of the records comes before, on the same line):
+(those of the records, :mod:`.exchange`, come before, on the same line):
 
 =============  ==========  =================================================================================
 ``contents``   near → far  ``way`` (``pull``: the far side sends, ``push``: it receives), ``request``

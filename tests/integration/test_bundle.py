@@ -14,28 +14,18 @@ import pytest
 
 from lwfm.store.connection import connect
 
-from support.agents import LINK, new_home
+from support.agents import new_home
+from support.hosts import make_hostname, on_host
 from support.peers import Place
-
-HOSTNAME = """\
-import os, socket
-if os.environ.get("PRETENDED_HOST"):
-    socket.gethostname = lambda: os.environ["PRETENDED_HOST"]
-"""
 
 
 @pytest.fixture
 def hostname(tmp_path: Path) -> Path:
-    """A directory for PYTHONPATH that makes a process believe that it is on ``$PRETENDED_HOST``."""
-    directory = tmp_path / "hostname"
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(HOSTNAME)
-    return directory
+    return make_hostname(tmp_path)
 
 
 def place(name: str, hostname: Path) -> Iterator[Place]:
-    env = {"PRETENDED_HOST": name, "PYTHONPATH": f"{LINK}{os.pathsep}{hostname}"}
-    made = Place(new_home(), name, env=env)
+    made = Place(new_home(), name, env=on_host(name, hostname))
     try:
         yield made.start()  # type: ignore[misc]
     except BaseException:

@@ -19,29 +19,16 @@ from lwfm.store.connection import connect
 from lwfm.sync.contents import Moved, answer, pull, push
 from lwfm.sync.wanted import DataRequest
 
-from support.agents import LINK, Agent, environment, new_home
+from support.agents import Agent, environment, new_home
+from support.hosts import make_hostname, on_host
 from support.sides import ALL, beside
 
 JSON = dict[str, Any]
 
-HOSTNAME = """\
-import os, socket
-if os.environ.get("PRETENDED_HOST"):
-    socket.gethostname = lambda: os.environ["PRETENDED_HOST"]
-"""
-
 
 @pytest.fixture
 def hostname(tmp_path: Path) -> Path:
-    """A directory for PYTHONPATH that makes a process believe that it is on ``$PRETENDED_HOST``."""
-    directory = tmp_path / "hostname"
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(HOSTNAME)
-    return directory
-
-
-def on_host(name: str, hostname: Path) -> dict[str, str]:
-    return {"PRETENDED_HOST": name, "PYTHONPATH": f"{LINK}{os.pathsep}{hostname}"}
+    return make_hostname(tmp_path)
 
 
 @pytest.fixture
