@@ -23,7 +23,7 @@ from .. import hostlist, rendezvous
 from ..errors import AgentError, AgentUnreachable, InsecureState
 from ..paths import Home
 
-LEAVES_S = 15.0
+LEAVES_S = 12.0
 """How long an agent that listens to no other host gets to leave: it looks every five seconds whether it shall."""
 LOOK_AGAIN_S = 0.1
 

@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -114,6 +114,8 @@ class Receiver:
         self._written: list[tuple[Wanted, Future[Optional[Incoming]]]] = []
         self._threads = ThreadPoolExecutor(SYNC_THREADS, "lwfm-fsync")
         self._writer = ThreadPoolExecutor(1, "lwfm-write")
+        self._recorder = ThreadPoolExecutor(1, "lwfm-record")
+        self._recording: Optional[Future[None]] = None
         self._arrived: list[JSON] = []
         self._blobs: list[str] = []
         self._recorded_at = time.monotonic()
@@ -131,6 +133,7 @@ class Receiver:
         with ExitStack() as held:
             held.callback(self._threads.shutdown)
             held.callback(self._writer.shutdown)
+            held.callback(self._recorder.shutdown)
             held.callback(self._record)
             held.callback(self._leave)
             self._fetch(wanted if wanted is not None else self._missing())
@@ -444,17 +447,34 @@ class Receiver:
     def _record_if_time(self) -> None:
         waiting = len(self._arrived) + len(self._blobs)
         if waiting >= RECORD_FILES or time.monotonic() - self._recorded_at > RECORD_INTERVAL_S:
-            self._record()
+            if self._recording is not None and not self._recording.done():
+                return
+            self._await_record()
+            self._recorded_at = time.monotonic()
+            arrived, self._arrived = self._arrived, []
+            blobs, self._blobs = self._blobs, []
+            self._recording = self._recorder.submit(self._tell_agent, arrived, blobs)
 
     def _record(self) -> None:
-        """Have the agent record what has come since the last time."""
-        self._recorded_at = time.monotonic()
-        while self._arrived:
-            self._agent.post("/v1/contents/arrived", {"copies": self._arrived[:RECORD_FILES]}, repeatable=True)
-            del self._arrived[:RECORD_FILES]
-        while self._blobs:
-            self._agent.post("/v1/contents/outputs", {"outputs": self._blobs[:RECORD_FILES]}, repeatable=True)
-            del self._blobs[:RECORD_FILES]
+        """Have the agent record all that has come."""
+        self._await_record()
+        arrived, self._arrived = self._arrived, []
+        blobs, self._blobs = self._blobs, []
+        self._tell_agent(arrived, blobs)
+
+    def _await_record(self) -> None:
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.result()
+
+    def _tell_agent(self, arrived: Sequence[JSON], blobs: Sequence[str]) -> None:
+        """While the next files come. What is not told because this fails is found to be here the next time."""
+        for start in range(0, len(arrived), RECORD_FILES):
+            copies = {"copies": arrived[start : start + RECORD_FILES]}
+            self._agent.post("/v1/contents/arrived", copies, repeatable=True)
+        for start in range(0, len(blobs), RECORD_FILES):
+            outputs = {"outputs": blobs[start : start + RECORD_FILES]}
+            self._agent.post("/v1/contents/outputs", outputs, repeatable=True)
 
     def _advance(self, files: int, count: int, name: str) -> None:
         pace = self._pace

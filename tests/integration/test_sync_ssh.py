@@ -738,8 +738,8 @@ def test_self_copy_that_is_cut(tmp_path: Path, archive: Path, transport: str) ->
 
 @pytest.mark.slow
 def test_how_fast_it_is(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """200 MB each way; told, not judged: it is the machine's."""
-    megabytes = 200
+    """60 MB each way; told, not judged: it is the machine's."""
+    megabytes = 60
     count = megabytes * 1_000_000
     told = {}
     for transport in TRANSPORTS:

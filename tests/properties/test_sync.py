@@ -23,7 +23,7 @@ from lwfm.sync.frames import Cut
 from support.replicas import StoreReplica, sync, write_something
 from support.threads import Thread, tables
 
-TOPOLOGIES = int(os.environ.get("LWFM_SYNC_TOPOLOGIES", "40"))
+TOPOLOGIES = int(os.environ.get("LWFM_SYNC_TOPOLOGIES", "24"))
 STEPS = 45
 CUTS = 1000
 

@@ -48,6 +48,7 @@ class Side:
         self.files = directory / "files"
         self.files.mkdir(exist_ok=True)
         self.thread = Thread(directory)
+        self._one_at_a_time = threading.Lock()
         self.asked: list[str] = []
         writer = SimpleNamespace(read=self._read, write=self._write)
         self._instance: Any = SimpleNamespace(
@@ -72,8 +73,9 @@ class Side:
         name = path.rpartition("/")[2]
         self.asked.append(name)
         call = Call((), {}, json.dumps(body).encode())
-        answer: Any = getattr(calls, name)(self._instance, call)
-        return asyncio.run(answer)
+        with self._one_at_a_time:
+            answer: Any = getattr(calls, name)(self._instance, call)
+            return asyncio.run(answer)
 
     def file(self, name: str, content: bytes, **sheet: Any) -> str:
         """A file of this side, put; its checksum."""
