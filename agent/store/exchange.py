@@ -30,6 +30,11 @@ _OWN_TABLES = {
 }
 _ROWS = "select uid, kind, hlc, wall_utc, body from log where origin = ? and seq > ? and seq <= ? order by seq"
 _MAX_ASKED = 100_000
+_FAULTS = (
+    ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError,
+    sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError,
+)  # fmt: skip
+"""What a record's content can cause. A full disk is none of them."""
 
 
 def vector(connection: sqlite3.Connection) -> Vector:
@@ -137,7 +142,7 @@ def understood(what: str) -> Iterator[None]:
     """What goes wrong while a record of another store is folded into the tables is its fault; ``what`` names it."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, sqlite3.Error) as error:
+    except _FAULTS as error:
         raise InvalidRecord(
             f"{what} cannot be understood: {type(error).__name__}: {error}"[:500],
             hint="was it written by a newer lwfm? update this one",

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm.errors import InvalidRecord
+from lwfm.errors import InvalidRecord, StoreFull
 from lwfm.ids import new_id, new_origin
 from lwfm.store import exchange, foreign, queries
 from lwfm.store.batch import (
@@ -516,4 +516,26 @@ def test_many_things_travel_as_they_are(tmp_path: Path) -> None:
     assert log_of(a) == log_of(b)
     for one in (a, b):
         assert one.verify() == []
+        one.close()
+
+
+def test_a_disk_that_is_full_is_no_fault_of_a_record(tmp_path: Path) -> None:
+    """It is told as what it is, in the middle of taking records over; with room again the next sync goes on."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    here, there = Thread(tmp_path / "here"), Thread(tmp_path / "there")
+    for number in range(40):
+        there.unit(there.service.log, [{"message": f"{number} " + "x" * 500} for _ in range(50)])
+    before = log_of(here)
+    (pages,) = here.connection.execute("pragma page_count").fetchone()
+    here.connection.execute(f"pragma max_page_count = {pages + 40}")
+    with pytest.raises(StoreFull):
+        sync(StoreReplica(here), StoreReplica(there), push=False)
+    assert log_of(here)[: len(before)] == before
+    assert here.verify() == []
+    here.connection.execute(f"pragma max_page_count = {2**30}")
+    sync(StoreReplica(here), StoreReplica(there))
+    assert log_of(here) == log_of(there)
+    assert here.verify() == []
+    for one in (here, there):
         one.close()
