@@ -91,7 +91,7 @@ class Instance:
             variables[CACHE_VARIABLE] = os.environ[CACHE_VARIABLE]  # the lwfm that a job calls unpacks there too
         self.builder = RequestBuilder(self.vault, variables, str(home.programs), self._labels_of)
         self.service = Service(self.vault, delivery)
-        rules = Rules()
+        self._rules = rules = Rules()
 
         def forget() -> None:
             rules.reset()
@@ -294,6 +294,12 @@ class Instance:
             self.registry.configure(read_sites(self.home.sites_file))
             self._sites_signature = found
         return self.registry
+
+    def look_again(self) -> None:
+        """The instance writes under another origin than before: what was learned of its own may no longer be so."""
+        self._rules.reset()
+        self.service.reset()
+        self.watch.reset()
 
     def check(self, site: str, definitions: Sequence[JobDefn]) -> None:
         """Let the sites judge definitions before anything is recorded; those that ask for the same are judged once."""

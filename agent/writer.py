@@ -178,8 +178,6 @@ class Writer:
             return item.future, await self._loop.run_in_executor(self._disk, item.work, self._store), None
         except Exception as error:
             return item.future, _reported(error), None
-        finally:
-            self._undone()  # it may have changed what was learned
 
     async def _transact(self, batch: Iterator[_Item]) -> list[_Answer]:
         """Run units in one transaction. Only the wait for the disk is left to a thread: statements are too short for that."""

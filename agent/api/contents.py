@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -26,24 +26,17 @@ from .server import JSON, Call, number_of
 PAGE_FILES = 500
 MAX_FILES = 1000
 """How many files one call may name."""
+Known = Sequence["tuple[JSON, list[copies.Place]]"]
+"""Data, and where copies of each may be."""
 
 
 async def missing(instance: Instance, call: Call) -> JSON:
     """What is known but not here, a page of it; only data, or with ``kind`` ``outputs`` only those."""
     body = call.body()
-    request, after = DataRequest.from_json(body), body.get("after")
-    limit = min(int(number_of(body, "limit")) or PAGE_FILES, PAGE_FILES)
-    if after is not None and not isinstance(after, str):
-        raise InvalidRecord("after must be what the call before has answered")
     if body.get("kind") == "outputs":
-        return await _missing_outputs(instance, request, after, limit)
-    wish = _wish(request)
+        return await _missing_outputs(instance, DataRequest.from_json(body), *_page(body))
 
-    def read(connection: Any) -> Any:
-        found, more = copies.contents_page(connection, wish, after, limit)
-        return [(sheet, _places(instance, connection, other)) for sheet, other in found], more
-
-    def look(known: Sequence[tuple[JSON, list[copies.Place]]]) -> list[JSON]:
+    def look(known: Known) -> list[JSON]:
         found = []
         for sheet, places in known:
             there = [place for place in places if is_file_of(place.path, sheet["size_bytes"])]
@@ -53,23 +46,14 @@ async def missing(instance: Instance, call: Call) -> JSON:
                 found.append({**sheet, "here": hints})
         return found
 
-    known, more = await instance.writer.read(read)
-    return {"files": await asyncio.to_thread(look, known), "after": more}
+    return await _contents_page(instance, body, look)
 
 
 async def present(instance: Instance, call: Call) -> JSON:
     """What is known and here, a page of it; with ``workflow``, only what is recorded of that one."""
     body = call.body()
-    wish, after = _wish(DataRequest.from_json(body)), body.get("after")
-    limit = min(int(number_of(body, "limit")) or PAGE_FILES, PAGE_FILES)
-    if after is not None and not isinstance(after, str):
-        raise InvalidRecord("after must be what the call before has answered")
 
-    def read(connection: Any) -> Any:
-        found, more = copies.contents_page(connection, wish, after, limit)
-        return [(sheet, _places(instance, connection, other)) for sheet, other in found], more
-
-    def look(known: Sequence[tuple[JSON, list[copies.Place]]]) -> list[JSON]:
+    def look(known: Known) -> list[JSON]:
         found = []
         for sheet, places in known:
             if body.get("workflow") not in (None, sheet.get("workflow_id")):
@@ -80,8 +64,29 @@ async def present(instance: Instance, call: Call) -> JSON:
                 found.append({**sheet, "here": ([str(kept)] if kept else []) + paths})
         return found
 
+    return await _contents_page(instance, body, look)
+
+
+async def _contents_page(instance: Instance, body: JSON, look: Callable[[Known], list[JSON]]) -> JSON:
+    """A page of the data that a request means; ``look`` chooses of them, with an eye on the files."""
+    wish = _wish(DataRequest.from_json(body))
+    after, limit = _page(body)
+
+    def read(connection: Any) -> tuple[Known, Optional[str]]:
+        found, more = copies.contents_page(connection, wish, after, limit)
+        earlier = origins.earlier(connection)
+        return [(sheet, _places(instance, earlier, other)) for sheet, other in found], more
+
     known, more = await instance.writer.read(read)
     return {"files": await asyncio.to_thread(look, known), "after": more}
+
+
+def _page(body: JSON) -> tuple[Optional[str], int]:
+    """Where a page begins, and how long it may be."""
+    after, limit = body.get("after"), min(int(number_of(body, "limit")) or PAGE_FILES, PAGE_FILES)
+    if after is not None and not isinstance(after, str):
+        raise InvalidRecord("after must be what the call before has answered")
+    return after, limit
 
 
 async def _missing_outputs(instance: Instance, request: DataRequest, after: Optional[str], limit: int) -> JSON:
@@ -115,10 +120,11 @@ async def where(instance: Instance, call: Call) -> JSON:
 
     def read(connection: Any) -> list[JSON]:
         known = copies.known(connection, [item["sha256"] for item in asked if not item.get("job_id")])
+        earlier = origins.earlier(connection)
         return [
             _output_place(instance, connection, item)
             if item.get("job_id")
-            else _data_place(instance, connection, known[item["sha256"]], wish, item)
+            else _data_place(instance, earlier, known[item["sha256"]], wish, item)
             for item in asked
             if (request.outputs if item.get("job_id") else request.data)
         ]
@@ -126,15 +132,17 @@ async def where(instance: Instance, call: Call) -> JSON:
     return {"files": [found for found in await instance.writer.read(read) if found]}
 
 
-def _places(instance: Instance, connection: Any, known: copies.Known) -> list[copies.Place]:
-    return known.places(instance.store.origin, instance.host, origins.earlier(connection))
+def _places(instance: Instance, earlier: frozenset[str], known: copies.Known) -> list[copies.Place]:
+    return known.places(instance.store.origin, instance.host, earlier)
 
 
-def _data_place(instance: Instance, connection: Any, known: copies.Known, wish: copies.Wish, item: JSON) -> JSON:
+def _data_place(
+    instance: Instance, earlier: frozenset[str], known: copies.Known, wish: copies.Wish, item: JSON
+) -> JSON:
     sha256 = item["sha256"]
     if known.newest(wish) is None:
         return {}
-    places = _places(instance, connection, known)
+    places = _places(instance, earlier, known)
     kept = _store(instance).find(sha256, item["size"])
     believed = ([str(kept)] if kept else []) + [place.path for place in places if place.own]
     return {"sha256": sha256, "paths": believed, "hints": [place.path for place in places if not place.own]}

@@ -160,7 +160,7 @@ def _look_again(instance: Instance, before: str) -> None:
         _logger.warning(
             "the origin is %s now: %s", instance.store.origin, instance.store.notice or "its branch has moved"
         )
-        instance.watch.reset()
+        instance.look_again()
 
 
 def _check_room(instance: Instance, needed: int) -> None:

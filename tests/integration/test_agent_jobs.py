@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -399,3 +400,13 @@ def test_text_that_is_not_utf8_survives(agent: Agent, tmp_path: Path) -> None:
     (sheet,) = agent.client.get("/v1/data", {"job": job})["data"]
     assert sheet["url"].endswith("caf%E9.dat")
     agent.verify()
+
+
+def test_where_jobs_are_submitted_is_recorded_once_whoever_syncs_between(agent: Agent) -> None:
+    reader = sqlite3.connect(f"{agent.home.database.absolute().as_uri()}?mode=ro", uri=True)
+    first = agent.submit("true")
+    agent.client.get("/v1/sync")
+    second = agent.submit("true")
+    contexts = reader.execute("select distinct context_id from jobs where id in (?, ?)", (first, second)).fetchall()
+    reader.close()
+    assert len(contexts) == 1

@@ -126,11 +126,7 @@ class World:
         """Somebody copies a home, and works with both."""
         if len(self.threads) >= 7:
             return
-        original = self.threads[self.pick()]
-        original.close()
-        directory = self._directory()
-        shutil.copytree(original.directory, directory, dirs_exist_ok=True)
-        original.open()
+        original, directory = self._copied()
         known = original.store.origin
         clone = Thread(directory)
         assert clone.store.origin != known
@@ -168,14 +164,19 @@ class World:
         """A machine is copied as a whole, and both go on, each believing that it is the only one."""
         if len(self.threads) >= 7:
             return
+        original, directory = self._copied()
+        self._believe(directory)
+        self.threads.append(Thread(directory))
+        assert self.threads[-1].store.origin == original.store.origin
+
+    def _copied(self) -> tuple[Thread, Path]:
+        """One of the homes, and a copy of it."""
         original = self.threads[self.pick()]
         original.close()
         directory = self._directory()
         shutil.copytree(original.directory, directory, dirs_exist_ok=True)
         original.open()
-        self._believe(directory)
-        self.threads.append(Thread(directory))
-        assert self.threads[-1].store.origin == original.store.origin
+        return original, directory
 
     def _origin_of(self, directory: Path) -> str:
         return str(json.loads((directory / FILE).read_text())["origin"])
