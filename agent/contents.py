@@ -1,7 +1,8 @@
-"""Copies of files by their content: ``DIRECTORY/ab/SHA256/NAME``, each whole and verified, or a part that is gone on with.
+"""Copies of files by their content: ``DIRECTORY/ab/SHA256-NAME``, each whole and verified, or a part that is gone on with.
 
-The part lies beside, as ``.part``; one process at a time writes it, the kernel's lock on it tells. The names of copies come from
-whoever recorded the file: nothing of them reaches a path before :func:`harmless_name`. Knows neither store nor peers.
+The part is called ``SHA256.part``; one process at a time writes it, the kernel's lock on it tells. The names of copies come
+from whoever recorded the file: nothing of them reaches a path before :func:`harmless_name`. No copy has a directory of its
+own: making one takes longer than writing a small file. Knows neither store nor peers.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 from .errors import InsecureState, SiteError
 from .paths import private_directory
 
-PART_NAME = ".part"
-"""No copy is called so: names that begin with a dot lose it."""
-MAX_NAME_BYTES = 200
+MAX_NAME_BYTES = 180
+"""With the checksum in front it must fit into the 255 bytes that file systems give a name."""
 MAX_SUFFIX_BYTES = 20
 CHUNK_BYTES = 1 << 20
 FLUSH_BYTES = 32 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_CONTENT = re.compile(r"\A[0-9a-f]{64}-", re.ASCII)
 _UNFIT = re.compile(r"[\x00-\x1f/\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _OPEN_PART = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -44,9 +45,10 @@ def harmless_name(path: object) -> str:
     """A name for a copy of the file that somebody recorded under ``path``: one that can do nothing but name it.
 
     No directories, no control or direction characters, no dot, dash or blank in front, at most ``MAX_NAME_BYTES``, its
-    suffix kept; ``data`` where nothing is left.
+    suffix kept; ``data`` where nothing is left. Of a copy that another store of copies has, the name that it had before.
     """
     name = path.rstrip("/").rpartition("/")[2] if isinstance(path, str) else ""
+    name = _CONTENT.sub("", name, 1)
     name = _UNFIT.sub("_", name if len(name) < 1000 else name[:500] + name[-100:]).lstrip(" .-~").rstrip()
     if len(name.encode()) > MAX_NAME_BYTES:
         stem, dot, suffix = name.rpartition(".")
@@ -69,14 +71,19 @@ class ContentStore:
         self._made: set[str] = set()
         """Directories that are known to be ours."""
 
-    def find(self, sha256: str, size: int) -> Optional[Path]:
-        """The copy of a content, as far as its size tells."""
-        return next((path for path in self._whole(sha256) if os.lstat(path).st_size == size), None)
+    def find(self, sha256: str, size: int, name: str) -> Optional[Path]:
+        """The copy of a content that is called ``name``, as far as its size tells."""
+        path = f"{self._place(sha256)}-{name}"
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return None
+        return Path(path) if stat.S_ISREG(found.st_mode) and found.st_size == size else None
 
     def part_bytes(self, sha256: str) -> int:
         """How much of a content is here as a part."""
         try:
-            return os.lstat(self._place(sha256) / PART_NAME).st_size
+            return os.lstat(_part_of(self._place(sha256))).st_size
         except OSError:
             return 0
 
@@ -90,14 +97,11 @@ class ContentStore:
         Raises:
             OSError: it cannot be written. InsecureState: something of somebody else's is in the way.
         """
-        place = str(self._place(sha256))
-        part = f"{place}/{PART_NAME}"
+        place = self._place(sha256)
+        part = _part_of(place)
+        self._make(os.path.dirname(place))
         while True:
-            self._make(place)
-            try:
-                descriptor = os.open(part, _OPEN_PART, 0o600)
-            except FileNotFoundError:  # its directory went, with the last part in it
-                continue
+            descriptor = os.open(part, _OPEN_PART, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 found = os.fstat(descriptor)
@@ -117,17 +121,37 @@ class ContentStore:
                     os.close(descriptor)
                 raise
 
-    def _make(self, place: str) -> None:
-        """Make the directory of a content, or see that it is ours and no link."""
-        above = os.path.dirname(place)
-        if above not in self._made:
+    def keep(self, whole: Sequence[tuple[str, str, bytes]]) -> list[Optional[Path]]:
+        """Keep small contents that have come whole and were verified: their copies; None: another process receives that one.
+
+        All are written before the first is waited for: a file system with a journal brings them to the disk together.
+
+        Args:
+            whole: of each its sha256, what the copy shall be called, and its bytes.
+
+        Raises:
+            OSError: one cannot be written; none of those that have not got their names stays. InsecureState: as ``begin``.
+        """
+        with contextlib.ExitStack() as held:
+            coming: list[Optional[Incoming]] = []
+            for sha256, name, data in whole:
+                incoming = self.begin(sha256, len(data), name, resume=False)
+                if incoming is not None:
+                    held.callback(incoming.discard)
+                    incoming.write(data)
+                    incoming.flush()
+                coming.append(incoming)
+            for incoming in coming:
+                if incoming is not None:
+                    incoming.sync()
+            return [incoming.finish() if incoming is not None else None for incoming in coming]
+
+    def _make(self, directory: str) -> None:
+        """Make the directory of some contents, or see that it is ours and no link."""
+        if directory not in self._made:
             private_directory(self.directory)
-            _own_directory(above)
-            self._made.add(above)
-        try:
-            _own_directory(place)
-        except FileNotFoundError:  # the one above it went, with the last that was in it
-            self._made.discard(above)
+            _own_directory(directory)
+            self._made.add(directory)
 
     def room_bytes(self) -> int:
         """How much more the file system takes, for a user who is not root."""
@@ -137,21 +161,11 @@ class ContentStore:
         found = os.statvfs(place)
         return found.f_bavail * found.f_frsize
 
-    def _place(self, sha256: str) -> Path:
+    def _place(self, sha256: str) -> str:
+        """How the paths of a content begin."""
         if not is_sha256(sha256):
             raise ValueError(f"{sha256!r} is not a checksum")
-        return self.directory / sha256[:2] / sha256
-
-    def _whole(self, sha256: str) -> Iterable[Path]:
-        place = self._place(sha256)
-        try:
-            with os.scandir(place) as entries:
-                names = [
-                    entry.name for entry in entries if entry.name != PART_NAME and entry.is_file(follow_symlinks=False)
-                ]
-        except OSError:
-            return ()
-        return (place / name for name in sorted(names))
+        return f"{self.directory}/{sha256[:2]}/{sha256}"
 
 
 class Incoming:
@@ -204,10 +218,10 @@ class Incoming:
             self.offset += written
             view = view[written:]
         if self.offset - self._flushed >= FLUSH_BYTES:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
-        """Have what was written on its way to the disk, so that little is left to wait for in the end."""
+    def flush(self) -> None:
+        """Have what was written go to the disk already, so that little is left for :meth:`sync` to wait for."""
         if hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._descriptor, self._flushed, self.offset - self._flushed, os.POSIX_FADV_DONTNEED)
@@ -229,9 +243,9 @@ class Incoming:
 
     def finish(self) -> Path:
         """Make it a copy, under its name, once it is verified and on the disk."""
-        target = f"{self._place}/{self._name}"
+        target = f"{self._place}-{self._name}"
         try:
-            os.rename(f"{self._place}/{PART_NAME}", target)
+            os.rename(_part_of(self._place), target)
         finally:
             self.leave()
         return Path(target)
@@ -243,14 +257,11 @@ class Incoming:
             self._descriptor = -1
 
     def discard(self) -> None:
-        """Remove it, and its directory where nothing else is in it."""
+        """Remove it."""
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
-                os.unlink(f"{self._place}/{PART_NAME}")
+                os.unlink(_part_of(self._place))
             self.leave()
-            with contextlib.suppress(OSError):
-                os.rmdir(self._place)
-                os.rmdir(os.path.dirname(self._place))
 
 
 def open_file(path: str, size: int) -> Optional[int]:
@@ -286,11 +297,15 @@ def has_content(descriptor: int, sha256: str) -> bool:
         offset += len(piece)
 
 
+def _part_of(place: str) -> str:
+    return f"{place}.part"
+
+
 def _own_directory(path: str) -> None:
     """Make a directory, or see that there is one that is ours and no link.
 
     Raises:
-        FileNotFoundError: the one above it is gone. InsecureState: what is there is not ours.
+        InsecureState: what is there is not ours.
     """
     try:
         os.mkdir(path, 0o700)

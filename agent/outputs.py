@@ -23,6 +23,8 @@ from .store import Transaction
 JSON = dict[str, Any]
 _OWN_FILE = re.compile(r"[\w-]{2}/[\w-]+\.\d+\.std(?:out|err)", re.ASCII)
 """What ``take_over`` calls files. The records of other instances may say anything."""
+BROUGHT_NAME = "out"
+"""What any output of other instances' jobs is called: several jobs may have printed the same."""
 
 
 class OutputStore:
@@ -106,7 +108,7 @@ class OutputStore:
             if isinstance(size, int) and is_file_of(str(path), size):
                 return path
         if isinstance(sha256, str) and is_sha256(sha256) and isinstance(size, int):
-            return self.brought.find(sha256, size)
+            return self.brought.find(sha256, size, BROUGHT_NAME)
         return None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from ..contents import ContentStore, is_file_of, is_sha256
+from ..contents import ContentStore, harmless_name, is_file_of, is_sha256
 from ..errors import InvalidRecord, NotFound
 from ..files import file_url
 from ..instance import Instance
@@ -41,7 +41,7 @@ async def missing(instance: Instance, call: Call) -> JSON:
         for sheet, places in known:
             there = [place for place in places if is_file_of(place.path, sheet["size_bytes"])]
             if not any(place.own for place in there):
-                kept = _store(instance).find(sheet["sha256"], sheet["size_bytes"])
+                kept = _kept(instance, sheet)
                 hints = [place.path for place in there] + ([str(kept)] if kept else [])
                 found.append({**sheet, "here": hints})
         return found
@@ -58,7 +58,7 @@ async def present(instance: Instance, call: Call) -> JSON:
         for sheet, places in known:
             if body.get("workflow") not in (None, sheet.get("workflow_id")):
                 continue
-            kept = _store(instance).find(sheet["sha256"], sheet["size_bytes"])
+            kept = _kept(instance, sheet)
             paths = [place.path for place in places if place.own and is_file_of(place.path, sheet["size_bytes"])]
             if kept is not None or paths:
                 found.append({**sheet, "here": ([str(kept)] if kept else []) + paths})
@@ -143,9 +143,8 @@ def _data_place(
     if known.newest(wish) is None:
         return {}
     places = _places(instance, earlier, known)
-    kept = _store(instance).find(sha256, item["size"])
-    believed = ([str(kept)] if kept else []) + [place.path for place in places if place.own]
-    return {"sha256": sha256, "paths": believed, "hints": [place.path for place in places if not place.own]}
+    believed, hints = ([place.path for place in places if place.own is own] for own in (True, False))
+    return {"sha256": sha256, "paths": believed, "hints": hints}
 
 
 def _output_place(instance: Instance, connection: Any, item: JSON) -> JSON:
@@ -263,13 +262,15 @@ async def copy_here(instance: Instance, sheet: JSON) -> Optional[Path]:
 
     def look() -> Optional[Path]:
         own = next((place.path for place in places if place.own and is_file_of(place.path, size)), None)
-        return Path(own) if own else _store(instance).find(str(sha256), size)
+        return Path(own) if own else _kept(instance, sheet)
 
     return await asyncio.to_thread(look)
 
 
-def _store(instance: Instance) -> ContentStore:
-    return ContentStore(instance.home.contents)
+def _kept(instance: Instance, sheet: JSON) -> Optional[Path]:
+    """The copy that a sync has made of data, whether it is recorded yet or not."""
+    name = harmless_name(sheet.get("path"))
+    return ContentStore(instance.home.contents).find(sheet["sha256"], sheet["size_bytes"], name)
 
 
 def _wish(request: DataRequest) -> copies.Wish:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from ..contents import is_file_of, is_sha256
+from ..contents import harmless_name, is_file_of, is_sha256
 from ..errors import InvalidRecord, NotFound, SiteError
 from ..files import file_url
 from ..instance import Instance
@@ -77,13 +77,20 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
         try:
             if foreign and not await _is_beside(instance, sheet):
                 raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
-            return await asyncio.to_thread(called, site, get, stored, path)
+            kept = instance.home.contents in Path(stored.path).parents
+            return await asyncio.to_thread(called, site, get, stored, _named(sheet, path) if kept else path)
         except (NotFound, SiteError):
             copy = None if foreign else await copy_here(instance, sheet)
             if copy is None or str(copy) == sheet.get("path"):
                 raise
     beside = replace(stored, url=file_url(instance.host, str(copy)), path=str(copy), host=instance.host)
+    path = _named(sheet, path)
     return await asyncio.to_thread(called, "local", instance.sites().pillar("local", "repo").get, beside, path)
+
+
+def _named(sheet: JSON, target: Path) -> Path:
+    """Where a copy goes, the path of which tells something else than the name that the data has: under that into a directory."""
+    return target / harmless_name(sheet.get("path")) if target.is_dir() else target
 
 
 async def _is_beside(instance: Instance, sheet: JSON) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 from ..contents import ContentStore, Incoming, WrongContent, harmless_name, has_content, open_file
 from ..errors import SiteError, StoreFull
-from ..outputs import brought_outputs
+from ..outputs import BROUGHT_NAME, brought_outputs
 from ..paths import Home
 from .contents import (
     PORTION_BYTES,
@@ -43,8 +43,9 @@ BLOB_BYTES = 64 * 1024
 """Output of a job up to this size is kept in the store, as the agent does with that of its own."""
 REMEMBERED_FILES = 10_000
 """Up to so many files that are wanted are kept in mind; of more the agent is asked a second time."""
-SYNC_THREADS = 64
-"""The disk is waited for in so many threads: a file system brings what is waited for at the same time to it together."""
+DISK_THREADS = 8
+"""The disk is waited for in so many threads, each with up to KEPT_TOGETHER small files."""
+KEPT_TOGETHER = 16
 PIECES_BEHIND = 4
 """So many pieces of a large file may wait to be written, and for their checksum, while the next ones come."""
 RECORD_FILES = 200
@@ -60,7 +61,7 @@ class Wanted:
     """A file that is to come.
 
     Args:
-        sha256, size: what it is. name: for the copy, harmless. record: the id of its metasheet, or of the job that printed it.
+        sha256, size: what it is. name: as it is told, harmless. record: the id of its metasheet, or of the job that printed it.
         output: whether it is the latter. here: paths of this host where it may be already. resume: whether a part of it is trusted.
     """
 
@@ -76,6 +77,11 @@ class Wanted:
     def blob(self) -> bool:
         """Whether it goes to the store, not to a file."""
         return self.output and self.size <= BLOB_BYTES
+
+    @property
+    def copy_name(self) -> str:
+        """What the copy is called."""
+        return BROUGHT_NAME if self.output else self.name
 
 
 Portion = dict[str, Wanted]
@@ -111,8 +117,8 @@ class Receiver:
         self._again: list[Wanted] = []
         self._asked: Portion = {}
         self._incoming: dict[str, Incoming] = {}
-        self._written: list[tuple[Wanted, Future[Optional[Incoming]]]] = []
-        self._threads = ThreadPoolExecutor(SYNC_THREADS, "lwfm-fsync")
+        self._kept: deque[tuple[list[Wanted], Future[list[Optional[Path]]]]] = deque()
+        self._threads = ThreadPoolExecutor(DISK_THREADS, "lwfm-disk")
         self._writer = ThreadPoolExecutor(1, "lwfm-write")
         self._recorder = ThreadPoolExecutor(1, "lwfm-record")
         self._recording: Optional[Future[None]] = None
@@ -138,7 +144,7 @@ class Receiver:
             held.callback(self._leave)
             self._fetch(wanted if wanted is not None else self._missing())
             self._fetch(self._from_the_start())
-            self._keep_small()
+            self._collect()
         told = self._moved.to_json()
         self._line.send({"t": "enough", **told})
         return self._moved
@@ -218,7 +224,7 @@ class Receiver:
                 continue
             if file.size > SMALL_BYTES:
                 with _room_for(self._data, file):
-                    incoming = self._store_of(file).begin(file.sha256, file.size, file.name, resume=file.resume)
+                    incoming = self._store_of(file).begin(file.sha256, file.size, file.copy_name, resume=file.resume)
                 if incoming is None:
                     self._moved.busy += 1
                     continue
@@ -244,13 +250,13 @@ class Receiver:
 
     def _leave(self) -> None:
         """Let what has not come whole be, to be gone on with; what has is kept."""
-        self._keep_small()
         for incoming in self._incoming.values():
             if incoming.offset:
                 incoming.leave()
             else:
                 incoming.discard()
         self._incoming.clear()
+        self._collect()
 
     def _is_here(self, file: Wanted) -> bool:
         """Whether one of the places where it may be turns out to have it."""
@@ -294,7 +300,7 @@ class Receiver:
                 raise Refused(f"the other side sent {str(kind)[:40]!r} where contents were to come")
         if portion:
             raise Refused(f"the other side sent {len(portion)} files less than it was asked for")
-        self._keep_small(waiting=PORTION_FILES)
+        self._collect(waiting=PORTION_FILES // KEPT_TOGETHER)
         self._record_if_time()
 
     def _take_small(self, portion: Portion, head: JSON, body: bytes) -> None:
@@ -302,6 +308,7 @@ class Receiver:
         if not isinstance(listed, list) or not listed:
             raise Refused("the other side sent contents of no file")
         position = 0
+        whole: list[tuple[Wanted, bytes]] = []
         for item in listed:
             file = _expected(portion, item[0] if isinstance(item, list) and len(item) == 2 else None)
             if file.size > SMALL_BYTES or item[1] != file.size:
@@ -315,39 +322,37 @@ class Receiver:
                 self._blobs.append(base64.b64encode(data).decode("ascii"))
                 self._came(file, None)
             else:
-                self._written.append((file, self._threads.submit(self._write_small, file, data)))
+                whole.append((file, data))
+        self._keep(whole)
         if position != len(body):
             raise Refused("the other side sent more than the files it announced")
         self._advance(len(listed), len(body), "")
 
-    def _write_small(self, file: Wanted, data: bytes) -> Optional[Incoming]:
-        """Write a small file and wait for the disk: in one of many threads, since that mostly waits."""
-        incoming = self._store_of(file).begin(file.sha256, file.size, file.name, resume=False)
-        if incoming is not None:
-            try:
-                incoming.write(data)
-                incoming.sync()
-            except BaseException:
-                incoming.discard()
-                raise
-        return incoming
+    def _keep(self, whole: Sequence[tuple[Wanted, bytes]]) -> None:
+        """Have small files written in threads, which mostly wait for the disk."""
+        for store in (self._data, self._outputs):
+            own = [(file, data) for file, data in whole if self._store_of(file) is store]
+            for start in range(0, len(own), KEPT_TOGETHER):
+                part = own[start : start + KEPT_TOGETHER]
+                contents = [(file.sha256, file.copy_name, data) for file, data in part]
+                self._kept.append(([file for file, _ in part], self._threads.submit(store.keep, contents)))
 
-    def _keep_small(self, waiting: int = 0) -> None:
-        """Give the small files that have come their names, once they are on the disk; up to ``waiting`` may still be waited for."""
-        ready = max(0, len(self._written) - waiting)
-        while ready < len(self._written) and self._written[ready][1].done():
-            ready += 1
-        written, self._written = self._written[:ready], self._written[ready:]
-        with ExitStack() as held:
-            for _, future in written:
-                held.callback(_discard, future)
-            for file, future in written:
-                with _room_for(self._data, file):
-                    incoming = future.result()
-                    if incoming is None:
-                        self._moved.busy += 1
-                    else:
-                        self._came(file, incoming.finish())
+    def _collect(self, waiting: int = 0) -> None:
+        """Take account of the small files that are on the disk; up to ``waiting`` groups of them may still be waited for."""
+        failed: Optional[tuple[Wanted, Future[Any]]] = None
+        while self._kept and (failed or len(self._kept) > waiting or self._kept[0][1].done()):
+            files, kept = self._kept.popleft()
+            if kept.exception() is not None:  # those that are well count all the same
+                failed = failed or (files[0], kept)
+                continue
+            for file, path in zip(files, kept.result()):
+                if path is None:
+                    self._moved.busy += 1
+                else:
+                    self._came(file, path)
+        if failed is not None:
+            with _room_for(self._data, failed[0]):
+                failed[1].result()
 
     def _take_large(self, portion: Portion, head: JSON) -> None:
         file = _expected(portion, head.get("sha256"))
@@ -502,13 +507,6 @@ def _expected(portion: Portion, sha256: Any) -> Wanted:
     if file is None:
         raise Refused(f"the other side sent a file that it was not asked for: {str(sha256)[:64]}")
     return file
-
-
-def _discard(future: Future[Optional[Incoming]]) -> None:
-    """What was written of a small file, unless it has its name."""
-    incoming = None if future.exception() else future.result()
-    if incoming is not None:
-        incoming.discard()
 
 
 @contextmanager

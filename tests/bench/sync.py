@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from support.ssh_server import Server, a_server  # noqa: E402
 NEW_JOBS = 100
 LARGE_BYTES = 1 << 30
 SMALL_FILES, SMALL_BYTES = 2000, 4096
+DELAY_MS = 1.0
+"""Within one town; between continents it is a hundred times as much."""
 ROUNDS = 3
 PUT_ALL = """
 import pathlib, sys
@@ -55,6 +58,8 @@ class Bench:
     def __init__(self, root: Path, server: Server, transport: str, far: Path):
         self.near, self.far = root / "near", far
         self._server = server
+        self.config = server.client_config
+        """Of ssh: the way there."""
         self._transport = transport
         self.hidden: list[str] = []
         """Before the commands of the near side: so that it does not see the files of the far one."""
@@ -75,21 +80,34 @@ class Bench:
     def sync(self, *words: str) -> tuple[dict[str, Any], float]:
         """One pull; what it says, and the seconds it took as a command, login and all."""
         began = time.perf_counter()
-        way = ["-F", str(self._server.client_config), "--transport", self._transport]
+        way = ["-F", str(self.config), "--transport", self._transport]
         there = ["--remote-path", str(self._program), "--remote-home", str(self.far)]
         told = json.loads(self.lwfm(self.near, "sync", "pull", self._server.name, *way, *there, "--json", *words))
         return told, time.perf_counter() - began
 
     def scp(self, *words: str) -> float:
-        return timed(["scp", "-q", "-F", str(self._server.client_config), *words])
+        return timed(["scp", "-q", "-F", str(self.config), *words])
 
     @property
     def host(self) -> str:
         return self._server.name
 
-    @property
-    def config(self) -> Path:
-        return self._server.client_config
+    @contextmanager
+    def longer(self, delay_ms: float) -> Iterator[None]:
+        """The way there gets longer: every piece comes so much later, either way."""
+        words = [sys.executable, str(HERE / "slow_line.py"), str(self._server.port), str(delay_ms)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as line:
+            assert line.stdout is not None
+            here, there = line.stdout.readline().strip(), str(self._server.port)
+            self.config = self._server.directory / "config-longer"
+            self.config.write_text(self._server.client_config.read_text().replace(there, here))
+            known = self._server.known_hosts.read_text()
+            self._server.known_hosts.write_text(known + known.replace(there, here))
+            try:
+                yield
+            finally:
+                self.config = self._server.client_config
+                line.terminate()
 
 
 def timed(words: list[str]) -> float:
@@ -103,6 +121,12 @@ def report(what: str, value: float, unit: str, target: str = "", met: bool = Tru
     print(f"{what:<66} {value:>10.2f} {unit:<7} {aim}".rstrip(), flush=True)
     if not met:
         _missed.append(what)
+
+
+def put_aside(directory: Path) -> None:
+    """Make room for the next round. Removed at the end: ext4 is slow to make files while many have just been removed."""
+    if directory.exists():
+        directory.rename(tempfile.mkdtemp(prefix="aside-", dir=directory.parent))
 
 
 def best(run: Callable[[], float]) -> float:
@@ -171,7 +195,7 @@ def data(bench: Bench, root: Path) -> None:
 
     def pulled(what: str) -> float:
         """Seconds for the data alone: the records are here."""
-        shutil.rmtree(bench.near / "contents", ignore_errors=True)
+        put_aside(bench.near / "contents")
         told, _ = bench.sync("--data", f"size={what}")
         assert told["data"]["pulled"]["files"] == (1 if what == "large" else SMALL_FILES), told["data"]
         return float(told["seconds"])
@@ -179,7 +203,7 @@ def data(bench: Bench, root: Path) -> None:
     target = root / "target"
 
     def copied(*words: str) -> float:
-        shutil.rmtree(target, ignore_errors=True)
+        put_aside(target)
         target.mkdir()
         return bench.scp(*words, str(target))
 
@@ -190,6 +214,11 @@ def data(bench: Bench, root: Path) -> None:
     ours, theirs = best(lambda: pulled("small")), best(lambda: copied("-r", f"{bench.host}:{many}"))
     report(f"{SMALL_FILES} files of {SMALL_BYTES} bytes: files/s, verified, on the disk", SMALL_FILES / ours, "/s")
     report("  scp -r, not verified, not on the disk", SMALL_FILES / theirs, "/s")
+    report("  ratio", theirs / ours, "", ">= 3", theirs / ours >= 3)
+    with bench.longer(DELAY_MS):
+        ours, theirs = best(lambda: pulled("small")), best(lambda: copied("-r", f"{bench.host}:{many}"))
+    report(f"the same over a line of {DELAY_MS} ms each way: files/s", SMALL_FILES / ours, "/s")
+    report("  scp -r", SMALL_FILES / theirs, "/s")
     report("  ratio", theirs / ours, "", ">= 3", theirs / ours >= 3)
 
 

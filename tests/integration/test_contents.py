@@ -133,6 +133,9 @@ def test_data_and_outputs_come_and_are_used_like_ones_own(
         got = near.client.post("/v1/data/fetch", {"data": data, "path": str(target)})
         assert target.read_bytes() == content
         assert got["op"] == "get"
+    (into := tmp_path / "into").mkdir()
+    near.client.post("/v1/data/fetch", {"data": thermo, "path": str(into)})
+    assert [path.name for path in into.iterdir()] == ["thermo.csv"]
     assert near.output(small_job) == b"printed at far\n"
     assert near.output(small_job, "stderr") == b"complaint\n"
     assert near.output(large_job) == printed
@@ -141,7 +144,10 @@ def test_data_and_outputs_come_and_are_used_like_ones_own(
     # recorded: each copy once, and searches show no doubles of the originals
     copies = near.client.get("/v1/data", {"op": "get", "limit": 0})["data"]
     kept = [sheet for sheet in copies if sheet["path"].startswith(str(near.home.contents))]
-    assert sorted(Path(sheet["path"]).name for sheet in kept) == ["dump.bin", "thermo.csv"]
+    assert sorted(Path(sheet["path"]).name[65:] for sheet in kept) == ["dump.bin", "thermo.csv"]
+    (again := tmp_path / "again").mkdir()
+    near.client.post("/v1/data/fetch", {"data": kept[0]["data_id"], "path": str(again)})
+    assert [path.name for path in again.iterdir()] == [Path(kept[0]["path"]).name[65:]]
     assert {sheet["host"] for sheet in kept} == {"near"}
     puts = near.client.get("/v1/data", {"match": "kind=dump", "op": "put"})["data"]
     assert [sheet["data_id"] for sheet in puts] == [dump]
@@ -173,7 +179,7 @@ def test_verify_finds_what_has_changed_or_gone(far: Agent, near: Agent, hostname
     assert bring(far, near).files == 4
     good = lwfm(near, hostname, "data", "verify")
     assert (good.returncode, good.stdout) == (0, "5 files, 2.2 KiB: all is well\n"), good.stderr
-    copies = {path.name: path for path in near.home.contents.glob("*/*/*")}
+    copies = {path.name.partition("-")[2]: path for path in near.home.contents.glob("*/*")}
     copies["changed"].write_bytes(b"CHANGED" * 100)
     copies["gone"].unlink()
     copies["shorter"].write_bytes(b"")
@@ -181,7 +187,7 @@ def test_verify_finds_what_has_changed_or_gone(far: Agent, near: Agent, hostname
     bad = lwfm(near, hostname, "data", "verify", "--json")
     assert bad.returncode == 1
     told = json.loads(bad.stdout)
-    assert {(item["verdict"], Path(item["path"]).name) for item in told["problems"]} == {
+    assert {(item["verdict"], Path(item["path"]).name.rpartition("-")[2]) for item in told["problems"]} == {
         ("CHANGED", "changed"),
         ("GONE", "gone"),
         ("CHANGED", "shorter"),
@@ -196,7 +202,7 @@ def test_verify_finds_what_has_changed_or_gone(far: Agent, near: Agent, hostname
         str(tmp_path / "shorter"),
     }
     assert bring(far, near).files == 2
-    assert {path.name for path in near.home.contents.glob("*/*/*")} == set(copies)
+    assert {path.name.partition("-")[2] for path in near.home.contents.glob("*/*")} == set(copies)
     # a file recorded anew is judged by its newest record; what was only fetched counts with --all
     put(near, tmp_path / "own", b"MY OWN")
     fetched = tmp_path / "fetched"
@@ -204,7 +210,7 @@ def test_verify_finds_what_has_changed_or_gone(far: Agent, near: Agent, hostname
     fetched.unlink()
     for words, expected in (((), {"changed"}), (("--all",), {"changed", "fetched"}), (("kind=none", "--all"), set())):
         listed = json.loads(lwfm(near, hostname, "data", "verify", "--json", *words).stdout)["problems"]
-        assert {Path(item["path"]).name for item in listed} == expected
+        assert {Path(item["path"]).name.rpartition("-")[2] for item in listed} == expected
 
 
 def test_calls_that_make_no_sense(near: Agent, tmp_path: Path) -> None:

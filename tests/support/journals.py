@@ -36,9 +36,10 @@ class Journal:
         return f"set -e; echo start {note}; {body}; echo end {note}"
 
     def lines(self) -> list[Line]:
-        """What has been written so far; every line is whole."""
+        """What has been written so far: a line that is being written at this moment, and seen in part, does not count yet."""
+        whole, _, _ = self.path.read_text().rpartition("\n")
         found = []
-        for text in self.path.read_text().splitlines():
+        for text in whole.splitlines():
             what, job, attempt, pid = text.split()
             found.append(Line(what, job, int(attempt), int(pid)))
         return found

@@ -100,15 +100,15 @@ class Side:
     def copies(self) -> dict[str, bytes]:
         """The contents here, by checksum; each file there must be one, and there must be nothing else."""
         found = {}
-        for root, directories, names in os.walk(self.home.contents):
-            assert names or directories or root == str(self.home.contents), f"{root} is empty"
+        for root, _, names in os.walk(self.home.contents):
             for name in names:
                 path = Path(root) / name
                 assert not path.is_symlink()
-                assert name != ".part", f"a part is left: {path}"
+                assert not name.endswith(".part"), f"a part is left: {path}"
                 content = path.read_bytes()
                 found[hashlib.sha256(content).hexdigest()] = content
-                assert path.parent.name == hashlib.sha256(content).hexdigest()
+                assert name.startswith(hashlib.sha256(content).hexdigest() + "-")
+                assert path.parent.name == name[:2]
                 assert path.stat().st_mode & 0o777 == 0o600
                 assert path.parent.stat().st_mode & 0o777 == 0o700
         return found

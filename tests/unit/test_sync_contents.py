@@ -66,7 +66,7 @@ class TestMoving:
         for sheet in queries.list_data(near.thread.connection, op="get"):
             assert (sheet["site"], sheet["host"], sheet["workflow_id"]) == ("local", "near", "w1")
             assert not sheet.get("properties")
-            assert Path(sheet["path"]).name == f"{sheet['size_bytes']}.dat"
+            assert Path(sheet["path"]).name == f"{sheet['sha256']}-{sheet['size_bytes']}.dat"
             assert sheet["source_url"].startswith("file://far/")
         assert not near.missing()
 
@@ -82,8 +82,8 @@ class TestMoving:
             far.file(name, b"the same", properties={"name": name})
         near.hear(far)
         assert moved(far, near).files == 1
-        ((path,),) = [list(found) for found in [near.home.contents.glob("*/*/*")]]
-        assert path.name == "third.txt", "the newest record names it"
+        ((path,),) = [list(found) for found in [near.home.contents.glob("*/*")]]
+        assert path.name == f"{digest(b'the same')}-third.txt", "the newest record names it"
 
     def test_only_what_matches_moves(self, near: Side, far: Side) -> None:
         wanted = far.file("a", b"wanted", properties={"kind": "thermo", "T": 0.7})
@@ -122,8 +122,8 @@ class TestMoving:
             third.hear(near)
             assert moved(near, third).files == 1
             assert set(third.copies()) == {sent}
-            (path,) = third.home.contents.glob("*/*/*")
-            assert path.name == "a.log"
+            (path,) = third.home.contents.glob("*/*")
+            assert path.name.endswith("-a.log")
 
     def test_what_is_here_already_is_verified_and_not_fetched(self, near: Side, far: Side) -> None:
         """Two instances of one host: the file is where the other has recorded it."""
@@ -271,7 +271,7 @@ class TestCuts:
         content = os.urandom(MIB)
         far.file("large", content)
         near.hear(far)
-        part = near.home.contents / digest(content)[:2] / digest(content) / ".part"
+        part = near.home.contents / digest(content)[:2] / f"{digest(content)}.part"
         part.parent.mkdir(parents=True, mode=0o700)
         for wrong in (b"x" * 1000, b"x" * MIB, b"x" * (MIB + 1)):
             part.write_bytes(wrong)
@@ -279,7 +279,7 @@ class TestCuts:
             assert (result.files, result.refused_files) == (1, 0)
             assert set(near.copies()) == {digest(content)}
             near.thread.connection.execute("delete from metasheets where op = 'get'")
-            part.with_name("large").unlink()
+            part.with_name(f"{digest(content)}-large").unlink()
 
 
 class TestSenders:
@@ -481,10 +481,8 @@ class TestHostileSenders:
             refused, _ = beside(lambda line: Receiver(line, near, near.home, ALL).run(), send)
             assert isinstance(refused, Refused), refused
             near.copies()
-            for digests in near.home.contents.glob("*/*/*"):
-                digests.unlink()
-                digests.parent.rmdir()
-                digests.parent.parent.rmdir()
+            for copy in near.home.contents.glob("*/*"):
+                copy.unlink()
             near.thread.connection.execute("delete from metasheets where op = 'get'")
 
     @pytest.mark.parametrize(
@@ -513,11 +511,13 @@ class TestHostileSenders:
         before = set(os.listdir(near.home.root.parent))
         near.hear(far)
         assert moved(far, near).files == 1
-        (copy,) = near.home.contents.glob("*/*/*")
-        assert copy.parent == near.home.contents / digest(content)[:2] / digest(content)
-        assert len(os.fsencode(copy.name)) <= 200
-        assert copy.name.isprintable()
-        assert copy.name[0] not in ".-"
+        (copy,) = near.home.contents.glob("*/*")
+        assert copy.parent == near.home.contents / digest(content)[:2]
+        name = copy.name[len(f"{digest(content)}-") :]
+        assert copy.name == f"{digest(content)}-{name}"
+        assert len(os.fsencode(name)) <= 180
+        assert name.isprintable()
+        assert name[0] not in ".-"
         assert set(os.listdir(near.home.root.parent)) == before
 
     def test_records_that_are_no_data(self, near: Side, far: Side) -> None:
