@@ -467,6 +467,7 @@ class Instance:
 def _still_needed(connection: Connection, owner: str, origin: str) -> bool:
     query = (
         "select 1 from jobs where (id = ?1 or handler_id = ?1) and state not in ('COMPLETE', 'FAILED', 'CANCELLED')"
-        " and origin = ?2 union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
+        " and (origin = ?2 or id in (select job_id from local_adopted))"
+        " union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
     )
     return connection.execute(query, (owner, origin)).fetchone() is not None

@@ -199,8 +199,9 @@ def _record_trouble(recorder: Recorder, job_ids: Sequence[str], reason: str) -> 
 def active_of(recorder: Recorder, site: str) -> tuple[list[str], list[str]]:
     """The jobs of a site that have not ended: those it never said to have, and those it has."""
     found = recorder.transaction.execute(
-        "select id, native_id from jobs where site = ? and origin = ? and state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')"
-        " order by id",
+        "select id, native_id from jobs where state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN') and ("
+        " site = ?1 and origin = ?2 and id not in (select job_id from local_adopted)"
+        " or id in (select job_id from local_adopted where site = ?1)) order by id",
         (site, recorder.transaction.origin),
     ).fetchall()
     return [row[0] for row in found if row[1] is None], [row[0] for row in found if row[1] is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
@@ -68,6 +68,7 @@ class JobNow(NamedTuple):
     retries: int
     origin: str
     started: bool
+    adopted: bool = False
 
 
 _TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host", "elsewhere"})
@@ -190,12 +191,35 @@ class Recorder:
         if row is None:
             return None
         return JobNow(
-            job_id, STATES[row.state], row.attempt, row.workflow_id, row.site, row.retries, row.origin, row.started
+            job_id,
+            STATES[row.state],
+            row.attempt,
+            row.workflow_id,
+            row.site,
+            row.retries,
+            row.origin,
+            row.started,
+            row.adopted,
         )
 
     def is_ours(self, job: JobNow) -> bool:
-        """Whether a job is this instance's: only then is it ours to run, to end, and to tell of."""
-        return job.origin == self.transaction.origin
+        """Whether a job is this instance's, or was handed to it: only then is it ours to run, to end, and to tell of."""
+        return job.adopted or job.origin == self.transaction.origin
+
+    def adopt(self, job_id: str, origin: str, body: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+        """Take over a job of another instance, to run it here.
+
+        Args:
+            job_id: as that has it; ``origin``: that instance's.
+            body: ``site`` (of ours), ``definition`` (without its secrets), ``workflow_id``, ``parent_id``.
+            variables: what the job is told beside.
+        """
+        request = json.dumps({"definition": body["definition"], "variables": dict(variables)})
+        self.transaction.execute("insert into local_adopted values (?,?,?)", (job_id, body["site"], request))
+        with self._noting_changes([job_id]):
+            self.record("adopt", {"job_id": job_id, "of": origin, **body})
+            self.transaction.forget_rows([job_id])
+        self.effects.pending[job_id] = None
 
     def active_job(self, job_id: str) -> JobNow:
         """Like :meth:`job_now`, for a job of this instance that must not have ended.

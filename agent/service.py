@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from .clock import utc_now
@@ -36,6 +36,48 @@ _OWN = frozenset({"command", "name", "job_id"})
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _NO_BODY: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A job of another instance that this one is asked to run.
+
+    Args:
+        site: of ours. ``defn``: what to run, secrets in place. ``variables``: what the job is told beside.
+    """
+
+    job_id: str
+    site: str
+    defn: JobDefn
+    workflow_id: Optional[str] = None
+    parent_id: Optional[str] = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, body: Any) -> Adopted:
+        """As it is asked for.
+
+        Raises:
+            InvalidRecord: it is malformed.
+        """
+        if not isinstance(body, Mapping):
+            raise InvalidRecord("a job is an object")
+        variables = body.get("variables") or {}
+        if not isinstance(variables, Mapping) or not all(
+            isinstance(value, str) and name.startswith("LWFM_TRIGGER_") for name, value in variables.items()
+        ):
+            raise InvalidRecord("variables must be an object of LWFM_TRIGGER_ names and texts")
+        for name in ("workflow_id", "parent_id"):
+            if body.get(name) is not None:
+                text_of(body, name)
+        return cls(
+            _checked_id(body.get("job_id")),
+            text_of(body, "site"),
+            JobDefn.from_json(body.get("definition")),
+            body.get("workflow_id"),
+            body.get("parent_id"),
+            dict(variables),
+        )
 
 
 class Service:
@@ -106,6 +148,41 @@ class Service:
                 self._new_job(recorder, defn, site, workflow, parent, context_id, context.get("cwd"), job_id)
             )
         return {"jobs": answers}
+
+    def adopt(self, recorder: Recorder, origin: str, jobs: Sequence[Adopted]) -> JSON:
+        """Take over jobs of another instance, to run them here; one that was taken over before is not run again.
+
+        Raises:
+            Conflict: there is a job of that id here which is not that instance's.
+        """
+        answers = []
+        recorder.transaction.find_jobs([job.job_id for job in jobs])
+        for job in jobs:
+            known = recorder.job_now(job.job_id)
+            if known is not None and known.origin != origin:
+                raise Conflict(f"there is a job {job.job_id} here already, and it is no job of the instance that asks")
+            if known is None or not known.adopted:
+                body: JSON = {"site": job.site, "workflow_id": job.workflow_id, "parent_id": job.parent_id}
+                body["definition"] = self._sealed(job.defn, job.job_id, None)
+                recorder.adopt(job.job_id, origin, _without_none(body), job.variables)
+            now = recorder.job_now(job.job_id)
+            answers.append({"job_id": job.job_id, "state": now.state.value if now else "UNKNOWN"})
+        return {"jobs": answers}
+
+    def hand_over(self, recorder: Recorder, job_ids: Sequence[str], runner: str, host: str) -> JSON:
+        """Record which instance runs jobs of ours from now on, before it hears of them; those that still are to run."""
+        handed = []
+        recorder.transaction.find_jobs(job_ids)
+        for job_id in job_ids:
+            job = recorder.job_now(job_id)
+            if job is None or job.state.terminal or job.origin != recorder.transaction.origin:
+                continue
+            row = recorder.transaction.job(job_id)
+            if row is not None and row.runner != runner:
+                reason = f"handed to the instance on {host}"
+                recorder.record_status(job, job.state, reason=reason, runner=runner)
+            handed.append(job_id)
+        return {"jobs": handed}
 
     def attach(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
         """Record a job that the caller executes itself: RUNNING, its process one that we watch but did not start."""

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import attached, hostlist, processes
-from ..errors import Conflict, InvalidRecord, NotFound
+from ..errors import Conflict, InvalidRecord, LwfmError, NotFound
 from ..execution import record_ended
 from ..instance import Instance
 from ..matching import parse_terms
 from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
-from ..service import active_count, definitions_of, job_ids_of, text_of
+from ..service import Adopted, active_count, definitions_of, job_ids_of, text_of
 from ..sites.registry import called
 from ..states import JobState, parse_state
 from ..store import origins, queries
+from ..store.batch import check_place
 from ..watch import Progress, changed_since
 from .server import JSON, Call, Raw, number_of
 
@@ -43,6 +44,51 @@ async def submit(instance: Instance, call: Call) -> JSON:
     definitions = definitions_of(body)
     instance.check(str(body.get("site") or "local"), definitions)
     return await instance.writer.write(instance.service.submit, body, definitions)
+
+
+async def adopt(instance: Instance, call: Call) -> JSON:
+    """Take over jobs of another instance, to run them at sites of this one."""
+    body = call.body()
+    origin, given = text_of(body, "origin"), body.get("jobs")
+    check_place(origin, 0)
+    if origin == instance.store.origin:
+        raise InvalidRecord("these jobs are of this very instance", hint="is the site this instance itself?")
+    if not isinstance(given, list):
+        raise InvalidRecord("jobs must be a list")
+    adopted = [Adopted.from_json(job) for job in given]
+    refused = _refused(instance, adopted)
+    answer = await instance.writer.write(
+        instance.service.adopt, origin, [job for job in adopted if job.job_id not in refused]
+    )
+    answer["jobs"] += [{"job_id": job_id, "refused": reason} for job_id, reason in refused.items()]
+    return answer
+
+
+def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str]:
+    """Those that their sites would never run, and why; where all are well, those that ask for the same are judged once."""
+    by_site: dict[str, list[Adopted]] = {}
+    for job in jobs:
+        by_site.setdefault(job.site, []).append(job)
+    refused = {}
+    for site, listed in by_site.items():
+        try:
+            instance.check(site, [job.defn for job in listed])
+        except LwfmError as all_together:
+            if len(listed) == 1:
+                refused[listed[0].job_id] = all_together.message
+            else:
+                for job in listed:
+                    refused.update(_refused(instance, [job]))
+    return refused
+
+
+async def hand_over(instance: Instance, call: Call) -> JSON:
+    """Record which other instance runs jobs of this one from now on."""
+    body = call.body()
+    runner = text_of(body, "runner")
+    check_place(runner, 0)
+    host = text_of(body, "host")[:200]
+    return await instance.writer.write(instance.service.hand_over, job_ids_of(body), runner, host)
 
 
 async def listing(instance: Instance, call: Call) -> JSON:
@@ -163,13 +209,14 @@ async def output(instance: Instance, call: Call) -> Raw:
     limit, wait_s = min(limit, MAX_OUTPUT_BYTES), min(call.number("wait_s", 0), 30.0)
     job = await get(instance, call)
     attempt = int(call.number("attempt", job["attempt"]))
-    if "elsewhere" in job:
+    site = job.get("adopted_at") or job["site"]
+    if "elsewhere" in job and "adopted_at" not in job:
         if attempt >= job["attempt"] and not JobState(job["state"]).terminal:
             raise _not_here(job)  # no worker of ours has it, and nobody waits for what only a sync can bring
         return await _kept(instance, call, attempt, stream, offset, limit)
-    run = instance.sites().pillar(job["site"], "run")
+    run = instance.sites().pillar(site, "run")
     if not run.reports_itself:
-        data = await asyncio.to_thread(called, job["site"], run.output, job["job_id"], stream, offset, limit)
+        data = await asyncio.to_thread(called, site, run.output, job["job_id"], stream, offset, limit)
         return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)
     live = await instance.workers.output(job["job_id"], attempt, stream, offset, limit, wait_s)
     if live is not None:

@@ -30,6 +30,7 @@ class JobRequest:
         environment: the variables taken over from the submitter, and what is the same for all jobs of the instance.
         variables: what lwfm tells this job (``LWFM_*``).
         labels: what its site asks of the nodes it runs on, where those are the agent's own.
+        submitted_from: the submitter's directory, which ``defn.cwd`` is where the job names none.
     """
 
     job_id: str
@@ -39,6 +40,7 @@ class JobRequest:
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
+    submitted_from: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,9 @@ class Run(ABC):
 
     reports_itself = False
     """True when the site reports statuses by itself; else the agent asks with :meth:`status`."""
+    records_come = False
+    """True when what becomes of the jobs comes as records of another instance, which :meth:`status` brings: it is asked with no
+    ids, and answers nothing. Such a site takes a job that it may have already as often as it is handed over."""
     labels: frozenset[str] = frozenset()
     """Of a site whose jobs run on the agent's own nodes: what those nodes must be labelled with."""
 
@@ -246,6 +251,9 @@ class SiteDriver:
     """A site: its pillars, made from its context. Subclass it and set the pillars in ``__init__``."""
 
     auth: Optional[Auth] = None
+    own_process = False
+    """True for a driver that is to run in a process of its own."""
+
     run: Optional[Run] = None
     repo: Optional[Repo] = None
     spin: Optional[Spin] = None
