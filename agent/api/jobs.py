@@ -41,7 +41,7 @@ async def submit(instance: Instance, call: Call) -> JSON:
     """Record jobs and hand them to their sites."""
     body = call.body()
     definitions = definitions_of(body)
-    instance.check(str(body.get("site") or "local"), definitions)
+    await instance.check(str(body.get("site") or "local"), definitions)
     return await instance.writer.write(instance.service.submit, body, definitions)
 
 
@@ -167,7 +167,7 @@ async def output(instance: Instance, call: Call) -> Raw:
         if attempt >= job["attempt"] and not JobState(job["state"]).terminal:
             raise _not_here(job)  # no worker of ours has it, and nobody waits for what only a sync can bring
         return await _kept(instance, call, attempt, stream, offset, limit)
-    run = instance.sites().pillar(job["site"], "run")
+    run = await instance.pillar(job["site"], "run")
     if not run.reports_itself:
         data = await asyncio.to_thread(called, job["site"], run.output, job["job_id"], stream, offset, limit)
         return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)
