@@ -1,8 +1,8 @@
 """The configuration a person writes: ``sites.toml`` in the instance's home. Reads it; changes nothing.
 
-Each section is a site: ``driver`` names what drives it (a built-in name, an entry point of the group ``lwfm.sites``, or
-a dotted path ``package.module:Class``), the other keys are that driver's options. The sites ``local`` and ``allocation`` are
-always there.
+Each section is a site: ``driver`` names what drives it (a built-in name, an entry point of the group ``lwfm.sites``, a dotted
+path ``package.module:Class``, or ``FILE.py:Class``), ``process`` where it runs; the other keys are that driver's options. The sites
+``local`` and ``allocation`` are always there.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ class SiteConfig:
         name: the site's name.
         driver: what drives it.
         options: the other keys of the section.
+        process: whether the driver is to run in a process of its own.
     """
 
     name: str
     driver: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    process: bool = False
 
 
 def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zero: bool = False) -> float:
@@ -111,7 +113,10 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         driver = options.pop("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
         if not isinstance(driver, str) or not driver:
             raise ConfigError(f"{path}: section [{name}] names no driver", hint='add a line: driver = "..."')
-        sites[name] = SiteConfig(name, driver, options)
+        process = options.pop("process", False)
+        if not isinstance(process, bool):
+            raise ConfigError(f"{path}: process of [{name}] must be true or false, not {process!r}")
+        sites[name] = SiteConfig(name, driver, options, process)
     return sites
 
 

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional, cast
 
 from . import __version__, faultpoints, hostlist, presence, recovery
@@ -44,6 +45,7 @@ from .requests import RequestBuilder, SiteRequest
 from .sealing import Vault
 from .service import Service
 from .sites.base import JobRequest, Run, SiteContext
+from .sites.process import ProcessRun
 from .sites.registry import Registry, called
 from .states import JobState
 from .store import Connection, Store
@@ -60,6 +62,8 @@ MARK_S = 60.0
 """So often it is noted beside the store how far it has come."""
 MEET_S = 3.0
 """A worker dials at least once a second."""
+THREADS = 64
+"""For what blocks, such as calls to sites: so many that one site that hangs leaves some to the others."""
 _logger = logging.getLogger(__name__)
 
 
@@ -79,6 +83,7 @@ class Instance:
         self.stopping = asyncio.Event()
         self.kill_on_stop = False
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "lwfm"))
         self._tasks: set[asyncio.Task[None]] = set()
         self._sites_signature = signature(home.sites_file)
         sites = read_sites(home.sites_file)
@@ -146,7 +151,7 @@ class Instance:
     async def start(self) -> None:
         """Take up what was going on, and start the worker."""
         self.home.wanted.unlink(missing_ok=True)  # whoever wanted one that leaves has gone on
-        local = [name for name in self.registry.names() if self._reports_itself(name)]
+        local = await asyncio.to_thread(lambda: [name for name in self.registry.names() if self._reports_itself(name)])
         waiting = await self.writer.write(recovery.unplaced, local)
         faultpoints.hit("instance.placing")
         for begin in range(0, len(waiting), TAKEN_UP):
@@ -246,7 +251,7 @@ class Instance:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.registry.close()
+        await asyncio.to_thread(self.registry.close)
         await self.writer.close()
 
     async def _meet_worker(self) -> None:
@@ -301,16 +306,34 @@ class Instance:
         self.service.reset()
         self.watch.reset()
 
-    def check(self, site: str, definitions: Sequence[JobDefn]) -> None:
-        """Let the sites judge definitions before anything is recorded; those that ask for the same are judged once."""
+    async def pillar(self, site: str, pillar: str) -> Any:
+        """One pillar of a site; a driver that is not there yet is made in a thread.
+
+        Raises:
+            As :meth:`~lwfm.sites.registry.Registry.pillar`.
+        """
         sites = self.sites()
+        if not sites.is_made(site):
+            await asyncio.to_thread(sites.make, site)
+        return sites.pillar(site, pillar)
+
+    async def check(self, site: str, definitions: Sequence[JobDefn]) -> None:
+        """Let the sites judge definitions before anything is recorded; those that ask for the same are judged once.
+
+        Only a driver in a process of its own is waited for; the event loop goes on meanwhile.
+        """
         judged = set()
         for defn in definitions:
             name = str(defn.extra.get("site") or site)
             asked = (name, shape_of(defn))
-            if asked not in judged:
-                called(name, sites.pillar(name, "run").check, defn)
-                judged.add(asked)
+            if asked in judged:
+                continue
+            judged.add(asked)
+            run = await self.pillar(name, "run")
+            if isinstance(run, ProcessRun):
+                await asyncio.to_thread(called, name, run.check, defn)
+            else:
+                called(name, run.check, defn)
 
     def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:
         """Tell a site that a job shall end."""

@@ -11,11 +11,14 @@ from ..errors import InvalidRecord, LoginRequired, LwfmError
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
-from ..sites.base import Resource
-from ..sites.registry import PILLARS, called
+from ..sites.base import PILLARS, Resource
+from ..sites.registry import Registry, called
 from ..store import Store, lineage, maintenance, queries
 from . import contents, data, jobs, sync
 from .server import JSON, Call, Route, route
+
+START_WAIT_S = 2.0
+"""How long a list of sites waits for drivers that are being started."""
 
 
 async def agent_status(instance: Instance, call: Call) -> JSON:
@@ -91,7 +94,7 @@ async def handler_set(instance: Instance, call: Call) -> JSON:
     event = body.get("event")
     if isinstance(event, dict):
         delivery = JobDefn("true")  # any notification asks for as little
-        instance.check(str(event.get("site") or "local"), [JobDefn.from_json(event.get("defn") or delivery)])
+        await instance.check(str(event.get("site") or "local"), [JobDefn.from_json(event.get("defn") or delivery)])
     return await instance.writer.write(instance.service.set_handler, body)
 
 
@@ -175,26 +178,40 @@ async def lineage_trace(instance: Instance, call: Call) -> JSON:
 async def site_list(instance: Instance, call: Call) -> JSON:
     """The sites."""
     sites = instance.sites()
-    return {"sites": [_without_options(sites.describe(name)) for name in sites.names()]}
+    found = await asyncio.gather(*(_described(sites, name) for name in sites.names()))
+    return {"sites": [_without_options(described) for described in found]}
 
 
 async def site_get(instance: Instance, call: Call) -> JSON:
     """One site."""
-    return instance.sites().describe(call.arguments[0])
+    return await _described(instance.sites(), call.arguments[0])
+
+
+async def _described(sites: Registry, name: str) -> JSON:
+    """A site; a driver in a process of its own is started, and may still be about to when this is told."""
+
+    def start() -> None:
+        try:
+            sites.start(name)
+        except LwfmError:
+            pass  # is in the description
+
+    await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(start))], timeout=START_WAIT_S)
+    return await asyncio.to_thread(sites.describe, name)
 
 
 async def site_check(instance: Instance, call: Call) -> JSON:
     """Try each pillar of a site."""
     name = call.arguments[0]
-    driver = instance.sites().driver(name)
+    sites = instance.sites()
+    await asyncio.to_thread(called, name, lambda: sites.start(name, at_once=True))
     checks = []
     for pillar in PILLARS:
-        found = getattr(driver, pillar)
-        if found is None:
+        if pillar not in sites.describe(name)["pillars"]:
             checks.append({"pillar": pillar, "ok": True, "message": "not offered"})
             continue
         try:
-            message = await asyncio.to_thread(called, name, _check_pillar, pillar, found)
+            message = await asyncio.to_thread(_check_pillar, name, pillar, sites.pillar(name, pillar))
             checks.append({"pillar": pillar, "ok": True, "message": message})
         except LwfmError as error:
             checks.append({"pillar": pillar, "ok": False, "message": error.message})
@@ -209,7 +226,7 @@ async def site_login(instance: Instance, call: Call) -> JSON:
         raise InvalidRecord("answers must be a list")
     answers = list(answers)
     questions: list[JSON] = []
-    auth = instance.sites().pillar(name, "auth")
+    auth = await instance.pillar(name, "auth")
 
     def ask(prompt: str, secret: bool) -> str:
         if not answers:
@@ -229,23 +246,22 @@ async def site_login(instance: Instance, call: Call) -> JSON:
 async def resource_list(instance: Instance, call: Call) -> JSON:
     """What a site computes on."""
     name = call.arguments[0]
-    found = await asyncio.to_thread(called, name, instance.sites().pillar(name, "spin").list)
-    return {"resources": [_resource(item) for item in found]}
+    found = await asyncio.to_thread(called, name, (await instance.pillar(name, "spin")).list)
+    return {"resources": [resource.to_json() for resource in found]}
 
 
 async def resource_create(instance: Instance, call: Call) -> JSON:
     """Make a resource."""
     name, body = call.arguments[0], call.body()
-    spin = instance.sites().pillar(name, "spin")
-    return _resource(
-        await asyncio.to_thread(called, name, spin.create, str(body.get("kind") or ""), body.get("spec") or {})
-    )
+    create = (await instance.pillar(name, "spin")).create
+    made: Resource = await asyncio.to_thread(called, name, create, str(body.get("kind") or ""), body.get("spec") or {})
+    return made.to_json()
 
 
 async def resource_destroy(instance: Instance, call: Call) -> JSON:
     """Give a resource back."""
     name, identifier = call.arguments
-    await asyncio.to_thread(called, name, instance.sites().pillar(name, "spin").destroy, identifier)
+    await asyncio.to_thread(called, name, (await instance.pillar(name, "spin")).destroy, identifier)
     return {}
 
 
@@ -273,25 +289,16 @@ async def _whole(instance: Instance, kind: str, given: Any) -> Any:
     return await instance.writer.read(queries.resolve, kind, given) if given else None
 
 
-def _check_pillar(pillar: str, found: Any) -> str:
+def _check_pillar(site: str, pillar: str, found: Any) -> str:
     if pillar == "auth":
-        return "logged in" if found.is_auth_current() else "a login is needed: lwfm site login"
+        return "logged in" if called(site, found.is_auth_current) else "a login is needed: lwfm site login"
     if pillar == "spin":
-        resources = found.list()
+        resources = called(site, found.list)
         return f"{len(resources)} resource{'' if len(resources) == 1 else 's'}"
     if pillar == "run":
-        found.check(JobDefn(["true"]))
+        called(site, found.check, JobDefn(["true"]))
         return "takes jobs"
     return "ready"
-
-
-def _resource(resource: Resource) -> JSON:
-    return {
-        "resource_id": resource.resource_id,
-        "kind": resource.kind,
-        "state": resource.state,
-        "facts": dict(resource.facts),
-    }
 
 
 def _without_options(described: JSON) -> JSON:

@@ -42,7 +42,7 @@ async def submit(instance: Instance, call: Call) -> JSON:
     """Record jobs and hand them to their sites."""
     body = call.body()
     definitions = definitions_of(body)
-    instance.check(str(body.get("site") or "local"), definitions)
+    await instance.check(str(body.get("site") or "local"), definitions)
     return await instance.writer.write(instance.service.submit, body, definitions)
 
 
@@ -56,7 +56,7 @@ async def adopt(instance: Instance, call: Call) -> JSON:
     if not isinstance(given, list):
         raise InvalidRecord("jobs must be a list")
     adopted = [Adopted.from_json(job) for job in given]
-    refused = _refused(instance, adopted)
+    refused = await _refused(instance, adopted)
     answer = await instance.writer.write(
         instance.service.adopt, origin, [job for job in adopted if job.job_id not in refused]
     )
@@ -64,7 +64,7 @@ async def adopt(instance: Instance, call: Call) -> JSON:
     return answer
 
 
-def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str]:
+async def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str]:
     """Those that their sites would never run, and why; where all are well, those that ask for the same are judged once."""
     by_site: dict[str, list[Adopted]] = {}
     for job in jobs:
@@ -72,13 +72,13 @@ def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str]:
     refused = {}
     for site, listed in by_site.items():
         try:
-            instance.check(site, [job.defn for job in listed])
+            await instance.check(site, [job.defn for job in listed])
         except LwfmError as all_together:
             if len(listed) == 1:
                 refused[listed[0].job_id] = all_together.message
             else:
                 for job in listed:
-                    refused.update(_refused(instance, [job]))
+                    refused.update(await _refused(instance, [job]))
     return refused
 
 
@@ -214,7 +214,7 @@ async def output(instance: Instance, call: Call) -> Raw:
         if attempt >= job["attempt"] and not JobState(job["state"]).terminal:
             raise _not_here(job)  # no worker of ours has it, and nobody waits for what only a sync can bring
         return await _kept(instance, call, attempt, stream, offset, limit)
-    run = instance.sites().pillar(site, "run")
+    run = await instance.pillar(site, "run")
     if not run.reports_itself:
         data = await asyncio.to_thread(called, site, run.output, job["job_id"], stream, offset, limit)
         return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)

@@ -53,6 +53,8 @@ class LocalSite(SiteDriver):
 class LocalAuth(Auth):
     """Who can reach the agent is in."""
 
+    thread_safe = True
+
     def login(self, ask: Callable[[str, bool], str]) -> None:
         """Nothing to do."""
 
@@ -65,6 +67,7 @@ class LocalRun(Run):
     """Jobs on the nodes that the agent has workers on."""
 
     reports_itself = True
+    thread_safe = True
 
     def __init__(self, nodes: Nodes):
         self._nodes = nodes
@@ -93,6 +96,8 @@ class LocalRun(Run):
 
 class LocalRepo(Repo):
     """Files of this node. A relative site path lies in the instance's repository."""
+
+    thread_safe = True
 
     def __init__(self, repository: Path):
         self._repository = repository
@@ -195,6 +200,8 @@ def _is_there(path: Path) -> bool:
 
 class LocalSpin(Spin):
     """The nodes that the agent has workers on; and, where there is a batch scheduler, what it has, and what we have of it."""
+
+    thread_safe = True
 
     def __init__(self, nodes: Nodes, allocations: Optional[Allocations] = None):
         self._nodes = nodes

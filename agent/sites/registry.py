@@ -1,20 +1,23 @@
-"""From ``sites.toml`` to sites: finds a driver by its name, makes it when it is first needed, remembers what became of that."""
+"""From ``sites.toml`` to sites: makes a driver when it is first needed, remembers what became of that.
+
+A driver that the agent runs itself is imported and made in the thread that first asks for it, which may take long: off the event
+loop, :meth:`Registry.make` comes first. One in a process of its own is there at once; see :mod:`.process`.
+"""
 
 from __future__ import annotations
 
-import importlib
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from ..config import SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
-from .base import SiteContext, SiteDriver
+from .base import PILLARS, SiteContext, SiteDriver, in_turn
+from .loading import IN_AGENT, load
+from .process import ProcessSite
 
-BUILT_IN = {"local": "lwfm.sites.local:LocalSite", "allocation": "lwfm.sites.allocation:AllocationSite"}
-ENTRY_POINT_GROUP = "lwfm.sites"
-PILLARS = ("auth", "run", "repo", "spin")
 _logger = logging.getLogger(__name__)
 
 
@@ -22,11 +25,11 @@ _logger = logging.getLogger(__name__)
 class _Entry:
     config: SiteConfig
     driver: Optional[SiteDriver] = None
-    error: Optional[LwfmError] = None
+    making: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Registry:
-    """The configured sites.
+    """The configured sites. Any thread may use it.
 
     Args:
         configs: by name.
@@ -36,20 +39,26 @@ class Registry:
     def __init__(self, configs: Mapping[str, SiteConfig], context_of: Callable[[SiteConfig], SiteContext]):
         self._entries = {name: _Entry(config) for name, config in configs.items()}
         self._context_of = context_of
+        self._closing: list[threading.Thread] = []
 
     def configure(self, configs: Mapping[str, SiteConfig]) -> None:
         """Take a changed configuration: sites that are as they were keep their drivers."""
-        for name in [name for name in self._entries if configs.get(name) != self._entries[name].config]:
-            self._close(name, self._entries.pop(name))
-        for name, config in configs.items():
-            self._entries.setdefault(name, _Entry(config))
+        kept = {name: entry for name, entry in self._entries.items() if configs.get(name) == entry.config}
+        gone = [entry for name, entry in self._entries.items() if name not in kept]
+        self._entries = {name: kept.get(name) or _Entry(config) for name, config in configs.items()}
+        self._close(gone)
 
     def names(self) -> list[str]:
         """The names of the sites."""
         return list(self._entries)
 
-    def driver(self, name: str) -> SiteDriver:
-        """The driver of a site.
+    def is_made(self, name: str) -> bool:
+        """Whether asking for a pillar of this site takes no time."""
+        entry = self._entries.get(name)
+        return entry is None or entry.driver is not None
+
+    def make(self, name: str) -> SiteDriver:
+        """The driver of a site, made if need be. May block.
 
         Raises:
             UnknownSite: there is none of that name. ConfigError: its driver cannot be found or made.
@@ -58,32 +67,36 @@ class Registry:
         if entry is None:
             known = ", ".join(sorted(self._entries))
             raise UnknownSite(f"there is no site {name!r}", hint=f"known sites: {known}; others go into sites.toml")
-        if entry.driver is None:
-            try:
-                entry.driver = _load(entry.config.driver)(self._context_of(entry.config))
-                entry.error = None
-            except LwfmError as error:
-                entry.error = error
-                raise
-            except Exception as error:
-                _logger.exception("site %s", name)
-                entry.error = ConfigError(f"the driver of site {name!r} failed: {type(error).__name__}: {error}")
-                raise entry.error from error
-        return entry.driver
+        with entry.making:
+            if entry.driver is None:
+                entry.driver = self._made(entry.config)
+            return entry.driver
+
+    def start(self, name: str, *, at_once: bool = False) -> None:
+        """As :meth:`make`; a driver in a process of its own then has its process and has told its pillars, too. Blocks.
+
+        Args:
+            at_once: try now, although the process has died several times.
+        """
+        driver = self.make(name)
+        if isinstance(driver, ProcessSite):
+            driver.start(at_once=at_once)
 
     def pillar(self, name: str, pillar: str) -> Any:
         """One pillar of a site.
 
         Raises:
-            NotSupported: the site does not have it. Else as :meth:`driver`.
+            NotSupported: the site does not have it. Else as :meth:`make`.
         """
-        found = getattr(self.driver(name), pillar)
+        entry = self._entries.get(name)
+        driver = entry.driver if entry is not None and entry.driver is not None else self.make(name)
+        found = getattr(driver, pillar)
         if found is None:
             raise NotSupported(f"site {name!r} has no {pillar} pillar")
         return found
 
     def describe(self, name: str) -> dict[str, Any]:
-        """A site as the API shows it."""
+        """A site as the API shows it. May block, but waits for no process: ``state`` says that it is not there yet."""
         config = self._entries[name].config if name in self._entries else None
         answer: dict[str, Any] = {
             "name": name,
@@ -91,34 +104,62 @@ class Registry:
             "options": dict(config.options) if config else {},
         }
         try:
-            driver = self.driver(name)
+            driver = self.make(name)
         except UnknownSite:
             raise
         except LwfmError as error:
             return {**answer, "pillars": [], "state": "failed", "reason": error.message}
-        return {
-            **answer,
-            "pillars": [pillar for pillar in PILLARS if getattr(driver, pillar) is not None],
-            "state": "ready",
-        }
+        offered = [pillar for pillar in PILLARS if getattr(driver, pillar) is not None]
+        if not isinstance(driver, ProcessSite):
+            return {**answer, "pillars": offered, "state": "ready"}
+        told = {"pillars": offered if driver.state == "ready" else [], "state": driver.state}
+        return {**answer, **told, **({"reason": driver.trouble} if driver.trouble else {})}
 
     def close(self) -> None:
-        """Close every driver that was made."""
-        for name, entry in self._entries.items():
-            self._close(name, entry)
+        """Close every driver that was made. Blocks."""
+        self._close(list(self._entries.values()))
+        for thread in self._closing:
+            thread.join()
 
-    def _close(self, name: str, entry: _Entry) -> None:
-        if entry.driver is not None:
-            try:
-                entry.driver.close()
-            except Exception:
-                _logger.exception("closing site %s", name)
+    def _made(self, config: SiteConfig) -> SiteDriver:
+        try:
+            context = self._context_of(config)
+            if config.process and config.driver in IN_AGENT:
+                raise ConfigError(
+                    f"site {config.name!r}: the driver {config.driver!r} uses the agent's nodes: it cannot have its own process"
+                )
+            if not config.process:
+                kind = load(config.driver, context.home)
+                if not kind.own_process:
+                    return kind(context)
+            return ProcessSite(replace(context, nodes=None, allocations=None), config.driver)
+        except LwfmError:
+            raise
+        except Exception as error:
+            _logger.exception("site %s", config.name)
+            raise ConfigError(f"the driver of site {config.name!r} failed: {type(error).__name__}: {error}") from error
+
+    def _close(self, entries: list[_Entry]) -> None:
+        """Close drivers, each in a thread: it may take its time."""
+        for entry in entries:
+            if entry.driver is not None:
+                thread = threading.Thread(target=_close, args=(entry.config.name, entry.driver), daemon=True)
+                thread.start()
+                self._closing = [*(known for known in self._closing if known.is_alive()), thread]
+
+
+def _close(name: str, driver: SiteDriver) -> None:
+    try:
+        driver.close()
+    except Exception:
+        _logger.exception("closing site %s", name)
 
 
 def called(site: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a driver: what it raises that is not ours becomes a SiteError, at this one seam."""
+    """Call a pillar's method when it is its turn: what it raises that is not ours becomes a SiteError, at this one seam."""
     try:
-        return function(*arguments)
+        with in_turn(function):
+            return function(*arguments)
     except LwfmError:
         raise
     except Exception as error:
@@ -126,41 +167,3 @@ def called(site: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise SiteError(
             f"site {site!r} failed: {type(error).__name__}: {error}", hint="the agent's log has the details"
         ) from error
-
-
-def _load(name: str) -> type[SiteDriver]:
-    """The driver class that ``name`` means: a built-in, an entry point, or ``package.module:Class``."""
-    target = BUILT_IN.get(name)
-    if target is None and ":" in name:
-        target = name
-    if target is None:
-        return _from_entry_point(name)
-    module_name, _, class_name = target.partition(":")
-    if module_name.startswith("lwfm."):
-        module = importlib.import_module("." + module_name[len("lwfm.") :], __package__.rpartition(".")[0])
-    else:
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ConfigError(
-                f"driver {name!r} cannot be imported: {error}", hint="is its package installed beside lwfm?"
-            ) from error
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type) or not issubclass(found, SiteDriver):
-        raise ConfigError(
-            f"driver {name!r} is not a SiteDriver", hint="write package.module:Class of a subclass of lwfm's SiteDriver"
-        )
-    return found
-
-
-def _from_entry_point(name: str) -> type[SiteDriver]:
-    from importlib.metadata import entry_points
-
-    found = entry_points()
-    group = found.select(group=ENTRY_POINT_GROUP) if hasattr(found, "select") else found.get(ENTRY_POINT_GROUP, [])
-    for point in group:
-        if point.name == name:
-            loaded: type[SiteDriver] = point.load()
-            return loaded
-    known = ", ".join(sorted(BUILT_IN))
-    raise ConfigError(f"there is no driver {name!r}", hint=f"built in: {known}; others as package.module:Class")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lwfm.client import Client
+from lwfm.errors import LwfmError
 
 from support.agents import LINK, Agent, running_agent
 from support.waiting import wait_until
@@ -20,11 +25,13 @@ def traces(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
-def agent(traces: Path) -> Iterator[Agent]:
+@pytest.fixture(params=["in the agent", "in its own process"])
+def agent(traces: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
     """An agent that knows the site ``shell``."""
     support = str(Path(__file__).resolve().parents[1])
     sites = f'[shell]\ndriver = "support.shell_site:ShellSite"\ndirectory = "{traces}"\n'
+    if request.param == "in its own process":
+        sites += "process = true\n"
     with running_agent(sites=sites, env={"PYTHONPATH": os.pathsep.join([str(LINK), support])}) as running:
         yield running
 
@@ -84,3 +91,43 @@ def test_cancel_reaches_the_site(agent: Agent, traces: Path) -> None:
     agent.cancel(job)
     assert agent.wait(job)["state"] == "CANCELLED"
     (traces / "{go}").touch()
+
+
+def driver_processes(agent: Agent) -> list[int]:
+    """The processes of drivers that run."""
+    return [pid for pid, words in agent.processes().items() if "site-host" in words]
+
+
+def test_the_process_of_a_driver_may_die(agent: Agent, traces: Path) -> None:
+    """The next question starts another; nothing is run twice, and nobody need do anything."""
+    job = agent.submit(f"while [ ! -e {traces}/go ]; do sleep 0.05; done; echo ran >> {traces}/journal", site="shell")
+    wait_until(lambda: agent.job(job)["state"] == "RUNNING", "it runs")
+    for pid in driver_processes(agent):
+        os.kill(pid, signal.SIGKILL)
+    (traces / "go").touch()
+    assert agent.wait(job)["state"] == "COMPLETE"
+    assert (traces / "journal").read_text() == "ran\n"
+
+
+def test_a_driver_that_takes_long_to_load_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Neither the start of the agent nor other sites; nor does one that hangs."""
+    driver = Path(__file__).resolve().parents[1] / "support" / "odd_site.py"
+    section = f'driver = "{driver}:OddSite"\nbegin = "hang"\nprocess = true\n'
+    with running_agent(sites=f"[slow]\n{section}[slower]\n{section}") as agent:
+        assert {item["name"]: item["state"] for item in agent.client.get("/v1/sites")["sites"]} == {
+            "local": "ready", "allocation": "ready", "slow": "starting", "slower": "starting",
+        }  # fmt: skip
+        asking = threading.Thread(target=_submit_in_vain, args=(agent.new_client(),), daemon=True)
+        asking.start()
+        assert agent.wait(agent.submit("true"))["state"] == "COMPLETE"
+        assert asking.is_alive(), "the site cannot have answered"
+    asking.join(30)
+
+
+def _submit_in_vain(client: Client) -> None:
+    try:
+        client.post("/v1/jobs", {"jobs": [{"command": "true"}], "site": "slow"})
+    except LwfmError:
+        pass
+    finally:
+        client.close()
