@@ -211,7 +211,7 @@ class Recorder:
 
         Args:
             job_id: as that has it; ``origin``: that instance's.
-            body: ``site`` (of ours), ``definition`` (without its secrets), ``workflow_id``, ``parent_id``.
+            body: ``site`` (of ours), ``definition`` (without its secrets), ``workflow_id``, ``workflow_name``, ``parent_id``.
             variables: what the job is told beside.
         """
         request = json.dumps({"definition": body["definition"], "variables": dict(variables)})

@@ -44,12 +44,14 @@ class Adopted:
 
     Args:
         site: of ours. ``defn``: what to run, secrets in place. ``variables``: what the job is told beside.
+        workflow_name: what its workflow is called, of which nothing else may be known here.
     """
 
     job_id: str
     site: str
     defn: JobDefn
     workflow_id: Optional[str] = None
+    workflow_name: Optional[str] = None
     parent_id: Optional[str] = None
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ class Adopted:
             isinstance(value, str) and name.startswith("LWFM_TRIGGER_") for name, value in variables.items()
         ):
             raise InvalidRecord("variables must be an object of LWFM_TRIGGER_ names and texts")
-        for name in ("workflow_id", "parent_id"):
+        for name in ("workflow_id", "workflow_name", "parent_id"):
             if body.get(name) is not None:
                 text_of(body, name)
         return cls(
@@ -75,6 +77,7 @@ class Adopted:
             text_of(body, "site"),
             JobDefn.from_json(body.get("definition")),
             body.get("workflow_id"),
+            body.get("workflow_name"),
             body.get("parent_id"),
             dict(variables),
         )
@@ -162,7 +165,8 @@ class Service:
             if known is not None and known.origin != origin:
                 raise Conflict(f"there is a job {job.job_id} here already, and it is no job of the instance that asks")
             if known is None or not known.adopted:
-                body: JSON = {"site": job.site, "workflow_id": job.workflow_id, "parent_id": job.parent_id}
+                body: JSON = {"site": job.site, "workflow_id": job.workflow_id, "workflow_name": job.workflow_name}
+                body["parent_id"] = job.parent_id
                 body["definition"] = self._sealed(job.defn, job.job_id, None)
                 recorder.adopt(job.job_id, origin, _without_none(body), job.variables)
             now = recorder.job_now(job.job_id)
@@ -170,8 +174,12 @@ class Service:
         return {"jobs": answers}
 
     def hand_over(self, recorder: Recorder, job_ids: Sequence[str], runner: str, host: str) -> JSON:
-        """Record which instance runs jobs of ours from now on, before it hears of them; those that still are to run."""
-        handed = []
+        """Record which instance runs jobs of ours from now on, before it hears of them; those that still are to run.
+
+        Returns:
+            Their ids as ``jobs``, and as ``workflows`` the names of their workflows, by id.
+        """
+        handed, workflows = [], set()
         recorder.transaction.find_jobs(job_ids)
         for job_id in job_ids:
             job = recorder.job_now(job_id)
@@ -182,7 +190,9 @@ class Service:
                 reason = f"handed to the instance on {host}"
                 recorder.record_status(job, job.state, reason=reason, runner=runner)
             handed.append(job_id)
-        return {"jobs": handed}
+            workflows.add(job.workflow_id)
+        names = {each: queries.workflow(recorder.transaction.connection, each)["name"] for each in workflows if each}
+        return {"jobs": handed, "workflows": names}
 
     def attach(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
         """Record a job that the caller executes itself: RUNNING, its process one that we watch but did not start."""

@@ -115,7 +115,7 @@ def _adopt(body: Mapping[str, Any]) -> None:
     _text(body, "job_id", "of", "site", needed=True)
     if not body["job_id"].isascii():
         raise InvalidRecord("job_id must be the id of a job")
-    _text(body, "workflow_id", "parent_id", "reason")
+    _text(body, "workflow_id", "workflow_name", "parent_id", "reason")
     JobDefn.from_json(body.get("definition"))
 
 

@@ -181,7 +181,7 @@ def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
     found = connection.execute(
         "select hlc, record_id, created_at from workflows where id = ?", (identifier,)
     ).fetchone()
-    created = min(record.wall_utc, found[2]) if found else record.wall_utc
+    created = min(record.wall_utc, found[2]) if found and found[0] else record.wall_utc
     if found and (found[0], found[1]) >= (record.hlc, record.uid):
         same = (found[0], found[1]) == (record.hlc, record.uid)
         connection.execute(
@@ -252,6 +252,8 @@ def _adopt(connection: Connection, record: Record, fresh: bool) -> None:
     """An instance runs a job that another has recorded. Until that one's record comes, this one tells of the job."""
     body = record.body
     job = body["job_id"]
+    if body.get("workflow_id") and body.get("workflow_name"):
+        _mention_workflow(connection, record)
     values = (job, record.uid, record.origin, body["of"], text(body["site"]), record.hlc, record.wall_utc)
     if connection.execute("insert into adoptions values (?,?,?,?,?,?,?) on conflict do nothing", values).rowcount == 0:
         connection.execute(
@@ -266,6 +268,17 @@ def _adopt(connection: Connection, record: Record, fresh: bool) -> None:
         connection.execute(_INSERT_JOB, row)
         connection.count_job(row[5], None, row[11])
         _refold_job(connection, job)
+
+
+def _mention_workflow(connection: Connection, record: Record) -> None:
+    """A workflow that is known by name alone, until a record of it comes: any is newer than this."""
+    body = record.body
+    connection.execute(
+        "insert into workflows values (?,?,?,'',null,?,'{}','',null,'') on conflict (id) do update set"
+        " name = max(name, excluded.name), origin = min(origin, excluded.origin), created_at = min(created_at, excluded.created_at)"
+        " where hlc = ''",
+        (body["workflow_id"], body["of"], text(body["workflow_name"]), record.wall_utc),
+    )
 
 
 def _adopter(connection: Connection, job: str) -> Optional[tuple[str, str]]:

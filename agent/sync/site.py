@@ -218,10 +218,11 @@ class SshRun(Run):
                 "what answers there is this very instance", hint="another home there: remote_home in sites.toml"
             )
         body = {"jobs": [request.job_id for request in requests], "runner": there.origin, "host": there.host}
-        handed = set(self._client.post("/v1/jobs/hand-over", body, repeatable=True)["jobs"])
+        answer = self._client.post("/v1/jobs/hand-over", body, repeatable=True)
+        handed, workflows = set(answer["jobs"]), answer["workflows"]
         going = [request for request in requests if request.job_id in handed]
         api, said = RemoteApi(line), {}
-        asked = {"origin": origin, "jobs": [self._asked(request) for request in going]}
+        asked = {"origin": origin, "jobs": [self._asked(request, workflows) for request in going]}
         for told in api.post("/v1/jobs/adopt", asked)["jobs"] if going else ():
             refused = told.get("refused")
             state = JobState.FAILED if refused else JobState.PENDING
@@ -229,7 +230,7 @@ class SshRun(Run):
             said[str(told["job_id"])] = Observation(state, reason=reason)
         return said
 
-    def _asked(self, request: JobRequest) -> JSON:
+    def _asked(self, request: JobRequest, workflows: Mapping[str, str]) -> JSON:
         """A job as the other instance is asked to run it: the submitter's own directory and environment are not taken along."""
         definition = request.defn.to_json()
         if definition.get("cwd") == request.submitted_from:
@@ -239,9 +240,10 @@ class SshRun(Run):
         for key in ("job_id", "site", "sites", "occurrence"):
             definition.pop(key, None)
         variables = {name: value for name, value in request.variables.items() if name.startswith("LWFM_TRIGGER_")}
+        workflow = request.variables.get("LWFM_WORKFLOW_ID")
         asked = {
             "job_id": request.job_id, "site": self._site, "definition": definition, "variables": variables,
-            "workflow_id": request.variables.get("LWFM_WORKFLOW_ID"),
+            "workflow_id": workflow, "workflow_name": workflows.get(workflow or ""),
         }  # fmt: skip
         return {key: value for key, value in asked.items() if value is not None}
 

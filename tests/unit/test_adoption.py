@@ -36,7 +36,7 @@ def hand(near: Thread, far: Thread, job: str) -> None:
 
 
 def adopt(near: Thread, far: Thread, job: str) -> None:
-    far.unit(far.service.adopt, near.store.origin, [Adopted(job, "local", JobDefn("true"), workflow_id="w1")])
+    far.unit(far.service.adopt, near.store.origin, [Adopted(job, "local", JobDefn("true"), "w1", "a name")])
 
 
 def pull(near: Thread, far: Thread) -> None:
@@ -123,7 +123,9 @@ def test_the_order_in_which_records_come_makes_no_difference(threads: list[Threa
             pull(reader, source)
         assert reader.state(job) == "FAILED"
         folded = tables(reader.connection)
-        found.append({name: folded[name] for name in ("jobs", "statuses", "adoptions", "job_counts", "properties")})
+        found.append(
+            {name: folded[name] for name in ("workflows", "jobs", "statuses", "adoptions", "job_counts", "properties")}
+        )
         assert reader.verify() == []
         reader.close()
     assert all(other == found[0] for other in found)
