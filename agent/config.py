@@ -11,13 +11,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from . import hostlist
 from .errors import ConfigError, InvalidRecord
 
 LOCAL_SITE, ALLOCATION_SITE = "local", "allocation"
 """The sites that are always there, with drivers of the same names."""
+
+
+@dataclass(frozen=True)
+class VenvConfig:
+    """The virtual environment that a site's driver runs in. Paths are relative to the instance's home.
+
+    Args:
+        path: where it is; made if it is not there.
+        requirements: the file that lists what is installed in it. None: nothing.
+        python: the version, as ``3.12``, or the path of the Python it is made with. None: that of the agent.
+    """
+
+    path: str
+    requirements: Optional[str] = None
+    python: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -28,13 +43,14 @@ class SiteConfig:
         name: the site's name.
         driver: what drives it.
         options: the other keys of the section.
-        process: whether the driver is to run in a process of its own.
+        process: whether the driver is to run in a process of its own. ``venv``: in which virtual environment, which needs one.
     """
 
     name: str
     driver: str
     options: Mapping[str, Any] = field(default_factory=dict)
     process: bool = False
+    venv: Optional[VenvConfig] = None
 
 
 def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zero: bool = False) -> float:
@@ -116,8 +132,19 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         process = options.pop("process", False)
         if not isinstance(process, bool):
             raise ConfigError(f"{path}: process of [{name}] must be true or false, not {process!r}")
-        sites[name] = SiteConfig(name, driver, options, process)
+        sites[name] = SiteConfig(name, driver, options, process, _venv_option(options, f"{path}: [{name}]"))
     return sites
+
+
+def _venv_option(options: dict[str, Any], where: str) -> Optional[VenvConfig]:
+    """Take ``venv`` out of the options of a site, and with it ``requirements`` and ``python``."""
+    if "venv" not in options:
+        return None
+    given = {key: options.pop(key) for key in ("venv", "requirements", "python") if key in options}
+    for key, value in given.items():
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ConfigError(f"{where}: {key} must be text, not {value!r}", hint='as in python = "3.12"')
+    return VenvConfig(given["venv"], given.get("requirements"), given.get("python"))
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class Sandbox(Protocol):
         """The words that start the process of a driver in it; it is made if need be. Blocks, until ``stopping`` is set."""
 
 
+def log_of(context: SiteContext) -> Path:
+    """Where the driver of a site prints to."""
+    return context.home / "sites" / f"{quote(context.name, safe=' ')}.log"
+
+
 class ProcessSite(SiteDriver):
     """A site in another process.
 
@@ -154,8 +159,7 @@ class ProcessSite(SiteDriver):
     def _new(self) -> Child:
         command = [*self_command(), "site-host"] if self._sandbox is None else self._sandbox.make(self._stopping)
         context = self.context
-        log = context.home / "sites" / f"{quote(context.name, safe=' ')}.log"
-        child = Child(context.name, command, _environment(command, self._sandbox is not None), log)
+        child = Child(context.name, command, _environment(command, self._sandbox is not None), log_of(context))
         self._newest = child
         head = {
             "t": "start", "name": context.name, "driver": self._driver, "options": dict(context.options),

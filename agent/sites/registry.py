@@ -16,7 +16,8 @@ from ..config import SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
 from .base import PILLARS, SiteContext, SiteDriver, in_turn
 from .loading import IN_AGENT, load
-from .process import ProcessSite
+from .process import ProcessSite, log_of
+from .sandbox import Venv
 
 _logger = logging.getLogger(__name__)
 
@@ -124,15 +125,18 @@ class Registry:
     def _made(self, config: SiteConfig) -> SiteDriver:
         try:
             context = self._context_of(config)
-            if config.process and config.driver in IN_AGENT:
+            separate = config.process or config.venv is not None
+            if separate and config.driver in IN_AGENT:
                 raise ConfigError(
                     f"site {config.name!r}: the driver {config.driver!r} uses the agent's nodes: it cannot have its own process"
                 )
-            if not config.process:
+            if not separate:
                 kind = load(config.driver, context.home)
                 if not kind.own_process:
                     return kind(context)
-            return ProcessSite(replace(context, nodes=None, allocations=None), config.driver)
+            log = log_of(context)
+            sandbox = None if config.venv is None else Venv(config.name, config.venv, context.home, log)
+            return ProcessSite(replace(context, nodes=None, allocations=None), config.driver, sandbox)
         except LwfmError:
             raise
         except Exception as error:
