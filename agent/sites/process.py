@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 from urllib.parse import quote
 
+from ..config import PILLARS
 from ..errors import ConfigError, LwfmError, SiteError
 from ..models import JobDefn
 from ..paths import self_command
 from ..records import JSON
 from .base import (
-    PILLARS,
     Auth,
     JobRequest,
     Observation,

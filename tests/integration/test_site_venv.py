@@ -81,6 +81,29 @@ def test_two_drivers_that_contradict_each_other_serve_one_workflow(tmp_path: Pat
         assert len(venvs) == 2, "they are made once"
 
 
+def test_an_installed_driver_is_found_in_the_environment(tmp_path: Path) -> None:
+    """By its entry point, which the agent's own Python does not have; another pillar is the agent's."""
+    files = {"shell_site_package.py": (SUPPORT / "shell_site.py").read_text()}
+    points = "[lwfm.sites]\nshell-there = shell_site_package:ShellSite\n"
+    make_wheel(tmp_path / "wheels", "shell_site_package", "1.0", files, points)
+    (tmp_path / "asks.txt").write_text("--no-index\n--find-links wheels\nshell_site_package\n")
+    sites = (
+        f'[mixed]\ndriver = "shell-there"\npillars.repo = "local"\ndirectory = "{tmp_path}"\n'
+        f'venv = "{tmp_path}/env"\nrequirements = "{tmp_path}/asks.txt"\n'
+    )
+    with running_agent(sites=sites) as agent:
+        job = agent.submit("echo there", site="mixed")
+        assert agent.wait(job)["state"] == "COMPLETE"
+        assert agent.output(job) == b"there\n"
+        stored = agent.client.post(
+            "/v1/data", {"path": str(tmp_path / "asks.txt"), "site": "mixed", "site_path": "kept"}
+        )
+        assert stored["site"] == "mixed"
+        assert (agent.home.repository / "kept").read_text() == (tmp_path / "asks.txt").read_text()
+        checks = agent.client.post("/v1/sites/mixed/check", {})["checks"]
+        assert [item["message"] for item in checks] == ["not offered", "takes jobs", "ready", "not offered"]
+
+
 def test_it_is_made_anew_when_its_requirements_have_changed(tmp_path: Path, stopping: threading.Event) -> None:
     asks = requirements(tmp_path, "1.0")
     made = venv(tmp_path, asks=asks.name)
