@@ -7,11 +7,12 @@ import logging
 from typing import Any
 
 from .. import peers
+from ..config import PILLARS
 from ..errors import InvalidRecord, LoginRequired, LwfmError
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
-from ..sites.base import PILLARS, Resource
+from ..sites.base import Resource
 from ..sites.registry import Registry, called
 from ..store import Store, lineage, maintenance, queries
 from . import contents, data, jobs, sync

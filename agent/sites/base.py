@@ -27,9 +27,6 @@ from ..models import JobDefn
 from ..records import JSON
 from ..states import JobState
 
-PILLARS = ("auth", "run", "repo", "spin")
-"""The attributes of a driver that hold its pillars."""
-
 
 @dataclass(frozen=True)
 class JobRequest:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from .. import errors
+from ..config import PILLARS
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError
 from ..models import JobDefn
 from ..records import JSON
-from .base import PILLARS, JobRequest, Observation, SiteContext, SiteDriver, StoredData, in_turn
+from .base import JobRequest, Observation, SiteContext, SiteDriver, StoredData, in_turn
 from .loading import load
 from .pipe import Broken, Pipe
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 from urllib.parse import quote
 
+from ..config import PILLARS
 from ..errors import ConfigError, LwfmError, SiteError
 from ..models import JobDefn
 from ..paths import self_command
 from ..records import JSON
 from .base import (
-    PILLARS,
     Auth,
     JobRequest,
     Observation,
@@ -51,6 +51,11 @@ class Sandbox(Protocol):
 
     def make(self, stopping: threading.Event) -> list[str]:
         """The words that start the process of a driver in it; it is made if need be. Blocks, until ``stopping`` is set."""
+
+
+def log_of(context: SiteContext) -> Path:
+    """Where the driver of a site prints to."""
+    return context.home / "sites" / f"{quote(context.name, safe=' ')}.log"
 
 
 class ProcessSite(SiteDriver):
@@ -155,8 +160,7 @@ class ProcessSite(SiteDriver):
     def _new(self) -> Child:
         command = [*self_command(), "site-host"] if self._sandbox is None else self._sandbox.make(self._stopping)
         context = self.context
-        log = context.home / "sites" / f"{quote(context.name, safe=' ')}.log"
-        child = Child(context.name, command, _environment(command, self._sandbox is not None), log)
+        child = Child(context.name, command, _environment(command, self._sandbox is not None), log_of(context))
         self._newest = child
         head = {
             "t": "start", "name": context.name, "driver": self._driver, "options": dict(context.options),

@@ -12,19 +12,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from ..config import SiteConfig
+from ..config import PILLARS, SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
-from .base import PILLARS, SiteContext, SiteDriver, in_turn
+from .base import SiteContext, SiteDriver, in_turn
 from .loading import IN_AGENT, load
-from .process import ProcessSite
+from .process import ProcessSite, log_of
+from .sandbox import Venv
 
 _logger = logging.getLogger(__name__)
 
 
+_STATES = ("failed", "starting", "not started", "closed", "ready")
+"""A site whose drivers are in different states is in the first of them."""
+
+
 @dataclass
 class _Entry:
+    """A site: its drivers by their names, once they are made."""
+
     config: SiteConfig
-    driver: Optional[SiteDriver] = None
+    drivers: Optional[Mapping[str, SiteDriver]] = None
     making: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -55,22 +62,15 @@ class Registry:
     def is_made(self, name: str) -> bool:
         """Whether asking for a pillar of this site takes no time."""
         entry = self._entries.get(name)
-        return entry is None or entry.driver is not None
+        return entry is None or entry.drivers is not None
 
-    def make(self, name: str) -> SiteDriver:
-        """The driver of a site, made if need be. May block.
+    def make(self, name: str) -> Mapping[str, SiteDriver]:
+        """The drivers of a site by their names, made if need be. May block.
 
         Raises:
-            UnknownSite: there is none of that name. ConfigError: its driver cannot be found or made.
+            UnknownSite: there is none of that name. ConfigError: a driver cannot be found or made.
         """
-        entry = self._entries.get(name)
-        if entry is None:
-            known = ", ".join(sorted(self._entries))
-            raise UnknownSite(f"there is no site {name!r}", hint=f"known sites: {known}; others go into sites.toml")
-        with entry.making:
-            if entry.driver is None:
-                entry.driver = self._made(entry.config)
-            return entry.driver
+        return self._make(self._entry(name))
 
     def start(self, name: str, *, at_once: bool = False) -> None:
         """As :meth:`make`; a driver in a process of its own then has its process and has told its pillars, too. Blocks.
@@ -78,9 +78,9 @@ class Registry:
         Args:
             at_once: try now, although the process has died several times.
         """
-        driver = self.make(name)
-        if isinstance(driver, ProcessSite):
-            driver.start(at_once=at_once)
+        for driver in self.make(name).values():
+            if isinstance(driver, ProcessSite):
+                driver.start(at_once=at_once)
 
     def pillar(self, name: str, pillar: str) -> Any:
         """One pillar of a site.
@@ -88,32 +88,30 @@ class Registry:
         Raises:
             NotSupported: the site does not have it. Else as :meth:`make`.
         """
-        entry = self._entries.get(name)
-        driver = entry.driver if entry is not None and entry.driver is not None else self.make(name)
-        found = getattr(driver, pillar)
+        entry = self._entry(name)
+        found = _pillar(entry.config, self._make(entry) if entry.drivers is None else entry.drivers, pillar)
         if found is None:
             raise NotSupported(f"site {name!r} has no {pillar} pillar")
         return found
 
     def describe(self, name: str) -> dict[str, Any]:
         """A site as the API shows it. May block, but waits for no process: ``state`` says that it is not there yet."""
-        config = self._entries[name].config if name in self._entries else None
-        answer: dict[str, Any] = {
-            "name": name,
-            "driver": config.driver if config else None,
-            "options": dict(config.options) if config else {},
-        }
+        entry = self._entry(name)
+        config = entry.config
         try:
-            driver = self.make(name)
-        except UnknownSite:
-            raise
+            drivers = self._make(entry)
         except LwfmError as error:
-            return {**answer, "pillars": [], "state": "failed", "reason": error.message}
-        offered = [pillar for pillar in PILLARS if getattr(driver, pillar) is not None]
-        if not isinstance(driver, ProcessSite):
-            return {**answer, "pillars": offered, "state": "ready"}
-        told = {"pillars": offered if driver.state == "ready" else [], "state": driver.state}
-        return {**answer, **told, **({"reason": driver.trouble} if driver.trouble else {})}
+            return {**_configured(config), "pillars": [], "state": "failed", "reason": error.message}
+        state, trouble = min(
+            (_state_of(driver) for driver in drivers.values()), key=lambda told: _STATES.index(told[0])
+        )
+        known = {driver for driver in drivers if _state_of(drivers[driver])[0] == "ready"}
+        offered = [
+            pillar
+            for pillar in PILLARS
+            if config.driver_of(pillar) in known and _pillar(config, drivers, pillar) is not None
+        ]
+        return {**_configured(config), "pillars": offered, "state": state, **({"reason": trouble} if trouble else {})}
 
     def close(self) -> None:
         """Close every driver that was made. Blocks."""
@@ -121,18 +119,44 @@ class Registry:
         for thread in self._closing:
             thread.join()
 
-    def _made(self, config: SiteConfig) -> SiteDriver:
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            known = ", ".join(sorted(self._entries))
+            raise UnknownSite(f"there is no site {name!r}", hint=f"known sites: {known}; others go into sites.toml")
+        return entry
+
+    def _make(self, entry: _Entry) -> Mapping[str, SiteDriver]:
+        with entry.making:
+            if entry.drivers is None:
+                entry.drivers = self._made_all(entry.config)
+            return entry.drivers
+
+    def _made_all(self, config: SiteConfig) -> dict[str, SiteDriver]:
+        if (config.process or config.venv is not None) and all(name in IN_AGENT for name in config.drivers):
+            raise ConfigError(
+                f"site {config.name!r}: the driver {config.drivers[0]!r} uses the agent's nodes: it cannot have its own process"
+            )
+        made: dict[str, SiteDriver] = {}
+        try:
+            for name in config.drivers:
+                made[name] = self._made(config, name)
+        except BaseException:
+            for driver in made.values():
+                _close(config.name, driver)
+            raise
+        return made
+
+    def _made(self, config: SiteConfig, driver: str) -> SiteDriver:
         try:
             context = self._context_of(config)
-            if config.process and config.driver in IN_AGENT:
-                raise ConfigError(
-                    f"site {config.name!r}: the driver {config.driver!r} uses the agent's nodes: it cannot have its own process"
-                )
-            if not config.process:
-                kind = load(config.driver, context.home)
+            if driver in IN_AGENT or not (config.process or config.venv is not None):
+                kind = load(driver, context.home)
                 if not kind.own_process:
                     return kind(context)
-            return ProcessSite(replace(context, nodes=None, allocations=None), config.driver)
+            log = log_of(context)
+            sandbox = None if config.venv is None else Venv(config.name, config.venv, context.home, log)
+            return ProcessSite(replace(context, nodes=None, allocations=None), driver, sandbox)
         except LwfmError:
             raise
         except Exception as error:
@@ -142,10 +166,25 @@ class Registry:
     def _close(self, entries: list[_Entry]) -> None:
         """Close drivers, each in a thread: it may take its time."""
         for entry in entries:
-            if entry.driver is not None:
-                thread = threading.Thread(target=_close, args=(entry.config.name, entry.driver), daemon=True)
+            for driver in (entry.drivers or {}).values():
+                thread = threading.Thread(target=_close, args=(entry.config.name, driver), daemon=True)
                 thread.start()
                 self._closing = [*(known for known in self._closing if known.is_alive()), thread]
+
+
+def _pillar(config: SiteConfig, drivers: Mapping[str, SiteDriver], pillar: str) -> Any:
+    name = config.driver_of(pillar)
+    return None if name is None else getattr(drivers[name], pillar)
+
+
+def _state_of(driver: SiteDriver) -> tuple[str, str]:
+    return (driver.state, driver.trouble) if isinstance(driver, ProcessSite) else ("ready", "")
+
+
+def _configured(config: SiteConfig) -> dict[str, Any]:
+    """What the configuration says of a site."""
+    drivers = [config.driver or "", *(f"{pillar}: {name}" for pillar, name in config.pillars.items())]
+    return {"name": config.name, "driver": ", ".join(filter(None, drivers)), "options": dict(config.options)}
 
 
 def _close(name: str, driver: SiteDriver) -> None:

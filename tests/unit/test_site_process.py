@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
@@ -19,12 +20,14 @@ from lwfm.errors import ConfigError, LoginRequired, LwfmError, NotSupported, Res
 from lwfm.models import JobDefn, Resources
 from lwfm.sites import process
 from lwfm.sites.base import JobRequest, Observation, SiteContext, SiteDriver, StoredData, in_turn
+from lwfm.sites.local import LocalRepo
 from lwfm.sites.process import ProcessSite
 from lwfm.sites.registry import Registry
 from lwfm.states import JobState
 
 from support.odd_site import OddSite
 from support.waiting import wait_until
+from support.wheels import make_wheel
 
 DRIVER = f"{Path(__file__).resolve().parents[1] / 'support' / 'odd_site.py'}:OddSite"
 LINK = Path(__file__).resolve().parents[2] / "build" / "link"
@@ -382,6 +385,11 @@ def registry(home: Path, **configs: SiteConfig) -> Registry:
     return Registry(configs, lambda config: SiteContext(config.name, config.options, home, home, nodes))
 
 
+def driver_of(found: Registry, name: str) -> SiteDriver:
+    (driver,) = found.make(name).values()
+    return driver
+
+
 def test_which_drivers_have_their_own_process(tmp_path: Path) -> None:
     found = registry(
         tmp_path,
@@ -390,9 +398,9 @@ def test_which_drivers_have_their_own_process(tmp_path: Path) -> None:
         wants=SiteConfig("wants", f"{__file__}:OwnProcess"),
         nodes=SiteConfig("nodes", "local", {}, process=True),
     )
-    assert isinstance(found.make("asked"), ProcessSite)
-    assert type(found.make("plain")).__name__ == "OddSite"
-    assert isinstance(found.make("wants"), ProcessSite)
+    assert isinstance(driver_of(found, "asked"), ProcessSite)
+    assert type(driver_of(found, "plain")).__name__ == "OddSite"
+    assert isinstance(driver_of(found, "wants"), ProcessSite)
     with pytest.raises(ConfigError, match="uses the agent's nodes"):
         found.make("nodes")
     assert found.describe("asked")["state"] == "not started"
@@ -404,7 +412,7 @@ def test_which_drivers_have_their_own_process(tmp_path: Path) -> None:
 
 def test_a_changed_site_gets_another_process(tmp_path: Path) -> None:
     found = registry(tmp_path, odd=SiteConfig("odd", DRIVER, {}, process=True))
-    first = found.make("odd")
+    first = driver_of(found, "odd")
     assert isinstance(first, ProcessSite)
     pid = pid_of(first)
     found.configure({"odd": SiteConfig("odd", DRIVER, {"spinless": True}, process=True)})
@@ -434,3 +442,62 @@ def test_a_driver_that_takes_too_long_to_start(sites: Sites, monkeypatch: pytest
     monkeypatch.setattr(process, "START_LIMIT_S", 0.5)
     with pytest.raises(SiteError, match=r"not answered within 0\.5 s"):
         sites(begin="hang").start()
+
+
+# ------------------------------------------------------------------------------------------------- pillars of several drivers
+
+
+def test_pillars_of_several_drivers(tmp_path: Path) -> None:
+    """Those that use the agent's nodes stay in the agent; each driver is made once."""
+    found = registry(
+        tmp_path,
+        mixed=SiteConfig("mixed", DRIVER, {"x": 1}, process=True, pillars={"repo": "local", "spin": "local"}),
+        part=SiteConfig("part", None, {}, pillars={"run": DRIVER}),
+    )
+    drivers = found.make("mixed")
+    assert list(drivers) == [DRIVER, "local"]
+    run, repo = found.pillar("mixed", "run"), found.pillar("mixed", "repo")
+    assert isinstance(run, process.ProcessRun)
+    assert isinstance(repo, LocalRepo)
+    assert found.describe("mixed")["state"] == "not started"
+    assert found.describe("mixed")["pillars"] == ["repo", "spin"]
+    assert run.status([]) == {}
+    described = found.describe("mixed")
+    assert described["pillars"] == ["auth", "run", "repo", "spin"]
+    assert described["driver"] == f"{DRIVER}, repo: local, spin: local"
+    assert {driver.context.options["x"] for driver in drivers.values()} == {1}
+    assert found.describe("part")["pillars"] == ["run"]
+    with pytest.raises(NotSupported, match="no repo pillar"):
+        found.pillar("part", "repo")
+    found.close()
+
+
+def test_one_of_several_that_cannot_be_made(tmp_path: Path) -> None:
+    """The others are closed again."""
+    found = registry(tmp_path, mixed=SiteConfig("mixed", DRIVER, {}, pillars={"repo": "none"}))
+    with pytest.raises(ConfigError, match="there is no driver 'none'"):
+        found.pillar("mixed", "run")
+    assert found.describe("mixed")["state"] == "failed"
+    assert (tmp_path / "closed").exists()
+
+
+# ------------------------------------------------------------------------------------------------- entry points
+
+
+def test_a_driver_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found by the name of its entry point."""
+    files = {"tiny_driver.py": "from lwfm.sites.base import SiteDriver\nclass Tiny(SiteDriver):\n    pass\nother = 5\n"}
+    points = "[lwfm.sites]\ntiny = tiny_driver:Tiny\nodd = tiny_driver:other\nlost = tiny_driver:Lost\n"
+    wheel = make_wheel(tmp_path, "tiny_driver", "1.0", files, points)
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    configs = {name: SiteConfig(name, name) for name in ("tiny", "odd", "lost", "none")}
+    found = registry(tmp_path, **configs)
+    assert type(driver_of(found, "tiny")).__module__ == "tiny_driver"
+    with pytest.raises(ConfigError, match="not a SiteDriver"):
+        found.make("odd")
+    with pytest.raises(ConfigError, match="Lost"):
+        found.make("lost")
+    with pytest.raises(ConfigError, match="there is no driver 'none'"):
+        found.make("none")
+    found.close()
