@@ -15,6 +15,7 @@ from typing import Any
 
 from . import hostlist
 from .errors import ConfigError, InvalidRecord
+from .limits import KEYS, NO_LIMITS, Limits, limits_of
 
 LOCAL_SITE, ALLOCATION_SITE = "local", "allocation"
 """The sites that are always there, with drivers of the same names."""
@@ -28,11 +29,13 @@ class SiteConfig:
         name: the site's name.
         driver: what drives it.
         options: the other keys of the section.
+        limits: those of them that say how much is asked of it.
     """
 
     name: str
     driver: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = NO_LIMITS
 
 
 def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zero: bool = False) -> float:
@@ -111,7 +114,13 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         driver = options.pop("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
         if not isinstance(driver, str) or not driver:
             raise ConfigError(f"{path}: section [{name}] names no driver", hint='add a line: driver = "..."')
-        sites[name] = SiteConfig(name, driver, options)
+        if driver in (LOCAL_SITE, ALLOCATION_SITE):
+            for key in (key for key in KEYS if key in options):
+                raise ConfigError(
+                    f"{path}: {key} of [{name}] has no meaning: its jobs go to the agent's own nodes",
+                    hint="it is for sites that are asked how their jobs are",
+                )
+        sites[name] = SiteConfig(name, driver, options, limits_of(name, options))
     return sites
 
 

@@ -1,4 +1,4 @@
-"""The calls of the API on the agent, on workflows, handlers, logs, sites and the store, and the table of all routes."""
+"""The calls of the API on the agent, on workflows, handlers, logs and the store, and the table of all routes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import logging
 from typing import Any
 
 from .. import peers
-from ..errors import InvalidRecord, LoginRequired, LwfmError
+from ..errors import InvalidRecord
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
-from ..sites.base import Resource
-from ..sites.registry import PILLARS, called
 from ..store import Store, lineage, maintenance, queries
-from . import contents, data, jobs, sync
+from . import contents, data, jobs, sites, sync
 from .server import JSON, Call, Route, route
 
 
@@ -88,11 +86,12 @@ async def workflow_close(instance: Instance, call: Call) -> JSON:
 async def handler_set(instance: Instance, call: Call) -> JSON:
     """Set a handler."""
     body = call.body()
-    event = body.get("event")
+    event, place = body.get("event"), None
     if isinstance(event, dict):
         delivery = JobDefn("true")  # any notification asks for as little
-        instance.check(str(event.get("site") or "local"), [JobDefn.from_json(event.get("defn") or delivery)])
-    return await instance.writer.write(instance.service.set_handler, body)
+        (place,) = instance.place(event.get("site"), [JobDefn.from_json(event.get("defn") or delivery)])
+        body = {**body, "event": {**event, "site": place.site}}
+    return await instance.writer.write(instance.service.set_handler, body, place)
 
 
 async def handler_list(instance: Instance, call: Call) -> JSON:
@@ -172,83 +171,6 @@ async def lineage_trace(instance: Instance, call: Call) -> JSON:
     return await instance.writer.read(lineage.trace, of, direction, int(call.number("depth", 0)))
 
 
-async def site_list(instance: Instance, call: Call) -> JSON:
-    """The sites."""
-    sites = instance.sites()
-    return {"sites": [_without_options(sites.describe(name)) for name in sites.names()]}
-
-
-async def site_get(instance: Instance, call: Call) -> JSON:
-    """One site."""
-    return instance.sites().describe(call.arguments[0])
-
-
-async def site_check(instance: Instance, call: Call) -> JSON:
-    """Try each pillar of a site."""
-    name = call.arguments[0]
-    driver = instance.sites().driver(name)
-    checks = []
-    for pillar in PILLARS:
-        found = getattr(driver, pillar)
-        if found is None:
-            checks.append({"pillar": pillar, "ok": True, "message": "not offered"})
-            continue
-        try:
-            message = await asyncio.to_thread(called, name, _check_pillar, pillar, found)
-            checks.append({"pillar": pillar, "ok": True, "message": message})
-        except LwfmError as error:
-            checks.append({"pillar": pillar, "ok": False, "message": error.message})
-    return {"name": name, "checks": checks}
-
-
-async def site_login(instance: Instance, call: Call) -> JSON:
-    """Log in, as far as the answers go."""
-    name = call.arguments[0]
-    answers = call.body().get("answers") or []
-    if not isinstance(answers, list):
-        raise InvalidRecord("answers must be a list")
-    answers = list(answers)
-    questions: list[JSON] = []
-    auth = instance.sites().pillar(name, "auth")
-
-    def ask(prompt: str, secret: bool) -> str:
-        if not answers:
-            questions.append({"prompt": prompt, "secret": secret})
-            raise LoginRequired(f"site {name!r} asks: {prompt}")
-        return str(answers.pop(0))
-
-    try:
-        await asyncio.to_thread(called, name, auth.login, ask)
-    except LoginRequired:
-        if not questions:
-            raise
-        return {"name": name, "current": False, "questions": questions}
-    return {"name": name, "current": await asyncio.to_thread(called, name, auth.is_auth_current), "questions": []}
-
-
-async def resource_list(instance: Instance, call: Call) -> JSON:
-    """What a site computes on."""
-    name = call.arguments[0]
-    found = await asyncio.to_thread(called, name, instance.sites().pillar(name, "spin").list)
-    return {"resources": [_resource(item) for item in found]}
-
-
-async def resource_create(instance: Instance, call: Call) -> JSON:
-    """Make a resource."""
-    name, body = call.arguments[0], call.body()
-    spin = instance.sites().pillar(name, "spin")
-    return _resource(
-        await asyncio.to_thread(called, name, spin.create, str(body.get("kind") or ""), body.get("spec") or {})
-    )
-
-
-async def resource_destroy(instance: Instance, call: Call) -> JSON:
-    """Give a resource back."""
-    name, identifier = call.arguments
-    await asyncio.to_thread(called, name, instance.sites().pillar(name, "spin").destroy, identifier)
-    return {}
-
-
 async def store_verify(instance: Instance, call: Call) -> JSON:
     """Check the chain and the tables."""
     reader = instance.store.reader()
@@ -271,31 +193,6 @@ async def store_rebuild(instance: Instance, call: Call) -> JSON:
 
 async def _whole(instance: Instance, kind: str, given: Any) -> Any:
     return await instance.writer.read(queries.resolve, kind, given) if given else None
-
-
-def _check_pillar(pillar: str, found: Any) -> str:
-    if pillar == "auth":
-        return "logged in" if found.is_auth_current() else "a login is needed: lwfm site login"
-    if pillar == "spin":
-        resources = found.list()
-        return f"{len(resources)} resource{'' if len(resources) == 1 else 's'}"
-    if pillar == "run":
-        found.check(JobDefn(["true"]))
-        return "takes jobs"
-    return "ready"
-
-
-def _resource(resource: Resource) -> JSON:
-    return {
-        "resource_id": resource.resource_id,
-        "kind": resource.kind,
-        "state": resource.state,
-        "facts": dict(resource.facts),
-    }
-
-
-def _without_options(described: JSON) -> JSON:
-    return {key: value for key, value in described.items() if key != "options"}
 
 
 def routes() -> list[Route]:
@@ -353,13 +250,13 @@ def routes() -> list[Route]:
         route("POST", "/v1/logs", log_put),
         route("GET", "/v1/logs", log_list),
         route("GET", "/v1/search", search),
-        route("GET", "/v1/sites", site_list),
-        route("GET", "/v1/sites/*", site_get),
-        route("POST", "/v1/sites/*/check", site_check),
-        route("POST", "/v1/sites/*/login", site_login),
-        route("GET", "/v1/sites/*/resources", resource_list),
-        route("POST", "/v1/sites/*/resources", resource_create),
-        route("DELETE", "/v1/sites/*/resources/*", resource_destroy),
+        route("GET", "/v1/sites", sites.site_list),
+        route("GET", "/v1/sites/*", sites.site_get),
+        route("POST", "/v1/sites/*/check", sites.site_check),
+        route("POST", "/v1/sites/*/login", sites.site_login),
+        route("GET", "/v1/sites/*/resources", sites.resource_list),
+        route("POST", "/v1/sites/*/resources", sites.resource_create),
+        route("DELETE", "/v1/sites/*/resources/*", sites.resource_destroy),
         route("POST", "/v1/store/verify", store_verify),
         route("POST", "/v1/store/rebuild", store_rebuild),
     ]

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from ..config import SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
+from ..limits import Limits
 from .base import SiteContext, SiteDriver
 
 BUILT_IN = {"local": "lwfm.sites.local:LocalSite", "allocation": "lwfm.sites.allocation:AllocationSite"}
@@ -81,6 +82,16 @@ class Registry:
         if found is None:
             raise NotSupported(f"site {name!r} has no {pillar} pillar")
         return found
+
+    def limits(self, name: str) -> Limits:
+        """What is asked of a site at most.
+
+        Raises:
+            UnknownSite: there is none of that name.
+        """
+        if name not in self._entries:
+            self.driver(name)
+        return self._entries[name].config.limits
 
     def describe(self, name: str) -> dict[str, Any]:
         """A site as the API shows it."""
