@@ -410,7 +410,7 @@ class JobEvent(Record):
         states: the states that count; one word or several.
         defn: the job to run; its id is known as soon as the event is set.
         notify: or whom to tell.
-        site: where to run it.
+        site: where to run it; of several, as ``a,b``, on the first that accepts it.
         mode: ``all`` of the jobs must have reached one of the states, or ``any`` of them.
         keep: what becomes of the job to run when the states can no longer be reached: it is cancelled with that
             reason, unless this is true.

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from .candidates import Placement
 from .clock import utc_now
 from .earlier import Earlier
 from .errors import Conflict, InvalidRecord
@@ -123,8 +124,19 @@ class Service:
         recorder.record("workflow", {**record, **given.extra}, None if given.workflow_id else identifier)
         return queries.workflow(connection, identifier)
 
-    def submit(self, recorder: Recorder, body: Mapping[str, Any], definitions: Sequence[JobDefn]) -> JSON:
-        """Record new jobs, PENDING at their sites. A definition whose ``job_id`` is known already is not recorded again."""
+    def submit(
+        self,
+        recorder: Recorder,
+        body: Mapping[str, Any],
+        definitions: Sequence[JobDefn],
+        placements: Sequence[Placement] = (),
+    ) -> JSON:
+        """Record new jobs, PENDING at their sites. A definition whose ``job_id`` is known already is not recorded again.
+
+        Args:
+            recorder: the unit of work. ``body``: of the call. ``definitions``: what it says under ``jobs``.
+            placements: where each goes; without them, to the site that is named.
+        """
         workflow, parent = self._belonging(recorder, body)
         context = context_of(body)
         context_id = self._context(recorder, context)
@@ -133,22 +145,22 @@ class Service:
         answers = []
         given = [_checked_id(defn.extra["job_id"]) for defn in definitions if defn.extra.get("job_id") is not None]
         known = recorder.transaction.find_jobs(given)
-        for defn in definitions:
+        for index, defn in enumerate(definitions):
             job_id = defn.extra.get("job_id")
             if job_id is not None:
                 if job_id in known:
                     answers.append(queries.job(recorder.transaction.connection, job_id))
                     continue
                 known.add(job_id)
-            site = str(defn.extra.get("site") or default_site)
+            place = placements[index] if placements else Placement(str(defn.extra.get("site") or default_site))
             if earlier is not None and "occurrence" in defn.extra:
-                wanted = self._sealed(defn, "", context.get("cwd"))
-                made = earlier.job(site, wanted, _occurrence(defn.extra))
+                wanted = self._sealed(defn, "", context.get("cwd"), place.sites)
+                made = earlier.job(place.site, wanted, _occurrence(defn.extra))
                 if made is not None:
                     answers.append(queries.job(recorder.transaction.connection, made))
                     continue
             answers.append(
-                self._new_job(recorder, defn, site, workflow, parent, context_id, context.get("cwd"), job_id)
+                self._new_job(recorder, defn, place, workflow, parent, context_id, context.get("cwd"), job_id)
             )
         return {"jobs": answers}
 
@@ -205,7 +217,8 @@ class Service:
         if given is not None and recorder.job_now(_checked_id(given)) is not None:
             return queries.job(recorder.transaction.connection, given)
         job_id = given or new_id()
-        record = self._job_body(defn, site, workflow, parent, context_id, context.get("cwd"), JobState.READY, job_id)
+        place = Placement(site)
+        record = self._job_body(defn, place, workflow, parent, context_id, context.get("cwd"), JobState.READY, job_id)
         recorder.record_job(record, job_id, defn)
         facts: JSON = {"host": context.get("host"), "native_id": str(body.get("pid")), "native_status": "attached"}
         job = recorder.active_job(job_id)
@@ -256,8 +269,12 @@ class Service:
             recorder.record_status(job, JobState.FINISHING, reason=reason, native_status="cancel requested")
         return job
 
-    def set_handler(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
-        """Record a handler and the jobs it will run, READY; it fires at once if what it waits for has happened."""
+    def set_handler(self, recorder: Recorder, body: Mapping[str, Any], place: Optional[Placement] = None) -> JSON:
+        """Record a handler and the jobs it will run, READY; it fires at once if what it waits for has happened.
+
+        Args:
+            recorder: the unit of work. ``body``: of the call. ``place``: where its jobs go, if that is not what the event says.
+        """
         workflow, parent = self._belonging(recorder, body)
         connection = recorder.transaction.connection
         kind, given = body.get("kind"), body.get("event")
@@ -284,15 +301,18 @@ class Service:
         defn = action.defn or self._notifier(action.notify if action.notify else Notification(command="true"))
         if action.notify is not None:
             event["notify"] = self._vault.redacted(action.notify.to_json())
+        sites = place.sites if place is not None else ()
+        if place is not None:
+            event["site"] = place.site
         earlier = self._earlier_runs(recorder, body, parent)
         if earlier is not None:
-            wanted = {**event, "defn": self._sealed(defn, "", context.get("cwd"))}
+            wanted = {**event, "defn": self._sealed(defn, "", context.get("cwd"), sites)}
             made = earlier.handler(kind, wanted, _occurrence(body))
             if made is not None:
                 return queries.handler(connection, made)
         handler_id = new_id()
         job_ids = [new_id() for _ in range(limit or 0)]
-        redacted = self._sealed(defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd"))
+        redacted = self._sealed(defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd"), sites)
         event["defn"] = redacted
         record = {"kind": kind, "event": event, "job_ids": job_ids, "workflow_id": workflow, "parent_id": parent}
         record.update({"context_id": context_id, "fire_limit": limit})
@@ -398,45 +418,54 @@ class Service:
         return self._contexts[digest]
 
     def _new_job(
-        self, recorder: Recorder, defn: JobDefn, site: str, workflow: Optional[str], parent: Optional[str], context_id: str,
-        cwd: Optional[str], job_id: Optional[str],
+        self, recorder: Recorder, defn: JobDefn, place: Placement, workflow: Optional[str], parent: Optional[str],
+        context_id: str, cwd: Optional[str], job_id: Optional[str],
     ) -> JSON:  # fmt: skip
         job_id = job_id or new_id()
-        body = self._job_body(defn, site, workflow, parent, context_id, cwd, JobState.PENDING, job_id)
+        body = self._job_body(defn, place, workflow, parent, context_id, cwd, JobState.PENDING, job_id)
         record = recorder.record_job(body, job_id, defn)
         answer = {
-            "job_id": job_id, "state": "PENDING", "site": site, "name": defn.name, "attempt": 1,
+            "job_id": job_id, "state": "PENDING", "site": place.site, "name": defn.name, "attempt": 1,
             "submitted_at": record.wall_utc, "command": command_line(body["definition"]["command"]),
         }  # fmt: skip
         if workflow:
             answer["workflow_id"] = workflow
         if parent:
             answer["parent_id"] = parent
+        if place.reason:
+            answer["reason"] = place.reason
         return answer
 
     def _job_body(
-        self, defn: JobDefn, site: str, workflow: Optional[str], parent: Optional[str], context_id: str, cwd: Optional[str],
-        state: JobState, job_id: Optional[str] = None,
+        self, defn: JobDefn, place: Placement, workflow: Optional[str], parent: Optional[str], context_id: str,
+        cwd: Optional[str], state: JobState, job_id: Optional[str] = None,
     ) -> JSON:  # fmt: skip
-        body: JSON = {"state": state.value, "site": site}
+        body: JSON = {"state": state.value, "site": place.site}
+        if place.reason:
+            body["reason"] = place.reason
         if workflow:
             body["workflow_id"] = workflow
         if parent:
             body["parent_id"] = parent
         body["context_id"] = context_id
-        body["definition"] = self._sealed(defn, job_id or "", cwd)
+        body["definition"] = self._sealed(defn, job_id or "", cwd, place.sites)
         return body
 
-    def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str]) -> JSON:
-        """The definition as it is recorded: with its directory, without its secrets, which go to the vault."""
+    def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str], sites: Sequence[str] = ()) -> JSON:
+        """The definition as it is recorded: with its directory, and the sites it may go to, where they are several.
+
+        It is without its secrets, which go to the vault.
+        """
         if defn.size > MAX_COMMAND_CHARACTERS:
             raise InvalidRecord(
                 f"the job's command, environment and outputs have {defn.size} characters, more than {MAX_COMMAND_CHARACTERS}",
                 hint="put what is long into a file that the job reads",
             )
         definition = defn.to_json()
-        for key in ("job_id", "site", "occurrence"):
+        for key in ("job_id", "site", "sites", "occurrence"):
             definition.pop(key, None)
+        if sites:
+            definition["sites"] = list(sites)
         if "cwd" not in definition and cwd:
             definition["cwd"] = cwd
         return self._vault.seal(owner, definition)

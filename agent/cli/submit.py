@@ -48,11 +48,12 @@ SHOWN_IN_DRY_RUN = 5
     epilog=example(
         "lwfm submit --cores 4 --mem 8G --time 2:00:00 -- ./solve input.dat",
         "lwfm submit --array 1-1000 --name 'sim-{}' --out 'out-{}.csv' -- python sim.py --seed {}",
+        "lwfm submit --site cluster,local -- ./solve input.dat",
         "lwfm submit --each-line files.txt --wait -- gzip -k {}",
         "lwfm submit --each-line commands.txt           (each line is a command for the shell)",
     ),
 )
-@click.option("--site", default="local", show_default=True, help="Where to run.")
+@click.option("--site", default="local", show_default=True, help="Where to run; a,b: on the first that accepts it.")
 @workflow_option
 @definition_options
 @click.option("--each-line", metavar="FILE|-", help="One job per line of a file; {} is the line.")

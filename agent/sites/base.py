@@ -1,11 +1,11 @@
 """The interface that a site's driver implements: four pillars, each a small class.
 
 A driver knows nothing of the store, of events or of workflows: it is called, and it answers. It is called from any thread
-and may block (use timeouts). It may raise any :class:`~lwfm.errors.SiteError`; everything else it raises is reported as one.
-A pillar that a site does not have is None.
+and may block (use timeouts); a call that hangs holds up its own site alone. It may raise any :class:`~lwfm.errors.SiteError`;
+everything else it raises is reported as one. :class:`~lwfm.errors.LoginRequired` says that nobody is logged in: the agent then asks
+rarely, and at once after a login. A pillar that a site does not have is None.
 
-Calls to one pillar do not overlap, unless its class says that it is ``thread_safe``; :meth:`Run.check` alone may come at any
-time. Calls to different pillars of a site may overlap: data are fetched while jobs are asked for.
+The agent's calls for one site do not overlap, :meth:`Run.check` and ``close`` apart.
 
 A driver runs in the agent, or in a process of its own (:attr:`SiteDriver.own_process`, or ``process`` or ``venv`` in
 ``sites.toml``). There it is made when it is first needed, and made again when its process has died: what it must remember lies at
@@ -88,7 +88,8 @@ class Observation:
         native_status: the site's own word. ``native_id``: the site's own id of the job.
         reason: for a person.
         facts: what else is known, under the names of :class:`~lwfm.models.JobStatus` (``exit_code``, ``host``,
-            ``started_at`` …).
+            ``started_at`` …). In the answer to a submission ``refused``, if true, says that the site has not taken the job and
+            has nothing of it: it may then be handed to another site; else it has FAILED.
     """
 
     state: JobState
@@ -198,8 +199,9 @@ class Run(Pillar):
     """True when the site reports statuses by itself, which only one whose jobs run on the agent's own nodes can; else the agent
     asks with :meth:`status`."""
     records_come = False
-    """True when what becomes of the jobs comes as records of another instance, which :meth:`status` brings: it is asked with no
-    ids, and answers nothing. Such a site takes a job that it may have already as often as it is handed over."""
+    """True when what becomes of a job comes as records of another instance. Then ``status([])`` is called, while jobs are with the
+    site, only so that it brings them: nothing is taken from its answer. Where it is not known whether a job was handed over, it is
+    handed over again; :meth:`cancel` raises NotFound for a job that the site has not got."""
     labels: frozenset[str] = frozenset()
     """Of a site whose jobs run on the agent's own nodes: what those nodes must be labelled with."""
 
@@ -212,17 +214,23 @@ class Run(Pillar):
 
     @abstractmethod
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
-        """Hand jobs to the site; the answer has one observation per job id. Handing over the same job again is harmless.
+        """Hand jobs to the site; the answer has one observation per job id. Handing over the same attempt again is harmless.
+
+        A later attempt of a job takes the place of the one before: from then on all that is asked by the job's id is about it.
+        A job that is left out of the answer is one of which nothing is known.
 
         Jobs must outlive this process: one that runs here beside the driver needs a session of its own.
 
         Raises:
+            ResourcesImpossible, NotSupported, UsageError: the site has taken none of them, and never will.
             SiteError: nothing is known of any of them; the agent asks :meth:`status` before it tries again.
         """
 
     @abstractmethod
     def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
         """What the site says of these jobs, in one question for all of them. A job it does not know is left out.
+
+        Without jobs the question is only whether the site answers.
 
         Raises:
             SiteError: the question could not be asked; nothing is concluded from that.
@@ -255,6 +263,14 @@ class Repo(Pillar):
         Raises:
             NotFound: the data is gone. SiteError: it could not be fetched, or is not what it was.
         """
+
+    def remove(self, stored: StoredData) -> None:
+        """Remove data; that it is gone already is harmless.
+
+        Raises:
+            NotSupported: the site cannot.
+        """
+        raise NotSupported("this site cannot remove data")
 
 
 class Spin(Pillar):

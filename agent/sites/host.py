@@ -211,6 +211,7 @@ _SERVED: dict[str, Callable[..., Answer]] = {
     "run.output": lambda run, *given: Answer(None, bytes(run.output(*given))),
     "repo.put": _put,
     "repo.get": _get,
+    "repo.remove": lambda repo, stored: _done(repo.remove, StoredData.from_json(stored)),
     "spin.list": lambda spin: Answer([resource.to_json() for resource in spin.list()]),
     "spin.create": lambda spin, kind, spec: Answer(spin.create(kind, spec).to_json()),
     "spin.destroy": lambda spin, resource_id: _done(spin.destroy, resource_id),

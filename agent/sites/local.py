@@ -128,6 +128,13 @@ class LocalRepo(Repo):
             local_path = local_path / source.name
         return self._copied(source, local_path, expected=stored.sha256)
 
+    def remove(self, stored: StoredData) -> None:
+        """Remove a file."""
+        try:
+            self._source(stored).unlink(missing_ok=True)
+        except OSError as error:
+            raise SiteError(f"cannot remove {stored.path}: {error.strerror}") from error
+
     def _source(self, stored: StoredData) -> Path:
         parts = urlsplit(stored.url)
         if parts.scheme == "file" and parts.netloc not in ("", "localhost", self._host):

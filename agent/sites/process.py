@@ -298,6 +298,10 @@ class ProcessRepo(_Passed, Repo):
         """Fetch data."""
         return StoredData.from_json(self._site.call("repo", "get", stored.to_json(), str(local_path)).head["value"])
 
+    def remove(self, stored: StoredData) -> None:
+        """Remove data."""
+        self._site.call("repo", "remove", stored.to_json(), limit_s=self._site.limit_s)
+
 
 class ProcessSpin(_Passed, Spin):
     """Resources."""

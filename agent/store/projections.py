@@ -28,6 +28,8 @@ Write = Callable[[str, tuple[Any, ...]], Any]
 """Executes a statement with a row: at once, or with others like it before anything is read."""
 _FACT_COLUMNS = (*FACTS, "stdout", "stderr")
 _NO_FACTS: dict[str, Any] = dict.fromkeys(_FACT_COLUMNS)
+_TOLD = frozenset((*_FACT_COLUMNS, "site"))
+"""What a status may change in its job's row. A job that goes to another site stays there: its next attempt does not forget that."""
 _INSERT_JOB = (
     "insert into jobs (id, origin, name, command, site, workflow_id, parent_id, context_id, handler_id, trigger_job,"
     " trigger_data, state, attempt, reason, submitted_at, status_at, cores, memory_bytes, gpus, time_limit_s, cwd, retries,"
@@ -402,6 +404,7 @@ def project_status(
     connection.count_job(job.workflow_id, job.state, state)
     job.state, job.attempt, job.state_key = state, attempt, key
     job.started = "started_at" in columns or (job.started and not renew)
+    job.site = columns.get("site", job.site)
     return True
 
 
@@ -424,7 +427,7 @@ def _status_values(
         "state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time, "state_key": key,
     }  # fmt: skip
     for name, value in facts.items():
-        if name in _NO_FACTS and value is not None:
+        if name in _TOLD and value is not None:
             kind = type(value)
             as_it_is = (
                 kind is float or (kind is str and value.isascii()) or (kind is int and 0 <= value <= _MAX_INTEGER)
@@ -434,7 +437,7 @@ def _status_values(
 
 
 def _fact_columns(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: text(value) for name, value in facts.items() if value is not None and name in _NO_FACTS}
+    return {name: text(value) for name, value in facts.items() if value is not None and name in _TOLD}
 
 
 def _overlay(connection: Connection, job: str, columns: Mapping[str, Any], *, renew: bool) -> None:

@@ -227,7 +227,7 @@ class SshRun(Run):
             refused = told.get("refused")
             state = JobState.FAILED if refused else JobState.PENDING
             reason = f"the instance on {there.host} did not take it: {refused}" if refused else None
-            said[str(told["job_id"])] = Observation(state, reason=reason)
+            said[str(told["job_id"])] = Observation(state, reason=reason, facts={"refused": True} if refused else {})
         return said
 
     def _asked(self, request: JobRequest, workflows: Mapping[str, str]) -> JSON:
@@ -255,14 +255,10 @@ class SshRun(Run):
         return {}
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
-        """Ask for the end of a job; one that never came there ends with that."""
+        """Ask for the end of a job."""
         del attempt
-        try:
-            self._link.ask(
-                lambda line, _: RemoteApi(line).post(f"{path_of('jobs', job_id)}/cancel", {"reason": reason})
-            )
-        except NotFound:
-            self._client.post(f"{path_of('jobs', job_id)}/emit", {"state": "CANCELLED", "reason": reason})
+        path = f"{path_of('jobs', job_id)}/cancel"
+        self._link.ask(lambda line, _: RemoteApi(line).post(path, {"reason": reason}))
 
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
         """A piece of what a job has printed there."""
