@@ -51,8 +51,11 @@ def main(words: Sequence[str]) -> int:
         asked = pipe.receive().head
     except Broken:
         return 0
+    made = threading.Event()
+    threading.Thread(target=_leave_with_agent, args=(link, made), daemon=True).start()
     try:
         driver = _made(asked)
+        made.set()
         pipe.send({"t": "ready", **_described(driver)})
     except BaseException as error:
         told = _told(error, f"the driver of site {asked['name']!r} failed", ConfigError)
@@ -63,6 +66,16 @@ def main(words: Sequence[str]) -> int:
         return 1
     _Host(asked["name"], driver, pipe).serve()
     return 0
+
+
+def _leave_with_agent(link: socket.socket, made: threading.Event) -> None:
+    """Until the driver is made nobody reads: end the process if the agent goes meanwhile."""
+    try:
+        gone = not link.recv(1, socket.MSG_PEEK)
+    except OSError:
+        gone = True
+    if gone and not made.is_set():
+        os._exit(0)
 
 
 def _made(asked: JSON) -> SiteDriver:

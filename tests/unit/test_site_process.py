@@ -311,13 +311,16 @@ def test_closing_lets_it_close(sites: Sites) -> None:
         site.start()
 
 
-def test_it_ends_with_the_agent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"begin": "hang"}], ids=["in a call", "while it is made"])
+def test_it_ends_with_the_agent(tmp_path: Path, options: dict[str, str]) -> None:
     """Whatever kills that."""
     code = (
-        "import sys, time; from pathlib import Path; from lwfm.sites.base import SiteContext;"
-        " from lwfm.sites.process import ProcessSite;"
-        f" home = Path({str(tmp_path)!r}); site = ProcessSite(SiteContext('odd', {{}}, home, home), {DRIVER!r});"
-        " print(eval(site.run.output('pid', '', 0, 0)), flush=True); site.run.cancel('hang', 1, '')"
+        "import threading; from pathlib import Path; from lwfm.sites.base import SiteContext;"
+        f" from lwfm.sites.process import ProcessSite; home = Path({str(tmp_path)!r});"
+        f" site = ProcessSite(SiteContext('odd', {options!r}, home, home), {DRIVER!r});"
+        " threading.Thread(target=site.run.cancel, args=('hang', 1, '')).start()\n"
+        "while site._newest is None: pass\n"
+        "print(site._newest.process.pid, flush=True)"
     )
     agent = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(LINK)}
