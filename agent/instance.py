@@ -340,7 +340,7 @@ class Instance:
         """Where the jobs of a submission go, before anything is recorded; ``site``: what is asked for those that name none.
 
         Raises:
-            InvalidRecord: what names the sites is malformed. Else as the sites refuse them.
+            InvalidRecord: what names the sites is malformed. UnknownSite: one of them does not exist. Else what they raise.
         """
         self.sites()
         placing = self.placing()
@@ -351,6 +351,10 @@ class Instance:
             key = given if isinstance(given, str) else repr(given)
             if key not in parsed:
                 parsed[key] = candidates_of(given)
+                for name in parsed[key]:
+                    self.registry.limits(
+                        name
+                    )  # that one of several exists is no reason to overlook a mistake in another
             placements.append(placing.place(parsed[key], defn))
         return placements
 
