@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Optional
 
 from .capacity import shape_of
-from .errors import InvalidRecord, LwfmError, ResourcesImpossible, SiteError, UnknownSite
+from .errors import InvalidRecord, LwfmError, ResourcesImpossible, SiteError
 from .models import JobDefn
 
 
@@ -78,7 +78,7 @@ class Placing:
         """Where a new job goes.
 
         Raises:
-            LwfmError: all refuse it; that of the only site as it is. UnknownSite: one of them does not exist.
+            LwfmError: all refuse it; that of the only site as it is.
         """
         choice = self.choose(candidates, defn)
         if choice.site is None:
@@ -97,8 +97,6 @@ class Placing:
         errors: list[LwfmError] = []
         for site in candidates:
             error = self._refusal(site, defn)
-            if isinstance(error, UnknownSite):
-                raise error
             if error is not None:
                 errors.append(error)
                 said.append(f"site {site}: {error.message}")

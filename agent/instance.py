@@ -358,7 +358,7 @@ class Instance:
         """Where the jobs of a submission go, before anything is recorded; ``site``: what is asked for those that name none.
 
         Raises:
-            InvalidRecord: what names the sites is malformed. Else as the sites refuse them.
+            InvalidRecord: what names the sites is malformed. UnknownSite: one of them does not exist. Else what they raise.
         """
         placing = self.placing()
         parsed: dict[str, tuple[str, ...]] = {}
@@ -368,6 +368,8 @@ class Instance:
             key = given if isinstance(given, str) else repr(given)
             if key not in parsed:
                 parsed[key] = candidates_of(given)
+                for name in parsed[key]:
+                    self.registry.limits(name)  # that one of several exists excuses no mistake in another
             for name in parsed[key]:
                 if not placing.has_judged(name, defn):
                     placing.judge(name, defn, await self._refusal(name, defn))

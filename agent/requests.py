@@ -92,8 +92,12 @@ class RequestBuilder:
     def _of_new(self, connection: Connection, job_id: str, new: NewJob) -> SiteRequest:
         of = new.body.get
         told = of("workflow_id"), of("context_id"), of("trigger_job"), of("trigger_data")
-        cwd = new.body["definition"].get("cwd")
+        recorded = new.body["definition"]
+        cwd = recorded.get("cwd")
         site = new.body["site"]
+        new.defn.extra.pop("sites", None)
+        if "sites" in recorded:
+            new.defn.extra["sites"] = recorded["sites"]
         return SiteRequest(site, self._build(connection, job_id, 1, site, new.defn, cwd, *told))
 
     def _build(

@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 from .backlog import Backlog, Waiting
 from .bringing import Bringing
-from .candidates import Choice, Placing
+from .candidates import Placing
 from .capacity import shape_of
 from .clock import utc_now
 from .errors import LwfmError, NotFound, NotSupported, ResourcesImpossible, SiteError, UsageError
@@ -30,7 +30,6 @@ from .handover import (
     take_back,
 )
 from .limits import Limits
-from .models import JobDefn
 from .observing import record_failures, record_missing, record_observations
 from .outputs import OutputStore
 from .pace import LOGIN, UP, Health, Pace
@@ -250,7 +249,7 @@ class Turns:
         if refused:
             for job_id in refused:
                 site.backlog.forget(job_id)
-            await self._writer.write(record_refused, site.name, refused, self._build, self._choose())
+            await self._writer.write(record_refused, site.name, refused, self._build, self._placing().choose)
 
     async def _hear(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
         """Record what the site says; whether that was anything new."""
@@ -290,21 +289,9 @@ class Turns:
         trouble = site.trouble or reason
         for start in range(0, len(movable), AT_A_TIME):
             part = movable[start : start + AT_A_TIME]
-            gone = await self._writer.write(move, site.name, part, self._build, self._choose(), trouble)
+            gone = await self._writer.write(move, site.name, part, self._build, self._placing().choose, trouble)
             for job_id in gone:
                 backlog.forget(job_id)
-
-    def _choose(self) -> Callable[[Sequence[str], JobDefn], Choice]:
-        """Chooses among sites within one unit of work."""
-        placing = self._placing()
-
-        def choose(candidates: Sequence[str], defn: JobDefn) -> Choice:
-            try:
-                return placing.choose(candidates, defn)
-            except LwfmError as error:  # one of them is no more
-                return Choice(None, why=error.message, errors=(error,))
-
-        return choose
 
     async def _call(self, site: PolledSite, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call the driver. One that does not answer is down meanwhile; that it is busy with another call is its right.
