@@ -12,7 +12,11 @@ from ..config import SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
 from .base import SiteContext, SiteDriver
 
-BUILT_IN = {"local": "lwfm.sites.local:LocalSite", "allocation": "lwfm.sites.allocation:AllocationSite"}
+BUILT_IN = {
+    "local": "lwfm.sites.local:LocalSite",
+    "allocation": "lwfm.sites.allocation:AllocationSite",
+    "slurm": "lwfm.sites.batch_site:SlurmSite",
+}
 ENTRY_POINT_GROUP = "lwfm.sites"
 PILLARS = ("auth", "run", "repo", "spin")
 _logger = logging.getLogger(__name__)
