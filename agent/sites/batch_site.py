@@ -84,9 +84,9 @@ class BatchSite(SiteDriver):
             grace_s=_number(context, "grace_s", GRACE_S, 0),
         )
         self.auth = LocalAuth()
-        self.run = run
+        self.run: BatchRun = run
         self.repo = LocalRepo(context.repository)
-        self.spin = BatchSpin(commands, run)
+        self.spin: BatchSpin = BatchSpin(commands, run)
 
 
 class SlurmSite(BatchSite):

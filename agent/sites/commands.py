@@ -140,7 +140,8 @@ def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s:
     """The standard output of a command that succeeds.
 
     Raises:
-        SiteError: it cannot be run or failed, with the last line of what it said; ``transient``, when it did not answer in time.
+        SiteError: it cannot be run or failed, with the last line of what it said; ``transient``, when it did not answer in time or
+            was killed: what it was to do may have been done.
     """
     try:
         process = subprocess.Popen(
@@ -163,8 +164,10 @@ def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s:
                 raise SiteError(f"{argv[0]} did not answer in {timeout_s:.0f} s", transient=True) from None
             raise
     if process.returncode:
-        said = err.decode("utf-8", "replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise SiteError(f"{argv[0]}: {_without_name(said[-1], argv[0])}")
+        how = f"exit code {process.returncode}" if process.returncode > 0 else f"ended by signal {-process.returncode}"
+        said = err.decode("utf-8", "replace").strip().splitlines() or [how]
+        killed = process.returncode < 0 or process.returncode > 128
+        raise SiteError(f"{argv[0]}: {_without_name(said[-1], argv[0])}", transient=killed)
     return out.decode("utf-8", "replace")
 
 

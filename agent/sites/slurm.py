@@ -94,7 +94,7 @@ OUTCOMES = {
     "DEADLINE": (FAILED, "could not end before its deadline"),
     "OUT_OF_MEMORY": (FAILED, "needed more memory than it had asked for"),
     "PREEMPTED": (FAILED, "had to make way for another job"),
-    "NODE_FAIL": (FAILED, "one of its nodes failed"),
+    "NODE_FAIL": (FAILED, "lost one of its nodes"),
     "BOOT_FAIL": (FAILED, "its nodes did not boot"),
     "LAUNCH_FAILED": (FAILED, "could not be started on its nodes"),
     "RECONFIG_FAIL": (FAILED, "its nodes could not be configured"),
