@@ -167,11 +167,17 @@ elif cd "$lwfm_cwd" 2>/dev/null; then
         wait "$lwfm_child"
         lwfm_status=$?
         [ -n "$lwfm_hit" ] && [ "$lwfm_status" = "$lwfm_hit" ] || break
-        wait "$lwfm_child" # interrupted, or ended by the same signal: then there is nothing to wait for any more
-        lwfm_again=$?
-        [ "$lwfm_again" != 127 ] || break
-        lwfm_status=$lwfm_again
-        [ "$lwfm_status" -gt 128 ] && kill -0 "$lwfm_child" 2>/dev/null || break
+        # It was interrupted, or the command was ended by the same signal; of that one shells may know nothing any more.
+        if kill -0 "$lwfm_child" 2>/dev/null; then
+            wait "$lwfm_child"
+            lwfm_status=$?
+            [ "$lwfm_status" -gt 128 ] && kill -0 "$lwfm_child" 2>/dev/null || break
+        else
+            wait "$lwfm_child" 2>/dev/null
+            lwfm_again=$?
+            case $lwfm_again in 127 | -*) ;; *) lwfm_status=$lwfm_again ;; esac
+            break
+        fi
     done
     [ -z "$lwfm_watcher" ] || kill -TERM "$lwfm_watcher" 2>/dev/null
     [ "$lwfm_status" != 0 ] || lwfm_outputs

@@ -64,13 +64,12 @@ def of_ended(
     """
     facts: Mapping[str, Any] = {} if record is None else facts_of(record)
     told = f"{scheduler} says {job.native_state}"
-    meaning = job.told or job.reason
     reason = f"{told}: the job {job.told}" if job.told else f"{told}: {job.reason}" if job.reason else told
     if job.outcome == CANCELLED:
         return Observation(JobState.CANCELLED, job.native_state, native_id, reason, facts)
     if job.outcome is None:
         return Observation(JobState.UNKNOWN, job.native_state, native_id, f"{told}, which does not tell how", facts)
-    own_word = job.outcome == SUCCEEDED or meaning is None or job.exit_code not in (None, 0) or _is_of_script(job)
+    own_word = job.outcome == SUCCEEDED or job.told is None  # it ended as its script did
     if record is not None and own_word:
         return of_record(record, native_id, job.native_state)
     if own_word and not waited:
@@ -130,11 +129,6 @@ def facts_of(record: ExitRecord) -> dict[str, Any]:
         value = getattr(record, name)
         facts[name] = None if value is None else utc_text(value)
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def _is_of_script(job: BatchJob) -> bool:
-    """Whether the scheduler says no more than that the script failed."""
-    return job.outcome == FAILED and job.native_state == "FAILED"
 
 
 def _failure(record: ExitRecord) -> str:

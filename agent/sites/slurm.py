@@ -89,7 +89,7 @@ JOB_PHASES = {
 OUTCOMES = {
     "COMPLETED": (SUCCEEDED, None),
     "CANCELLED": (CANCELLED, "was cancelled"),
-    "FAILED": (FAILED, "its script failed"),
+    "FAILED": (FAILED, None),
     "TIMEOUT": (FAILED, "reached its time limit"),
     "DEADLINE": (FAILED, "could not end before its deadline"),
     "OUT_OF_MEMORY": (FAILED, "needed more memory than it had asked for"),
