@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
-from ..errors import NotSupported
+from ..errors import InvalidRecord, NotSupported
 from ..models import JobDefn
 from ..records import JSON
 from ..states import JobState
@@ -208,9 +208,17 @@ class Run(Pillar):
     def check(self, defn: JobDefn) -> None:
         """Accept or refuse a definition before anything is recorded; must be quick and ask nobody. May overlap other calls.
 
+        Here: a site that does not say otherwise knows no options.
+
         Raises:
             ResourcesImpossible: it could never run here; the message has the numbers.
+            InvalidRecord: it has an option that the site does not know, or that makes no sense.
         """
+        if defn.options:
+            raise InvalidRecord(
+                f"this site knows no option {min(defn.options)!r}"[:200],
+                hint="options are for sites that are batch schedulers: slurm, sge, pbs",
+            )
 
     @abstractmethod
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:

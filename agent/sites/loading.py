@@ -16,6 +16,7 @@ from .base import SiteDriver
 BUILT_IN = {
     "local": "lwfm.sites.local:LocalSite",
     "allocation": "lwfm.sites.allocation:AllocationSite",
+    "slurm": "lwfm.sites.batch_site:SlurmSite",
     "ssh": "lwfm.sync.site:SshSite",
 }
 IN_AGENT = ("local", "allocation")
