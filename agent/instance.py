@@ -369,7 +369,7 @@ class Instance:
             if key not in parsed:
                 parsed[key] = candidates_of(given)
                 for name in parsed[key]:
-                    self.registry.limits(name)  # that one of several exists excuses no mistake in another
+                    self.sites().limits(name)  # that one of several exists excuses no mistake in another
             for name in parsed[key]:
                 if not placing.has_judged(name, defn):
                     placing.judge(name, defn, await self._refusal(name, defn))

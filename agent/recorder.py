@@ -185,6 +185,12 @@ class Recorder:
             elif record.kind in ("handler", "firing"):
                 self.effects.handlers_changed = True
 
+    def adopt_again(self, job: JobNow, attempt: int, definition: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+        """Another attempt of a job that was adopted is asked for, which may be to run something else."""
+        request = json.dumps({"definition": definition, **beside})
+        self.transaction.execute("update local_adopted set request = ? where job_id = ?", (request, job.job_id))
+        self.record_status(job, JobState.PENDING, attempt=attempt, reason="another attempt was asked for")
+
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""
         row = self.transaction.job(job_id)
@@ -206,15 +212,15 @@ class Recorder:
         """Whether a job is this instance's, or was handed to it: only then is it ours to run, to end, and to tell of."""
         return job.adopted or job.origin == self.transaction.origin
 
-    def adopt(self, job_id: str, origin: str, body: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+    def adopt(self, job_id: str, origin: str, body: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
         """Take over a job of another instance, to run it here.
 
         Args:
             job_id: as that has it; ``origin``: that instance's.
             body: ``site`` (of ours), ``definition`` (without its secrets), ``workflow_id``, ``workflow_name``, ``parent_id``.
-            variables: what the job is told beside.
+            beside: what else its request holds, which is not recorded.
         """
-        request = json.dumps({"definition": body["definition"], "variables": dict(variables)})
+        request = json.dumps({"definition": body["definition"], **beside})
         self.transaction.execute("insert into local_adopted values (?,?,?)", (job_id, body["site"], request))
         with self._noting_changes([job_id]):
             self.record("adopt", {"job_id": job_id, "of": origin, **body})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +87,9 @@ class RequestBuilder:
         variables = {"LWFM_JOB_ID": job_id, "LWFM_ATTEMPT": str(attempt), **asked["variables"]}
         if workflow:
             variables["LWFM_WORKFLOW_ID"] = workflow
-        environment = {**taken_over(os.environ), **self._environment_of_ours()}
-        return JobRequest(job_id, attempt, defn, "adopted", environment, variables, self.labels(site))
+        environment = {**taken_over(os.environ), **asked["environment"], **self._environment_of_ours()}
+        context = hashlib.sha256(repr(sorted(environment.items())).encode("utf-8", "surrogateescape")).hexdigest()
+        return JobRequest(job_id, attempt, defn, context, environment, variables, self.labels(site))
 
     def _of_new(self, connection: Connection, job_id: str, new: NewJob) -> SiteRequest:
         of = new.body.get

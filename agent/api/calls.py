@@ -203,6 +203,7 @@ def routes() -> list[Route]:
         route("POST", "/v1/jobs/wait", jobs.wait),
         route("POST", "/v1/jobs/cancel", jobs.cancel_many),
         route("POST", "/v1/jobs/attach", jobs.attach),
+        route("POST", "/v1/jobs/check", jobs.check),
         route("POST", "/v1/jobs/adopt", jobs.adopt),
         route("POST", "/v1/jobs/hand-over", jobs.hand_over),
         route("GET", "/v1/jobs/*", jobs.get),

@@ -15,6 +15,7 @@ from ..errors import Conflict, InvalidRecord, LwfmError, NotFound
 from ..execution import record_ended
 from ..instance import Instance
 from ..matching import parse_terms
+from ..models import JobDefn
 from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
 from ..service import Adopted, active_count, definitions_of, job_ids_of, text_of
@@ -84,13 +85,25 @@ async def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str
     return refused
 
 
+async def check(instance: Instance, call: Call) -> JSON:
+    """Let the sites judge a definition; nothing is recorded."""
+    body = call.body()
+    await instance.place(body.get("site"), [JobDefn.from_json(body.get("definition"))])
+    return {}
+
+
 async def hand_over(instance: Instance, call: Call) -> JSON:
     """Record which other instance runs jobs of this one from now on."""
     body = call.body()
     runner = text_of(body, "runner")
     check_place(runner, 0)
     host = text_of(body, "host")[:200]
-    return await instance.writer.write(instance.service.hand_over, job_ids_of(body), runner, host)
+    jobs = body.get("jobs")
+    if not isinstance(jobs, list) or not all(
+        isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int for item in jobs
+    ):
+        raise InvalidRecord("jobs must be a list of [id, attempt]")
+    return await instance.writer.write(instance.service.hand_over, [(item[0], item[1]) for item in jobs], runner, host)
 
 
 async def listing(instance: Instance, call: Call) -> JSON:

@@ -1,12 +1,13 @@
 """A single file over a line, either way: whole, verified, and gone on with where it broke off.
 
 =============  ==========  =================================================================================
-``offer``      near → far  ``sha256``, ``size``, ``name``, ``path`` (where it shall lie; null: among the copies there)
+``offer``      near → far  ``sha256``, ``size``, ``name``, ``path``: where it shall lie
 ``room``       far → near  ``from``: what is to come begins there; or ``path``: it is there already
 ``piece``      sender      the body is the next piece
 ``kept``       far → near  ``path``: where it lies now
 ``bring``      near → far  ``path``, ``from``: what is wanted of a file
-``found``      far → near  ``size``, ``sha256``: of the whole file; its pieces follow
+``found``      far → near  ``size``, ``sha256``: of the whole file; its pieces follow. Or ``tree``: the files of a directory
+``remove``     near → far  ``path``: of what is to be removed; answered by ``removed``
 =============  ==========  =================================================================================
 
 What goes wrong with a file is answered as an error that does not end the line (``failed``); what was announced is sent first.
@@ -27,6 +28,7 @@ from ..paths import Home
 from .frames import Frame, Line, Refused
 
 MAX_FILE_BYTES = 1 << 50
+MAX_TREE_FILES = 100_000
 
 
 class Offer(NamedTuple):
@@ -39,7 +41,7 @@ class Offer(NamedTuple):
     sha256: str
     size: int
     name: str
-    path: Optional[str]
+    path: str
 
 
 def send(line: Line, offer: Offer, source: Path) -> str:
@@ -59,16 +61,38 @@ def send(line: Line, offer: Offer, source: Path) -> str:
     return str(_answer(line, "kept")["path"])
 
 
-def fetch(line: Line, path: str, sha256: Optional[str], target: Path) -> tuple[str, int]:
-    """As the near side: bring the file at ``path`` there to ``target``; its checksum and size.
+def send_tree(line: Line, source: Path, place: str) -> str:
+    """As the near side: copy the files of a directory to ``place`` there; its path there. Raises like :func:`send`."""
+    inside = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*")) if path.is_file()]
+    if not inside:
+        raise NotFound(f"there is no file in {source}")
+    for name in inside:
+        path = source / name
+        offer = Offer(checksum(path), path.stat().st_size, path.name, f"{place}/{name}")
+        there = send(line, offer, path)
+    return there[: -len(name) - 1]
+
+
+def remove(line: Line, path: str) -> None:
+    """As the near side: remove a file or directory there."""
+    line.send({"t": "remove", "path": path})
+    _answer(line, "removed")
+
+
+def fetch(line: Line, path: str, sha256: Optional[str], target: Path) -> tuple[Optional[str], Optional[int]]:
+    """As the near side: bring what is at ``path`` there to ``target``; of a file its checksum and size.
 
     Raises:
         NotFound: it is not there. SiteError: it is not what it was, or cannot be written here. Cut: the line has ended.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     line.send({"t": "bring", "path": path})
     head = _answer(line, "found")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if "tree" in head:
+        for name in _inside(head["tree"]):
+            fetch(line, f"{path.rstrip('/')}/{name}", None, target / name)
+        return None, None
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     size = head.get("size")
     if not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
         raise Refused("the other side tells no size of a file")
@@ -105,12 +129,15 @@ def fetch(line: Line, path: str, sha256: Optional[str], target: Path) -> tuple[s
 
 
 def answer(line: Line, frame: Frame, home: Home) -> None:
-    """As the far side: do what a frame ``offer`` or ``bring`` asks for."""
+    """As the far side: do what a frame ``offer``, ``bring`` or ``remove`` asks for."""
     try:
         if frame.head["t"] == "offer":
             _take(line, frame.head, home)
+        elif frame.head["t"] == "bring":
+            _give(line, _path_in(frame.head))
         else:
-            _give(line, frame.head)
+            _remove(_path_in(frame.head))
+            line.send({"t": "removed"})
     except OSError as error:
         line.send({"t": "failed", "error": SiteError(f"{error.filename or 'the file'}: {error.strerror}").to_json()})
     except (NotFound, WrongContent, StoreFull, SiteError) as error:
@@ -123,7 +150,7 @@ def _take(line: Line, head: dict[str, Any], home: Home) -> None:
     sha256, size, path = head.get("sha256"), head.get("size"), head.get("path")
     if not is_sha256(sha256) or not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
         raise Refused("the other side offers a file without saying what it is")
-    if path is not None and (not isinstance(path, str) or "\0" in path or not path.strip()):
+    if not isinstance(path, str) or "\0" in path or not path.strip():
         raise Refused("the other side offers a file for no place")
     name = harmless_name(head.get("name"))
     store = ContentStore(home.contents)
@@ -149,10 +176,8 @@ def _take(line: Line, head: dict[str, Any], home: Home) -> None:
         line.send({"t": "room", "path": str(_placed(kept, path, home))})
 
 
-def _placed(kept: Path, path: Optional[str], home: Home) -> Path:
-    """Where the file lies in the end: a copy that has a place of its own is none of the store of copies."""
-    if path is None:
-        return kept
+def _placed(kept: Path, path: str, home: Home) -> Path:
+    """Give a file that has come whole its place."""
     target = Path(os.path.expanduser(path))
     if not target.is_absolute():
         home.repository.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,10 +198,38 @@ def _placed(kept: Path, path: Optional[str], home: Home) -> Path:
     return target
 
 
-def _give(line: Line, head: dict[str, Any]) -> None:
+def _path_in(head: dict[str, Any]) -> str:
     path = head.get("path")
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise Refused("the other side asks for a file without saying which")
+    return path
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def _inside(told: Any) -> list[str]:
+    """The names of a directory's files, none of which leads out of it."""
+    if not isinstance(told, list) or len(told) > MAX_TREE_FILES:
+        raise Refused("the other side tells no list of files")
+    for name in told:
+        parts = name.split("/") if isinstance(name, str) else [""]
+        if not all(parts) or ".." in parts or "." in parts or "\0" in name:
+            raise Refused("the other side tells of a file that is not in its directory")
+    return told
+
+
+def _give(line: Line, path: str) -> None:
+    if os.path.isdir(path):
+        tree = [item.relative_to(path).as_posix() for item in sorted(Path(path).rglob("*")) if item.is_file()]
+        if len(tree) > MAX_TREE_FILES:
+            raise SiteError(f"{path} has more than {MAX_TREE_FILES} files", hint="put them into an archive")
+        line.send({"t": "found", "tree": tree})
+        return
     if not os.path.isfile(path):
         raise NotFound(f"{path} is gone")
     digest = checksum(Path(path))

@@ -148,5 +148,6 @@ def serve(client: Client, home: Home) -> None:
         "call": lambda frame: calls.answer(line, frame, client),
         "offer": lambda frame: files.answer(line, frame, home),
         "bring": lambda frame: files.answer(line, frame, home),
+        "remove": lambda frame: files.answer(line, frame, home),
     }
     Server(line, AgentReplica(client), others).run()

@@ -7,6 +7,7 @@ when either side sleeps or the line breaks, and whatever else happens there to t
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from ..client import Client
 from ..client.connection import find_endpoint, path_of
 from ..errors import ConfigError, InvalidRecord, LoginRequired, LwfmError, NotFound, SiteError
 from ..files import checksum, file_url
+from ..models import JobDefn
+from ..redaction import taken_along
 from ..sites.base import Auth, JobRequest, Observation, Repo, Resource, Run, SiteContext, SiteDriver, Spin, StoredData
 from ..states import JobState
 from . import exchange, files
@@ -31,6 +34,8 @@ from .transport import Asker
 JSON = dict[str, Any]
 T = TypeVar("T")
 JOBS_AT_ONCE = 1000
+AT_ONCE_S = 0.5
+_PLACE = "lwfm put FILE PATH --site NAME; a relative PATH lies in the repository there"
 _SSH_OPTIONS = (
     "user", "port", "identity", "transport", "remote_path", "remote_python", "remote_home", "ssh_config",
 )  # fmt: skip
@@ -106,6 +111,19 @@ class Link:
                 if not was_open:
                     raise
             return self._once(work)
+
+    def ask_at_once(self, work: Callable[[Line], object]) -> None:
+        """Do something over the line, if it is there and nobody else uses it."""
+        if not self._lock.acquire(timeout=AT_ONCE_S):
+            return
+        try:
+            if self._line is not None:
+                self._once(lambda line, _: work(line))
+        except SiteError as error:
+            if not error.transient:
+                raise
+        finally:
+            self._lock.release()
 
     def open(self, asker: Optional[Asker]) -> There:
         """Open the line, if it is not; the other side.
@@ -203,6 +221,11 @@ class SshRun(Run):
         self._site = site
         self._directory = directory
 
+    def check(self, defn: JobDefn) -> None:
+        """Let the other instance judge a definition, where that takes no time; else it does when the job comes there."""
+        body = {"site": self._site, "definition": defn.to_json()}
+        self._link.ask_at_once(lambda line: RemoteApi(line).post("/v1/jobs/check", body))
+
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
         """Have the other instance adopt jobs. It is recorded here before that it is that instance which runs them."""
         said: dict[str, Observation] = {}
@@ -217,10 +240,14 @@ class SshRun(Run):
             raise SiteError(
                 "what answers there is this very instance", hint="another home there: remote_home in sites.toml"
             )
-        body = {"jobs": [request.job_id for request in requests], "runner": there.origin, "host": there.host}
+        body = {
+            "jobs": [[request.job_id, request.attempt] for request in requests],
+            "runner": there.origin,
+            "host": there.host,
+        }
         answer = self._client.post("/v1/jobs/hand-over", body, repeatable=True)
-        handed, workflows = set(answer["jobs"]), answer["workflows"]
-        going = [request for request in requests if request.job_id in handed]
+        withheld, workflows = set(answer["withheld"]), answer["workflows"]
+        going = [request for request in requests if request.job_id not in withheld]
         api, said = RemoteApi(line), {}
         asked = {"origin": origin, "jobs": [self._asked(request, workflows) for request in going]}
         for told in api.post("/v1/jobs/adopt", asked)["jobs"] if going else ():
@@ -243,7 +270,8 @@ class SshRun(Run):
         workflow = request.variables.get("LWFM_WORKFLOW_ID")
         asked = {
             "job_id": request.job_id, "site": self._site, "definition": definition, "variables": variables,
-            "workflow_id": workflow, "workflow_name": workflows.get(workflow or ""),
+            "workflow_id": workflow, "workflow_name": workflows.get(workflow or ""), "attempt": request.attempt,
+            "environment": taken_along(request.environment),
         }  # fmt: skip
         return {key: value for key, value in asked.items() if value is not None}
 
@@ -277,10 +305,16 @@ class SshRepo(Repo):
         self._link = link
 
     def put(self, local_path: Path, site_path: Optional[str], properties: Mapping[str, Any]) -> StoredData:
-        """Copy a file there. Without ``site_path`` it lies among the copies of data that the other instance has."""
+        """Copy a file or directory to a place there."""
         del properties
+        if site_path is None:
+            raise SiteError("a file of this host cannot be put at the other one without a place there", hint=_PLACE)
+        if local_path.is_dir():
+            path = self._link.ask(lambda line, _: files.send_tree(line, local_path, site_path))
+            host = self._link.open(None).host
+            return StoredData(file_url(host, path), path, host)
         if not local_path.is_file():
-            raise NotFound(f"there is no file {local_path}", hint="directories are put file by file, or as an archive")
+            raise NotFound(f"there is no file {local_path}")
         sha256, size = checksum(local_path), local_path.stat().st_size
         offer = files.Offer(sha256, size, local_path.name, site_path)
         path = self._link.ask(lambda line, _: files.send(line, offer, local_path))
@@ -288,11 +322,15 @@ class SshRepo(Repo):
         return StoredData(file_url(host, path), path, host, size, sha256)
 
     def get(self, stored: StoredData, local_path: Path) -> StoredData:
-        """Bring a file from there."""
+        """Bring a file or directory from there."""
         target = local_path / Path(stored.path).name if local_path.is_dir() else local_path
         sha256, size = self._link.ask(lambda line, _: files.fetch(line, stored.path, stored.sha256, target))
-        here = Path(target).absolute()
-        return StoredData(here.as_uri(), str(here), None, size, sha256)
+        here = str(target.absolute())
+        return StoredData(file_url(socket.gethostname(), here), here, socket.gethostname(), size, sha256)
+
+    def remove(self, stored: StoredData) -> None:
+        """Remove a file or directory there."""
+        self._link.ask(lambda line, _: files.remove(line, stored.path))
 
 
 class SshSpin(Spin):

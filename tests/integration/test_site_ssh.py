@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from lwfm.sites.base import Observation, SiteContext
+from lwfm.states import JobState
+from lwfm.store.projections import FACTS
+from lwfm.sync.site import SshSite
+from lwfm.testing import SiteContract, SiteUnderTest
 
 from support.peers import Network, Place, a_network, kill
 from support.ssh_server import sshd_program
@@ -56,6 +62,37 @@ def witness(directory: Path, body: str = ":") -> str:
 def host_of(place: Place) -> list[int]:
     """The processes of the drivers of a place."""
     return [pid for pid, words in place.processes().items() if " site-host " in words]
+
+
+class TestContract(SiteContract):
+    """The driver by itself: what comes of jobs is asked of the agent here, to which their records come."""
+
+    @pytest.fixture(scope="class")
+    def site(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteUnderTest]:
+        if sshd_program() is None:
+            pytest.skip("there is no sshd")
+        directory = tmp_path_factory.mktemp("ssh")
+        with a_network(directory) as network:
+            near, far = network.place("near"), network.place("far")
+            options = {"host": "far", "ssh_config": str(network.config), "remote_path": str(network.script)}
+            options["remote_home"] = str(far.home.root)
+            driver = SshSite(SiteContext("cluster", options, near.home.root, near.home.repository))
+            assert driver.run is not None
+            ask = driver.run.status
+
+            def reported(job_ids: Sequence[str]) -> dict[str, Observation]:
+                ask([])
+                return {job_id: observed(near, job_id) for job_id in job_ids}
+
+            there = tmp_path_factory.mktemp("there")
+            yield SiteUnderTest(driver, tmp_path_factory.mktemp("here"), str(there), reported)
+            driver.close()
+
+
+def observed(place: Place, job_id: str) -> Observation:
+    job = place.job(job_id)
+    facts = {name: job[name] for name in FACTS if name in job}
+    return Observation(JobState(job["state"]), job.get("native_status"), job.get("native_id"), job.get("reason"), facts)
 
 
 def test_a_job_there_looks_like_one_here(places: tuple[Place, Place]) -> None:

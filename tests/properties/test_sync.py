@@ -81,7 +81,7 @@ class World:
         open_jobs = [job for job, origin in self.handed if origin == near.store.origin and job in waiting]
         job = self.draw.choice(open_jobs) if open_jobs and self.draw.random() < 0.3 else near.submit("true")
         self.handed.append((job, near.store.origin))
-        near.unit(near.service.hand_over, [job], far.store.origin, "far")
+        near.unit(near.service.hand_over, [(job, 1)], far.store.origin, "far")
         if self.draw.random() < 0.9:
             asked = Adopted(job, "local", JobDefn("true"))
             for _ in range(self.draw.choice([1, 1, 2])):

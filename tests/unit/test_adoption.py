@@ -31,7 +31,7 @@ def threads(tmp_path: Path) -> Iterator[list[Thread]]:
 
 
 def hand(near: Thread, far: Thread, job: str) -> None:
-    near.unit(near.service.hand_over, [job], far.store.origin, "far")
+    near.unit(near.service.hand_over, [(job, 1)], far.store.origin, "far")
     adopt(near, far, job)
 
 

@@ -176,8 +176,10 @@ class TestCalls:
     def test_one_after_the_other_and_other_sites_beside(self) -> None:
         async def test() -> None:
             calls, go, order = SiteCalls(), threading.Event(), []
+            begun = threading.Event()
 
             def slow() -> str:
+                begun.set()
                 assert go.wait(20)
                 order.append("slow")
                 return "done"
@@ -188,6 +190,7 @@ class TestCalls:
             first = asyncio.ensure_future(calls.call("a", slow))
             second = asyncio.ensure_future(calls.call("a", quick))
             await calls.call("b", quick)
+            await asyncio.to_thread(begun.wait, 20)
             assert (order, first.done(), second.done()) == (["quick"], False, False)
             assert (calls.busy_with("a") or "").startswith("slow has taken")
             with pytest.raises(SiteError, match="site 'a' is busy: its slow has taken 0 s") as raised:
