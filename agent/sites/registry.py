@@ -72,6 +72,14 @@ class Registry:
         """
         return self._make(self._entry(name))
 
+    def make_all(self) -> None:
+        """Make the drivers of all sites, as far as they can be made. May block."""
+        for name in self.names():
+            try:
+                self.make(name)
+            except LwfmError as error:
+                _logger.error("site %s: %s", name, error)
+
     def start(self, name: str, *, at_once: bool = False) -> None:
         """As :meth:`make`; a driver in a process of its own then has its process and has told its pillars, too. Blocks.
 
