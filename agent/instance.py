@@ -178,7 +178,8 @@ class Instance:
     async def start(self) -> None:
         """Take up what was going on, and start the worker."""
         self.home.wanted.unlink(missing_ok=True)  # whoever wanted one that leaves has gone on
-        local = await asyncio.to_thread(lambda: [name for name in self.registry.names() if self._reports_itself(name)])
+        await asyncio.to_thread(self.registry.make_all)
+        local = [name for name in self.registry.names() if self._reports_itself(name)]
         waiting = await self.writer.write(recovery.unplaced, local)
         faultpoints.hit("instance.placing")
         for begin in range(0, len(waiting), TAKEN_UP):
@@ -322,7 +323,12 @@ class Instance:
         if found != self._sites_signature:
             self.registry.configure(read_sites(self.home.sites_file))
             self._sites_signature = found
+            self.spawn(self._make_sites())
         return self.registry
+
+    async def _make_sites(self) -> None:
+        """Before they are asked for in the event loop."""
+        await asyncio.to_thread(self.registry.make_all)
 
     def look_again(self) -> None:
         """The instance writes under another origin than before: what was learned of its own may no longer be so."""

@@ -173,7 +173,7 @@ class JobDefn(Record):
         values = made.__dict__
         values.update(_RECORDED, env={}, meta={}, options={}, extra={})
         for key, value in body.items():
-            if key not in values:
+            if key not in values or key == "extra":
                 values["extra"][key] = value
             elif key == "resources":
                 values[key] = Resources.from_json(value)

@@ -60,6 +60,7 @@ async def fetch(instance: Instance, call: Call) -> JSON:
     if not sheet.get("url"):
         raise InvalidRecord(f"data {sheet['data_id']} is an event without a file")
     fetched = await _fetched(instance, sheet, path)
+    fetched = replace(fetched, url=file_url(instance.host, fetched.path), host=instance.host)
     record = _sheet("get", "local", fetched, sheet.get("properties") or {}, sheet["url"])
     return await _record(instance, record, body)
 

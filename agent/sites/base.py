@@ -268,6 +268,9 @@ class Repo(Pillar):
     def get(self, stored: StoredData, local_path: Path) -> StoredData:
         """Fetch data to ``local_path``, checked against its checksum; nothing is left there when that fails.
 
+        Returns:
+            What has come: the path here, and of a file its size and checksum. The URL of a path here is known without it.
+
         Raises:
             NotFound: the data is gone. SiteError: it could not be fetched, or is not what it was.
         """

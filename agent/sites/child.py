@@ -50,7 +50,7 @@ class Child:
         self._waiting: dict[int, queue.SimpleQueue[Message]] = {}
         self._guard = threading.Lock()
         self._end: Optional[str] = None
-        self.started = time.monotonic()
+        self.started = self.ended = time.monotonic()
         ours, theirs = socket.socketpair()
         try:
             with _opened(log) as stream:
@@ -136,13 +136,28 @@ class Child:
             got = answers.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
             kind = got.head["t"]
             if kind == "ask":
-                self._send({"t": "told", "id": number, **_asked(ask, got.head)})
+                self._ask(number, got.head, ask)
             elif kind == "gone":
                 raise self._gone()
             elif kind in ("error", "failed"):
                 raise from_json(got.head["error"])
             else:
                 return got
+
+    def _ask(self, number: int, question: JSON, ask: Optional[Ask]) -> None:
+        """Answer a question of the driver; it is told too that there is no answer, and why."""
+        error: LwfmError = SiteError("the question was not answered")
+        try:
+            if ask is not None:
+                text = ask(question["prompt"], question["secret"])
+                self._send({"t": "told", "id": number, "text": text})
+                return
+        except LwfmError as raised:
+            error = raised
+        except BaseException:
+            self._send({"t": "told", "id": number, "error": error.to_json()})
+            raise
+        self._send({"t": "told", "id": number, "error": error.to_json()})
 
     def _gone(self) -> SiteError:
         return SiteError(f"the driver of site {self._site!r} {self._end}", hint=f"see {self._log}", transient=True)
@@ -165,19 +180,10 @@ class Child:
             code = self.process.wait()
         self._pipe.close()
         with self._guard:
-            self._end = _said(code)
+            self._end, self.ended = _said(code), time.monotonic()
             waiting_now = list(self._waiting.values())
         for answers in waiting_now:
             answers.put(Message({"t": "gone"}, b""))
-
-
-def _asked(ask: Optional[Ask], question: JSON) -> JSON:
-    try:
-        if ask is None:
-            raise SiteError("nobody can be asked now")
-        return {"text": ask(question["prompt"], question["secret"])}
-    except LwfmError as error:
-        return {"error": error.to_json()}
 
 
 def _said(code: int) -> str:

@@ -137,7 +137,7 @@ class ProcessSite(SiteDriver):
         if self._child is not None:
             if self._child.alive:
                 return self._child
-            if time.monotonic() - self._child.started > AT_ONCE_S:
+            if self._child.ended - self._child.started > AT_ONCE_S:
                 self._deaths = 0
             self._child = None
             self._note_death()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
@@ -20,6 +21,8 @@ from .loading import IN_AGENT, load
 from .process import ProcessSite, log_of
 from .sandbox import Venv
 
+CLOSE_LIMIT_S = 15.0
+"""How long drivers may take to close when the agent leaves."""
 _logger = logging.getLogger(__name__)
 
 
@@ -72,6 +75,14 @@ class Registry:
             UnknownSite: there is none of that name. ConfigError: a driver cannot be found or made.
         """
         return self._make(self._entry(name))
+
+    def make_all(self) -> None:
+        """Make the drivers of all sites, as far as they can be made. May block."""
+        for name in self.names():
+            try:
+                self.make(name)
+            except LwfmError as error:
+                _logger.error("site %s: %s", name, error)
 
     def start(self, name: str, *, at_once: bool = False) -> None:
         """As :meth:`make`; a driver in a process of its own then has its process and has told its pillars, too. Blocks.
@@ -130,10 +141,11 @@ class Registry:
         return {**_configured(config), "pillars": offered, "state": state, **({"reason": trouble} if trouble else {})}
 
     def close(self) -> None:
-        """Close every driver that was made. Blocks."""
+        """Close every driver that was made. Blocks for ``CLOSE_LIMIT_S`` at most."""
         self._close(list(self._entries.values()))
+        until = time.monotonic() + CLOSE_LIMIT_S
         for thread in self._closing:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)

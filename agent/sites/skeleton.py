@@ -186,7 +186,7 @@ class SkeletonRepo(Repo):
         source = Path(stored.url.partition("://")[2])
         if not source.exists():
             raise NotFound(f"{source} is gone")
-        return self._stored(_copy(source, local_path, stored.sha256))
+        return self._stored(_copy(source, local_path, stored.sha256))  # what counts of it: path, size_bytes, sha256
 
     @staticmethod
     def _stored(path: Path) -> StoredData:

@@ -344,7 +344,7 @@ class SiteContract:
         assert "://" in stored.url
         got = site.repo.get(stored, target)
         assert target.read_bytes() == content
-        assert got.sha256 == stored.sha256
+        assert (got.path, got.size_bytes, got.sha256) == (str(target), len(content), stored.sha256)
         assert sorted(path.name for path in target.parent.iterdir()) == ["again.bin"]
 
     def test_putting_again_replaces(self, site: SiteUnderTest) -> None:

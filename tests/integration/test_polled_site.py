@@ -154,6 +154,20 @@ def test_a_driver_that_takes_long_to_load_keeps_nobody_waiting(tmp_path: Path) -
     asking.join(30)
 
 
+def test_nor_does_one_in_the_agent_that_takes_long_to_make(tmp_path: Path) -> None:
+    """Of a site that is configured while the agent runs."""
+    driver = Path(__file__).resolve().parents[1] / "support" / "odd_site.py"
+    with running_agent() as agent:
+        agent.configure(f'[slow]\ndriver = "{driver}:OddSite"\nbegin = "wait"\n')
+        asking = threading.Thread(target=_submit_in_vain, args=(agent.new_client(),), daemon=True)
+        asking.start()
+        assert agent.wait(agent.submit("true"))["state"] == "COMPLETE"
+        assert asking.is_alive(), "its driver cannot be there"
+        (agent.home.root / "go").touch()
+        asking.join(30)
+        assert len(agent.client.get("/v1/jobs", {"site": "slow"})["jobs"]) == 1
+
+
 def _submit_in_vain(client: Client) -> None:
     try:
         client.post("/v1/jobs", {"jobs": [{"command": "true"}], "site": "slow"})

@@ -31,7 +31,7 @@ class OwnError(SiteError):
 
 
 class OddSite(SiteDriver):
-    """Options: ``begin``, what is done when it is made: ``die``, ``raise``, ``exit``, ``hang``."""
+    """Options: ``begin``, what is done when it is made: ``die``, ``raise``, ``exit``, ``hang``, ``wait`` for a file ``go``."""
 
     def __init__(self, context: SiteContext):
         super().__init__(context)
@@ -44,6 +44,8 @@ class OddSite(SiteDriver):
             sys.exit("enough")
         if begin == "hang":
             time.sleep(3600)
+        while begin == "wait" and not (context.home / "go").exists():
+            time.sleep(0.01)
         self.auth = OddAuth()
         self.run = OddRun(context)
         self.repo = OddRepo()

@@ -179,8 +179,13 @@ def test_a_login_asks_here(sites: Sites) -> None:
     def nobody(prompt: str, secret: bool) -> str:
         raise LoginRequired("nobody is there")
 
+    def fail(prompt: str, secret: bool) -> str:
+        raise ZeroDivisionError
+
     with pytest.raises(LoginRequired, match="nobody is there"):
         site.auth.login(nobody)
+    with pytest.raises(ZeroDivisionError):
+        site.auth.login(fail)
     assert site.auth.is_auth_current() is False
     site.auth.login(ask)
     assert asked == [("user", False), ("password", True)]
