@@ -104,7 +104,12 @@ class Bringing:
         del self._queues[site]
 
     async def _bring(self, site: str, job_id: str, *, give_up: bool) -> None:
-        driver = self._driver_of(site)
+        try:
+            driver = self._driver_of(site)
+        except LwfmError:
+            if give_up:
+                return  # the mark is still there: an agent that starts tries again
+            raise
         printed: dict[str, bytes] = {}
         if driver.run is not None:
             try:
@@ -117,7 +122,7 @@ class Bringing:
             await self._writer.write(record_brought, job_id, printed, sheets, self._outputs)
         except StoreError:
             if give_up:
-                return  # the mark is still there: an agent that starts tries again
+                return
             raise
 
     async def _declared(self, site: str, repo: Repo, job_id: str) -> list[Metasheet]:

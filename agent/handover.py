@@ -185,7 +185,7 @@ def resume(recorder: Recorder, local: Sequence[str]) -> tuple[list[Resumed], dic
     no_place = ",".join("?" * len(local))
     found = transaction.execute(
         f"select id, site, attempt, state, reason, definition from jobs where state in {_OPEN} and site not in ({no_place})"  # noqa: S608
-        " and origin = ? order by id",
+        " and origin = ? and id not in (select job_id from local_attached) order by id",
         (*local, transaction.origin),
     ).fetchall()
     jobs, cancelled = [], []

@@ -35,6 +35,7 @@ class PolledSites:
     Args:
         turns: makes them. ``calls``: to the drivers. ``limits_of``: what a site is spared; may raise LwfmError.
         bringing: what still has to do with jobs that have ended. ``spawn``: runs a coroutine in the event loop.
+        tick_s: so often the clocks are compared. ``wall``: that of the wall.
     """
 
     def __init__(
@@ -44,12 +45,16 @@ class PolledSites:
         limits_of: Callable[[str], Limits],
         bringing: Bringing,
         spawn: Callable[[Awaitable[None]], Any],
+        tick_s: float = TICK_S,
+        wall: Callable[[], float] = time.time,
     ):
         self._turns = turns
         self._calls = calls
         self._limits_of = limits_of
         self._bringing = bringing
         self._spawn = spawn
+        self._tick_s = tick_s
+        self._wall = wall
         self._loop = asyncio.get_running_loop()
         self._sites: dict[str, PolledSite] = {}
 
@@ -201,10 +206,10 @@ class PolledSites:
 
     async def _watch_clock(self) -> None:
         """After the host has slept, ask at once: much may have happened."""
-        watch = ClockWatch(time.time(), self._loop.time())
+        watch = ClockWatch(self._wall(), self._loop.time())
         while True:
-            await asyncio.sleep(TICK_S)
-            if watch.jumped(time.time(), self._loop.time()):
+            await asyncio.sleep(self._tick_s)
+            if watch.jumped(self._wall(), self._loop.time()):
                 _logger.info("the clock has jumped: the sites are asked at once")
                 for site in self._sites.values():
                     site.pace.at_once()

@@ -271,7 +271,11 @@ class Turns:
 
     async def _failed(self, site: PolledSite, error: LwfmError) -> None:
         """A call has failed: the jobs stay as they are, with that reason, told once; those that can go elsewhere do."""
-        if site.health.failed(error, self._loop.time(), utc_now()):
+        try:
+            poll_s = self._limits_of(site.name).poll_s
+        except LwfmError:
+            poll_s = 0.0
+        if site.health.failed(error, self._loop.time(), utc_now(), poll_s):
             _logger.warning("site %s is %s: %s", site.name, site.health.state, error)
             site.told.clear()
         backlog = site.backlog

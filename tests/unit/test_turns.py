@@ -12,6 +12,7 @@ import pytest
 from lwfm.errors import InvalidRecord, LoginRequired, NotFound, ResourcesImpossible, SiteError
 from lwfm.limits import Limits
 from lwfm.models import Resources
+from lwfm.polling import PolledSites
 from lwfm.sites.base import Observation, Repo, StoredData
 from lwfm.states import JobState
 
@@ -580,6 +581,34 @@ async def test_after_a_sleep_what_was_missed_fires_once(thread: Thread) -> None:
         await sites.turn()
     assert thread.handler(handler["handler_id"])["fired"] == 1
     assert thread.state(handler["job_ids"][0]) == "PENDING"
+
+
+@script
+async def test_after_a_sleep_the_site_is_asked_at_once(thread: Thread) -> None:
+    """Our clock may have stood still meanwhile, and the next question be far."""
+    a = ScriptedRun(on_submit=RUNNING)
+    async with rig(thread, {"a": Limits(poll_s=10_000.0)}, a=a) as sites:
+        tasks: list[asyncio.Future[None]] = []
+        clock = [1000.0]
+        polled = PolledSites(
+            sites.turns, sites.calls, sites.limit, sites.bringing,
+            lambda work: tasks.append(asyncio.ensure_future(work)), tick_s=0.001, wall=lambda: clock[0],
+        )  # fmt: skip
+        job = await sites.submit()
+        sites.sites["a"] = polled._site("a")
+        polled.submit("a", [item.request for item in sites.effects[-1].requests])
+        await asyncio.wait_for(a.until("submit", 1), 20)
+        other = await sites.submit()  # that something is to be done is no reason to ask sooner
+        polled.submit("a", [item.request for item in sites.effects[-1].requests])
+        await asyncio.wait_for(a.until("submit", 2), 20)
+        a.answers[job] = a.answers[other] = COMPLETE
+        assert a.said("status") == [[]]
+        clock[0] += 3600.0
+        await asyncio.wait_for(a.until("status", 2), 20)
+        await asyncio.wait_for(a.until("output", 2), 20)
+        assert (await sites.job(job))["state"] == "COMPLETE"
+        for task in tasks:
+            task.cancel()
 
 
 def _statuses(connection: Any, job_id: str) -> Any:
