@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Optional
 
+from . import faultpoints
 from .errors import LwfmError, StoreError
 from .files import declared_paths
 from .handover import Build
@@ -118,6 +119,7 @@ class Bringing:
                 if not give_up:
                     raise
         sheets = await self._declared(site, driver.repo, job_id) if driver.repo is not None else []
+        faultpoints.hit("bringing.fetched")
         try:
             await self._writer.write(record_brought, job_id, printed, sheets, self._outputs)
         except StoreError:

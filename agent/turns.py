@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from . import faultpoints
 from .backlog import Backlog, Waiting
 from .bringing import Bringing
 from .candidates import Placing
@@ -147,6 +148,7 @@ class Turns:
             backlog.wait_again(job_id)
         changed = False
         if asked:
+            faultpoints.hit("turns.asked")
             unknown = [job_id for job_id in asked if job_id not in said]
             changed = await self._hear(site, run, {job: said[job] for job in asked if job in said})
             await self._settle(site, unknown)
@@ -184,6 +186,7 @@ class Turns:
                     told = f"site {site.name} was not told to stop it, which is tried again: {failed.error.message}"
                     await self._writer.write(record_trouble, [job_id], told)
                 continue
+            faultpoints.hit("turns.cancelled")
             site.unheard.discard(job_id)
             if site.backlog.cancels.pop(job_id, None) is not None:
                 site.backlog.known(job_id)
@@ -204,6 +207,7 @@ class Turns:
                 if job.job_id not in going:
                     site.backlog.doubtful.pop(job.job_id, None)
             if requests:
+                faultpoints.hit("turns.handed")
                 await self._submit(site, run, requests)
                 site.pace.hurry()
 
@@ -232,6 +236,7 @@ class Turns:
                 request.job_id: Observation(JobState.FAILED, reason=error.message, facts={"refused": True})
                 for request in requests
             }
+        faultpoints.hit("turns.submitted")
         ours = {request.job_id: said[request.job_id] for request in requests if request.job_id in said}
         refused = {
             job_id: observed.reason or "without a reason"
@@ -247,6 +252,7 @@ class Turns:
         if refused:
             for job_id in refused:
                 site.backlog.forget(job_id)
+            faultpoints.hit("turns.refused")
             await self._writer.write(record_refused, site.name, refused, self._build, self._placing().choose)
 
     async def _hear(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
@@ -265,6 +271,7 @@ class Turns:
                         brought[job_id] = await self._bringing.printed(site.name, run, job_id)
                     except LwfmError as error:
                         _logger.info("site %s: output of job %s was not brought: %s", site.name, job_id, error)
+            faultpoints.hit("turns.again")
             failed = {job_id: said[job_id] for job_id in heard.again}
             changed |= await self._writer.write(record_failures, site.name, failed, brought, self._outputs)
         return changed
