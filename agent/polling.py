@@ -163,7 +163,7 @@ class PolledSites:
         return self._sites[name]
 
     async def _serve(self, site: PolledSite) -> None:
-        """Look after one site, for as long as it has jobs, and then until it gets some again."""
+        """Look after one site, for as long as it has jobs or is down, and then until it gets some again."""
         while True:
             pause_s = self._pause_s(site)
             if pause_s is None or pause_s > 0:
@@ -175,7 +175,7 @@ class PolledSites:
                 if (self._pause_s(site) or 0) > 0:
                     continue
             site.wake.clear()
-            if not site.backlog:
+            if not (site.backlog or site.health.bad):
                 continue
             try:
                 await self._turns.take(site)
@@ -186,10 +186,10 @@ class PolledSites:
     def _pause_s(self, site: PolledSite) -> Optional[float]:
         """How long there is nothing to do; None: until somebody says so."""
         backlog, now = site.backlog, self._loop.time()
-        if not backlog:
-            return None
         if site.health.bad:
             return site.health.retry_at - now
+        if not backlog:
+            return None
         limits = self._limits(site.name)
         if backlog.room(limits.max_jobs):
             return 0.0
@@ -213,5 +213,6 @@ class PolledSites:
                 _logger.info("the clock has jumped: the sites are asked at once")
                 for site in self._sites.values():
                     site.pace.at_once()
+                    site.heard_at = float("-inf")
                     site.health.try_now()
                     site.wake.set()

@@ -42,13 +42,15 @@ from .writer import Writer
 HAND_OVER_S = 10.0
 """So long jobs are handed over, batch after batch, before the site is asked again."""
 LAST_WORDS_S = 10.0
-"""So long it may take in a turn to bring what attempts have printed that are followed by another."""
+"""So long it may take, for as many as one unit of work has to do with, to bring what attempts printed that others follow."""
 HUNG_S = 60.0
 """A site whose call takes longer is down until it answers."""
 AT_A_TIME = 500
-"""Jobs that one unit of work tells of a site's trouble, or moves to another site."""
+"""Jobs that one unit of work has to do with, so that the event loop comes to everything else in time."""
 TOLD_WAITING = 1000
 """Of the jobs that wait in the agent for a site that is down, so many are told."""
+FRESH_S = 60.0
+"""A site that has not answered for longer is asked whether it does before anything is handed to it."""
 FAILED_CANCELS = 3
 CANCEL_AGAIN_S = 5.0
 _REFUSALS = (ResourcesImpossible, NotSupported, UsageError)
@@ -61,6 +63,7 @@ class PolledSite:
     """One site: its jobs, how it is, when it is asked.
 
     Args:
+        heard_at: when it answered last.
         told: the jobs that know of its trouble. ``unheard``: those that it was told to stop in vain.
     """
 
@@ -70,6 +73,7 @@ class PolledSite:
     health: Health = field(default_factory=Health)
     pace: Pace = field(default_factory=Pace)
     cancel_at: float = float("-inf")
+    heard_at: float = float("-inf")
     told: set[str] = field(default_factory=set)
     unheard: set[str] = field(default_factory=set)
 
@@ -121,8 +125,10 @@ class Turns:
         """Do what there is to do: as far as it is time for that, and the site answers."""
         try:
             run, limits = self._configured(site.name)
-            asking = site.backlog.with_site and self._loop.time() >= site.pace.due_at(limits.poll_s)
-            if asking or site.health.state != UP:
+            now = self._loop.time()
+            asking = site.backlog.with_site and now >= site.pace.due_at(limits.poll_s)
+            fresh = site.health.state == UP and now - site.heard_at < max(FRESH_S, limits.poll_s)
+            if asking or not fresh:
                 await self._ask(site, run, limits.poll_s)
             if site.backlog.cancels and self._loop.time() >= site.cancel_at:
                 await self._cancel(site, run)
@@ -257,9 +263,19 @@ class Turns:
 
     async def _hear(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
         """Record what the site says; whether that was anything new."""
+        changed = False
+        listed = list(said)
+        for start in range(0, len(listed), AT_A_TIME):
+            part = {job_id: said[job_id] for job_id in listed[start : start + AT_A_TIME]}
+            changed |= await self._hear_part(site, run, part)
+        return changed
+
+    async def _hear_part(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
         heard = await self._writer.write(record_observations, site.name, said)
         for job_id in heard.going_on:
             site.backlog.known(job_id)
+        for job_id in heard.over:
+            site.backlog.forget(job_id)
         self._bringing.add(site.name, heard.ended)
         changed = heard.changed
         if heard.again:
@@ -314,7 +330,9 @@ class Turns:
                 busy = self._calls.busy_with(site.name) or ""
                 if busy.startswith(f"{getattr(function, '__name__', '')} ") and not site.health.bad:
                     await self._failed(site, SiteError(f"it does not answer: {busy}"))
-            return call.result()
+            result = call.result()
+            site.heard_at = self._loop.time()
+            return result
         except LwfmError as error:
             raise _DriverError(error) from error
         finally:
