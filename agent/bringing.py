@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Optional
 
+from . import faultpoints
 from .errors import LwfmError, StoreError
 from .files import declared_paths
 from .handover import Build
@@ -104,7 +105,12 @@ class Bringing:
         del self._queues[site]
 
     async def _bring(self, site: str, job_id: str, *, give_up: bool) -> None:
-        run, repo = self._pillar_of(site, "run"), self._pillar_of(site, "repo")
+        try:
+            run, repo = self._pillar_of(site, "run"), self._pillar_of(site, "repo")
+        except LwfmError:
+            if give_up:
+                return  # the mark is still there: an agent that starts tries again
+            raise
         printed: dict[str, bytes] = {}
         if run is not None:
             try:
@@ -113,11 +119,12 @@ class Bringing:
                 if not give_up:
                     raise
         sheets = await self._declared(site, repo, job_id) if repo is not None else []
+        faultpoints.hit("bringing.fetched")
         try:
             await self._writer.write(record_brought, job_id, printed, sheets, self._outputs)
         except StoreError:
             if give_up:
-                return  # the mark is still there: an agent that starts tries again
+                return
             raise
 
     async def _declared(self, site: str, repo: Repo, job_id: str) -> list[Metasheet]:

@@ -186,7 +186,7 @@ def resume(recorder: Recorder, local: Sequence[str]) -> tuple[list[Resumed], dic
     found = transaction.execute(
         "select j.id, coalesce(a.site, j.site) as place, attempt, state, reason, definition"  # noqa: S608
         f" from jobs j left join local_adopted a on a.job_id = j.id where state in {_OPEN} and place not in ({no_place})"
-        " and (origin = ? or a.job_id is not null) order by j.id",
+        " and (origin = ? or a.job_id is not null) and j.id not in (select job_id from local_attached) order by j.id",
         (*local, transaction.origin),
     ).fetchall()
     jobs, cancelled = [], []

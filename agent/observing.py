@@ -27,22 +27,25 @@ class Heard(NamedTuple):
     Args:
         changed: whether anything was recorded. ``going_on``: the jobs that the site has.
         ended: those that have ended with this. ``again``: those that failed, and are to be tried again.
+        over: those that have ended otherwise, or are another's.
     """
 
     changed: bool
     going_on: list[str]
     ended: list[str]
     again: list[str]
+    over: list[str]
 
 
 def record_observations(recorder: Recorder, site: str, said: Mapping[str, Observation]) -> Heard:
     """Record what a site says, apart from failures upon which there is another attempt: see :func:`record_failures`."""
-    heard = Heard(False, [], [], [])
+    heard = Heard(False, [], [], [], [])
     changed = False
     recorder.transaction.find_jobs(list(said))
     for job_id, observed in said.items():
         job = recorder.job_now(job_id)
         if job is None or job.state.terminal or not recorder.is_ours(job) or job.site != site:
+            heard.over.append(job_id)
             continue
         if _of_another_attempt(job, observed):
             continue

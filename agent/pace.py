@@ -69,8 +69,8 @@ class Health:
         """Whether it is known not to take anything now."""
         return self.state in (DOWN, LOGIN)
 
-    def failed(self, error: LwfmError, now: float, time: str) -> bool:
-        """A call has failed; whether that it is so, or why in kind, is new."""
+    def failed(self, error: LwfmError, now: float, time: str, fastest_s: float = 0.0) -> bool:
+        """A call has failed; whether it has become down, or asks for a login, with this. ``fastest_s``: the shortest pause."""
         state = LOGIN if isinstance(error, LoginRequired) else DOWN
         news = state != self.state
         if news:
@@ -80,7 +80,7 @@ class Health:
         pause_s = min(SLOWEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self.failures - 1, 10))
         if state == LOGIN:
             pause_s = LOGIN_RETRY_S
-        self.retry_at = now + pause_s * (0.5 + self.draw() / 2)
+        self.retry_at = now + max(fastest_s, pause_s * (0.5 + self.draw() / 2))
         return news
 
     def succeeded(self) -> bool:

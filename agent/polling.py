@@ -35,6 +35,7 @@ class PolledSites:
     Args:
         turns: makes them. ``calls``: to the drivers. ``limits_of``: what a site is spared; may raise LwfmError.
         bringing: what still has to do with jobs that have ended. ``spawn``: runs a coroutine in the event loop.
+        tick_s: so often the clocks are compared. ``wall``: that of the wall.
     """
 
     def __init__(
@@ -44,12 +45,16 @@ class PolledSites:
         limits_of: Callable[[str], Limits],
         bringing: Bringing,
         spawn: Callable[[Awaitable[None]], Any],
+        tick_s: float = TICK_S,
+        wall: Callable[[], float] = time.time,
     ):
         self._turns = turns
         self._calls = calls
         self._limits_of = limits_of
         self._bringing = bringing
         self._spawn = spawn
+        self._tick_s = tick_s
+        self._wall = wall
         self._loop = asyncio.get_running_loop()
         self._sites: dict[str, PolledSite] = {}
 
@@ -158,7 +163,7 @@ class PolledSites:
         return self._sites[name]
 
     async def _serve(self, site: PolledSite) -> None:
-        """Look after one site, for as long as it has jobs, and then until it gets some again."""
+        """Look after one site, for as long as it has jobs or is down, and then until it gets some again."""
         while True:
             pause_s = self._pause_s(site)
             if pause_s is None or pause_s > 0:
@@ -170,7 +175,7 @@ class PolledSites:
                 if (self._pause_s(site) or 0) > 0:
                     continue
             site.wake.clear()
-            if not site.backlog:
+            if not (site.backlog or site.health.bad):
                 continue
             try:
                 await self._turns.take(site)
@@ -181,10 +186,10 @@ class PolledSites:
     def _pause_s(self, site: PolledSite) -> Optional[float]:
         """How long there is nothing to do; None: until somebody says so."""
         backlog, now = site.backlog, self._loop.time()
-        if not backlog:
-            return None
         if site.health.bad:
             return site.health.retry_at - now
+        if not backlog:
+            return None
         limits = self._limits(site.name)
         if backlog.room(limits.max_jobs):
             return 0.0
@@ -201,12 +206,13 @@ class PolledSites:
 
     async def _watch_clock(self) -> None:
         """After the host has slept, ask at once: much may have happened."""
-        watch = ClockWatch(time.time(), self._loop.time())
+        watch = ClockWatch(self._wall(), self._loop.time())
         while True:
-            await asyncio.sleep(TICK_S)
-            if watch.jumped(time.time(), self._loop.time()):
+            await asyncio.sleep(self._tick_s)
+            if watch.jumped(self._wall(), self._loop.time()):
                 _logger.info("the clock has jumped: the sites are asked at once")
                 for site in self._sites.values():
                     site.pace.at_once()
+                    site.heard_at = float("-inf")
                     site.health.try_now()
                     site.wake.set()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from . import faultpoints
 from .backlog import Backlog, Waiting
 from .bringing import Bringing
 from .candidates import Placing
@@ -41,13 +42,15 @@ from .writer import Writer
 HAND_OVER_S = 10.0
 """So long jobs are handed over, batch after batch, before the site is asked again."""
 LAST_WORDS_S = 10.0
-"""So long it may take in a turn to bring what attempts have printed that are followed by another."""
+"""So long it may take, for as many as one unit of work has to do with, to bring what attempts printed that others follow."""
 HUNG_S = 60.0
 """A site whose call takes longer is down until it answers."""
 AT_A_TIME = 500
-"""Jobs that one unit of work tells of a site's trouble, or moves to another site."""
+"""Jobs that one unit of work has to do with, so that the event loop comes to everything else in time."""
 TOLD_WAITING = 1000
 """Of the jobs that wait in the agent for a site that is down, so many are told."""
+FRESH_S = 60.0
+"""A site that has not answered for longer is asked whether it does before anything is handed to it."""
 FAILED_CANCELS = 3
 CANCEL_AGAIN_S = 5.0
 _REFUSALS = (ResourcesImpossible, NotSupported, UsageError)
@@ -60,6 +63,7 @@ class PolledSite:
     """One site: its jobs, how it is, when it is asked.
 
     Args:
+        heard_at: when it answered last.
         told: the jobs that know of its trouble. ``unheard``: those that it was told to stop in vain.
     """
 
@@ -69,6 +73,7 @@ class PolledSite:
     health: Health = field(default_factory=Health)
     pace: Pace = field(default_factory=Pace)
     cancel_at: float = float("-inf")
+    heard_at: float = float("-inf")
     told: set[str] = field(default_factory=set)
     unheard: set[str] = field(default_factory=set)
 
@@ -120,8 +125,10 @@ class Turns:
         """Do what there is to do: as far as it is time for that, and the site answers."""
         try:
             run, limits = self._configured(site.name)
-            asking = site.backlog.with_site and self._loop.time() >= site.pace.due_at(limits.poll_s)
-            if asking or site.health.state != UP:
+            now = self._loop.time()
+            asking = site.backlog.with_site and now >= site.pace.due_at(limits.poll_s)
+            fresh = site.health.state == UP and now - site.heard_at < max(FRESH_S, limits.poll_s)
+            if asking or not fresh:
                 await self._ask(site, run, limits.poll_s)
             if site.backlog.cancels and self._loop.time() >= site.cancel_at:
                 await self._cancel(site, run)
@@ -149,6 +156,7 @@ class Turns:
             backlog.wait_again(job_id)
         changed = False
         if asked:
+            faultpoints.hit("turns.asked")
             unknown = [job_id for job_id in asked if job_id not in said]
             changed = await self._hear(site, run, {job: said[job] for job in asked if job in said})
             await self._settle(site, unknown)
@@ -186,6 +194,7 @@ class Turns:
                     told = f"site {site.name} was not told to stop it, which is tried again: {failed.error.message}"
                     await self._writer.write(record_trouble, [job_id], told)
                 continue
+            faultpoints.hit("turns.cancelled")
             site.unheard.discard(job_id)
             if site.backlog.cancels.pop(job_id, None) is not None:
                 site.backlog.known(job_id)
@@ -206,6 +215,7 @@ class Turns:
                 if job.job_id not in going:
                     site.backlog.doubtful.pop(job.job_id, None)
             if requests:
+                faultpoints.hit("turns.handed")
                 await self._submit(site, run, requests)
                 site.pace.hurry()
 
@@ -234,6 +244,7 @@ class Turns:
                 request.job_id: Observation(JobState.FAILED, reason=error.message, facts={"refused": True})
                 for request in requests
             }
+        faultpoints.hit("turns.submitted")
         ours = {request.job_id: said[request.job_id] for request in requests if request.job_id in said}
         refused = {
             job_id: observed.reason or "without a reason"
@@ -249,13 +260,24 @@ class Turns:
         if refused:
             for job_id in refused:
                 site.backlog.forget(job_id)
+            faultpoints.hit("turns.refused")
             await self._writer.write(record_refused, site.name, refused, self._build, self._placing().choose)
 
     async def _hear(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
         """Record what the site says; whether that was anything new."""
+        changed = False
+        listed = list(said)
+        for start in range(0, len(listed), AT_A_TIME):
+            part = {job_id: said[job_id] for job_id in listed[start : start + AT_A_TIME]}
+            changed |= await self._hear_part(site, run, part)
+        return changed
+
+    async def _hear_part(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
         heard = await self._writer.write(record_observations, site.name, said)
         for job_id in heard.going_on:
             site.backlog.known(job_id)
+        for job_id in heard.over:
+            site.backlog.forget(job_id)
         self._bringing.add(site.name, heard.ended)
         changed = heard.changed
         if heard.again:
@@ -267,13 +289,18 @@ class Turns:
                         brought[job_id] = await self._bringing.printed(site.name, run, job_id)
                     except LwfmError as error:
                         _logger.info("site %s: output of job %s was not brought: %s", site.name, job_id, error)
+            faultpoints.hit("turns.again")
             failed = {job_id: said[job_id] for job_id in heard.again}
             changed |= await self._writer.write(record_failures, site.name, failed, brought, self._outputs)
         return changed
 
     async def _failed(self, site: PolledSite, error: LwfmError) -> None:
         """A call has failed: the jobs stay as they are, with that reason, told once; those that can go elsewhere do."""
-        if site.health.failed(error, self._loop.time(), utc_now()):
+        try:
+            poll_s = self._limits_of(site.name).poll_s
+        except LwfmError:
+            poll_s = 0.0
+        if site.health.failed(error, self._loop.time(), utc_now(), poll_s):
             _logger.warning("site %s is %s: %s", site.name, site.health.state, error)
             site.told.clear()
         backlog = site.backlog
@@ -305,7 +332,9 @@ class Turns:
                 busy = self._calls.busy_with(site.name) or ""
                 if busy.startswith(f"{getattr(function, '__name__', '')} ") and not site.health.bad:
                     await self._failed(site, SiteError(f"it does not answer: {busy}"))
-            return call.result()
+            result = call.result()
+            site.heard_at = self._loop.time()
+            return result
         except LwfmError as error:
             raise _DriverError(error) from error
         finally:

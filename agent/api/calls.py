@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 from .. import peers
@@ -89,7 +90,8 @@ async def handler_set(instance: Instance, call: Call) -> JSON:
     event, place = body.get("event"), None
     if isinstance(event, dict):
         delivery = JobDefn("true")  # any notification asks for as little
-        (place,) = await instance.place(event.get("site"), [JobDefn.from_json(event.get("defn") or delivery)])
+        defn = JobDefn.from_json(event.get("defn") or delivery)
+        (place,) = await instance.place(event.get("site"), [replace(defn, extra={})])
         body = {**body, "event": {**event, "site": place.site}}
     return await instance.writer.write(instance.service.set_handler, body, place)
 

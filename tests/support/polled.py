@@ -85,6 +85,11 @@ class ScriptedRun(Run):
         self._called("output", job_id)
         return self.printed.get(stream, b"")[offset : offset + limit]
 
+    async def until(self, name: str, times: int) -> None:
+        """Wait until a method has been called so often."""
+        while len(self.said(name)) < times:  # noqa: ASYNC110 - it is called in another thread
+            await asyncio.sleep(0.002)
+
     def said(self, name: str) -> list[Any]:
         """What a method was called with, call by call."""
         return [given for called, given in self.calls if called == name]

@@ -70,18 +70,22 @@ class ShellRun(Run):
                 refused[request.job_id] = said
                 continue
             base = self._directory / f"{request.job_id}.{request.attempt}"
-            try:
-                base.with_name(base.name + ".submitted").touch(exist_ok=False)
-            except FileExistsError:
+            mark = base.with_name(base.name + ".submitted")
+            if mark.exists():
                 continue
             defn = request.defn
             line = defn.command if isinstance(defn.command, str) else shlex.join(defn.command)
-            script = f"( {line} ) > {base}.stdout 2> {base}.stderr; echo $? > {base}.part; mv {base}.part {base}.code"
+            # The process itself says that it is there, or that another is: nothing is lost between its start and that.
+            script = f"set -C; true > {mark} || exit 0; set +C; "
+            script += f"( {line} ) > {base}.stdout 2> {base}.stderr; echo $? > {base}.part; mv {base}.part {base}.code"
             subprocess.Popen(
                 ["/bin/sh", "-c", script],
                 env={**os.environ, **request.environment, **defn.env, **request.variables},
                 start_new_session=True,
+                stderr=subprocess.DEVNULL,
             )
+            while not mark.exists():
+                time.sleep(0.001)
             if (self._directory / "lose-answer").exists():
                 (self._directory / "lose-answer").unlink()
                 raise SiteError("the answer was lost")

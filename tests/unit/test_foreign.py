@@ -276,7 +276,7 @@ class TestNotOurs:
         assert thread.unit(resume, ["local"]) == ([], {})
         assert thread.unit(unplaced, ["local", "slurm"]) == []
         said = {job: Observation(JobState.COMPLETE) for job in (pending, running)}
-        assert not any(thread.unit(record_observations, "slurm", said))
+        assert thread.unit(record_observations, "slurm", said) == (False, [], [], [], [pending, running])
         thread.unit(record_trouble, [pending, running], "the site does not answer")
         assert thread.unit(claim, "w", [(pending, 1)]) == []
         thread.unit(record_started, pending, 1, {"pid": 7, "time": "2025-01-01T00:00:00.000000Z"}, HOST)

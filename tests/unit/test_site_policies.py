@@ -89,6 +89,8 @@ class TestHealth:
             assert (health.bad, health.succeeded()) == (False, False)
             health.failed(SiteError("again"), 10.0, "t")
             assert health.retry_at == 10.0 + share
+            health.failed(SiteError("again"), 10.0, "t", 30.0)
+            assert health.retry_at == 40.0
 
     def test_a_login_is_another_matter(self) -> None:
         health = Health()
@@ -175,8 +177,7 @@ class TestCandidates:
 class TestCalls:
     def test_one_after_the_other_and_other_sites_beside(self) -> None:
         async def test() -> None:
-            calls, go, order = SiteCalls(), threading.Event(), []
-            begun = threading.Event()
+            calls, go, begun, order = SiteCalls(), threading.Event(), threading.Event(), []
 
             def slow() -> str:
                 begun.set()
@@ -190,7 +191,7 @@ class TestCalls:
             first = asyncio.ensure_future(calls.call("a", slow))
             second = asyncio.ensure_future(calls.call("a", quick))
             await calls.call("b", quick)
-            await asyncio.to_thread(begun.wait, 20)
+            assert await asyncio.to_thread(begun.wait, 20)
             assert (order, first.done(), second.done()) == (["quick"], False, False)
             assert (calls.busy_with("a") or "").startswith("slow has taken")
             with pytest.raises(SiteError, match="site 'a' is busy: its slow has taken 0 s") as raised:

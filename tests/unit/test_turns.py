@@ -12,6 +12,7 @@ import pytest
 from lwfm.errors import InvalidRecord, LoginRequired, NotFound, ResourcesImpossible, SiteError
 from lwfm.limits import Limits
 from lwfm.models import Resources
+from lwfm.polling import PolledSites
 from lwfm.sites.base import Observation, Repo, StoredData
 from lwfm.states import JobState
 
@@ -126,6 +127,17 @@ class TestOneSite:
             a.answers[job] = COMPLETE
             await sites.turn()
             assert (await sites.job(job))["state"] == "COMPLETE"
+
+    @script
+    async def test_what_has_ended_otherwise_is_asked_for_no_more(self, thread: Thread) -> None:
+        a = ScriptedRun(on_submit=RUNNING)
+        async with rig(thread, a=a) as sites:
+            job = await sites.submit()
+            await sites.turn()
+            await sites.writer.write(lambda r: r.record_status(r.job_now(job), JobState.FAILED, reason="by hand"))
+            sites.site("a").backlog.known(job)  # as when the site's answer was on its way
+            await sites.turn()
+            assert len(sites.site("a").backlog) == 0
 
     @script
     async def test_a_partial_answer_leaves_the_rest_in_doubt(self, thread: Thread) -> None:
@@ -580,6 +592,72 @@ async def test_after_a_sleep_what_was_missed_fires_once(thread: Thread) -> None:
         await sites.turn()
     assert thread.handler(handler["handler_id"])["fired"] == 1
     assert thread.state(handler["job_ids"][0]) == "PENDING"
+
+
+@script
+async def test_a_site_heals_without_any_job(thread: Thread) -> None:
+    """Else who names several sites would pass it by for ever."""
+    a, b = ScriptedRun(fail={"status": [SiteError("no route")] * 2}), ScriptedRun()
+    async with rig(thread, a=a, b=b) as sites:
+        tasks: list[asyncio.Future[None]] = []
+        spawn = lambda work: tasks.append(asyncio.ensure_future(work))  # noqa: E731
+        polled = PolledSites(sites.turns, sites.calls, sites.limit, sites.bringing, spawn)
+        job = await sites.submit("a,b")
+        site = sites.sites["a"] = polled._site("a")
+        site.health.draw = lambda: 0.0
+        polled.submit("a", [item.request for item in sites.effects[-1].requests])
+        await asyncio.wait_for(a.until("status", 1), 20)
+        polled.try_now("a")
+        await asyncio.wait_for(a.until("status", 3), 20)
+        assert (await sites.job(job))["site"] == "b"
+        assert (len(polled), a.said("submit")) == (0, [])
+        while polled.is_down("a"):  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        for task in tasks:
+            task.cancel()
+
+
+@script
+async def test_one_not_heard_of_for_long_is_asked_first(thread: Thread) -> None:
+    a, b = ScriptedRun(), ScriptedRun()
+    async with rig(thread, a=a, b=b) as sites:
+        await sites.submit("a")
+        await sites.turn("a")
+        a.answers.clear()
+        sites.site("a").backlog.there.clear()
+        sites.site("a").heard_at -= 61
+        a.fail["status"] = [SiteError("no route")]
+        job = await sites.submit("a,b")
+        await sites.turn("a")
+        assert ((await sites.job(job))["site"], len(a.said("submit"))) == ("b", 1)
+
+
+@script
+async def test_after_a_sleep_the_site_is_asked_at_once(thread: Thread) -> None:
+    """Our clock may have stood still meanwhile, and the next question be far."""
+    a = ScriptedRun(on_submit=RUNNING)
+    async with rig(thread, {"a": Limits(poll_s=10_000.0)}, a=a) as sites:
+        tasks: list[asyncio.Future[None]] = []
+        clock = [1000.0]
+        polled = PolledSites(
+            sites.turns, sites.calls, sites.limit, sites.bringing,
+            lambda work: tasks.append(asyncio.ensure_future(work)), tick_s=0.001, wall=lambda: clock[0],
+        )  # fmt: skip
+        job = await sites.submit()
+        sites.sites["a"] = polled._site("a")
+        polled.submit("a", [item.request for item in sites.effects[-1].requests])
+        await asyncio.wait_for(a.until("submit", 1), 20)
+        other = await sites.submit()  # that something is to be done is no reason to ask sooner
+        polled.submit("a", [item.request for item in sites.effects[-1].requests])
+        await asyncio.wait_for(a.until("submit", 2), 20)
+        a.answers[job] = a.answers[other] = COMPLETE
+        assert a.said("status") == [[]]
+        clock[0] += 3600.0
+        await asyncio.wait_for(a.until("status", 2), 20)
+        await asyncio.wait_for(a.until("output", 2), 20)
+        assert (await sites.job(job))["state"] == "COMPLETE"
+        for task in tasks:
+            task.cancel()
 
 
 def _statuses(connection: Any, job_id: str) -> Any:
