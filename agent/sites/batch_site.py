@@ -30,6 +30,7 @@ from .batch_script import ExitRecord, job_script, submitted_script
 from .batch_verdict import of_ended, of_gone, of_listed, of_record, with_hint
 from .commands import BatchCommands
 from .local import LocalAuth, LocalRepo, scheduler_resources
+from .sge import GridEngine
 from .slurm import Slurm
 
 LARGEST_ARRAY = 1000
@@ -93,6 +94,12 @@ class SlurmSite(BatchSite):
     """Slurm."""
 
     scheduler = Slurm()
+
+
+class GridEngineSite(BatchSite):
+    """Grid Engine."""
+
+    scheduler = GridEngine()
 
 
 class BatchRun(Run):
@@ -382,10 +389,10 @@ class BatchRun(Run):
             entry.missing_since = now
         waited = now - entry.missing_since >= self._grace_s
         name = self._scheduler.name
+        cancelled = self._ledger.is_cancelled(entry.job_id, entry.attempt)
         if job is not None:
-            told = of_ended(job, native, name, record, waited=waited)
+            told = of_ended(job, native, name, record, waited=waited, cancelled=cancelled)
         else:
-            cancelled = self._ledger.is_cancelled(entry.job_id, entry.attempt)
             # What has not begun does not begin any more: Slurm keeps nothing of an element that was cancelled while it waited.
             waited = waited or (cancelled and self._ledger.claim(entry.job_id, entry.attempt) is None)
             place = str(self._ledger.jobs_directory)

@@ -15,7 +15,7 @@ import pytest
 from lwfm.errors import InvalidRecord, ResourcesImpossible, SiteError
 from lwfm.models import JobDefn
 from lwfm.sites import batch_site
-from lwfm.sites.base import JobRequest, SiteContext
+from lwfm.sites.base import JobRequest, Observation, SiteContext
 from lwfm.sites.batch_site import SlurmSite
 from lwfm.states import JobState
 
@@ -245,8 +245,8 @@ def test_of_two_submissions_of_a_job_one_runs(
     assert (home / "ran").read_text().split() == [said.native_id]
 
 
-def _nothing() -> batch_site.Observation:
-    return batch_site.Observation(JobState.PENDING)
+def _nothing() -> Observation:
+    return Observation(JobState.PENDING)
 
 
 # ---------------------------------------------------------------------------------------------- no answers, false ones
