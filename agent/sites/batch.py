@@ -23,8 +23,8 @@ FREE, MIXED, BUSY, RESERVED, DRAINING, DOWN, OFF = "free", "mixed", "busy", "res
 """The states of a node, beside ``unknown``. ``mixed``: partly in use; ``reserved``: kept for others; ``off``: to save power, or
 not there yet."""
 
-SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
-"""The outcomes of a batch job that has ended."""
+SUCCEEDED, FAILED, CANCELLED, KILLED = "succeeded", "failed", "cancelled", "killed"
+"""The outcomes of a batch job that has ended. ``killed``: from outside, and the scheduler does not tell who wanted it."""
 
 UP, CLOSED = "up", "closed"
 """The states of a partition, beside ``unknown``. ``closed``: it takes no jobs, or starts none."""
@@ -106,7 +106,7 @@ class BatchJob:
         nodes: how many. ``hosts``: their names, once it has them.
         ends_at: seconds since the epoch; None: not told, or never. ``started_at``: the same of one that has begun.
         mark: what it was submitted with (:attr:`BatchRequest.mark`), where the scheduler tells that.
-        outcome: of one that has ended, one of ``succeeded``, ``failed``, ``cancelled``; None: the scheduler's word does not tell.
+        outcome: of one that has ended, one of ``succeeded`` … ``killed``; None: the scheduler's word does not tell.
         told: what the scheduler's word means, for a person, where that is more than its outcome.
         exit_code: of its script, where the scheduler tells that.
     """
@@ -257,6 +257,10 @@ class Scheduler(ABC):
     @abstractmethod
     def is_doubtful(self, complaint: str) -> bool:
         """Whether a submission that failed with this last line may have been taken all the same."""
+
+    def is_unknown_job(self, complaint: str) -> bool:
+        """Whether ending jobs failed with this last line because there are none of these."""
+        return False
 
     @abstractmethod
     def cancel(self, job_ids: Sequence[str]) -> Command:

@@ -24,12 +24,13 @@ from ..models import JobDefn, Resources
 from ..paths import user_name
 from ..states import JobState
 from .base import JobRequest, Observation, Resource, Run, SiteContext, SiteDriver, Spin
-from .batch import ENDING, UNKNOWN, BatchJob, BatchRequest, Partition, Scheduler, job_request
+from .batch import ENDING, SUCCEEDED, UNKNOWN, BatchJob, BatchRequest, Partition, Scheduler, job_request
 from .batch_ledger import Entry, Ledger, Submission
-from .batch_script import ExitRecord, job_script, submitted_script
+from .batch_script import STANDS_DOWN, ExitRecord, job_script, submitted_script
 from .batch_verdict import of_ended, of_gone, of_listed, of_record, with_hint
 from .commands import BatchCommands
 from .local import LocalAuth, LocalRepo, scheduler_resources
+from .sge import GridEngine
 from .slurm import Slurm
 
 LARGEST_ARRAY = 1000
@@ -93,6 +94,12 @@ class SlurmSite(BatchSite):
     """Slurm."""
 
     scheduler = Slurm()
+
+
+class GridEngineSite(BatchSite):
+    """Grid Engine."""
+
+    scheduler = GridEngine()
 
 
 class BatchRun(Run):
@@ -382,12 +389,13 @@ class BatchRun(Run):
             entry.missing_since = now
         waited = now - entry.missing_since >= self._grace_s
         name = self._scheduler.name
+        cancelled = self._ledger.is_cancelled(entry.job_id, entry.attempt)
+        if cancelled and record is None and self._has_stood_down(entry, job, waited=waited):
+            word = "gone" if job is None else job.native_state
+            return self._end(entry, Observation(JobState.CANCELLED, word, native, "cancelled before it began"))
         if job is not None:
-            told = of_ended(job, native, name, record, waited=waited)
+            told = of_ended(job, native, name, record, waited=waited, cancelled=cancelled)
         else:
-            cancelled = self._ledger.is_cancelled(entry.job_id, entry.attempt)
-            # What has not begun does not begin any more: Slurm keeps nothing of an element that was cancelled while it waited.
-            waited = waited or (cancelled and self._ledger.claim(entry.job_id, entry.attempt) is None)
             place = str(self._ledger.jobs_directory)
             told = of_gone(native, name, record, place, cancelled=cancelled, waited=waited)
         if told is None or not told.state.terminal:
@@ -395,6 +403,15 @@ class BatchRun(Run):
         if record is None and told.state is JobState.FAILED:
             told = with_hint(told, self._ledger.last_words(entry.submission))
         return self._end(entry, told)
+
+    def _has_stood_down(self, entry: Entry, job: Optional[BatchJob], *, waited: bool) -> bool:
+        """Whether a job that was to be cancelled never began; it does not begin any more.
+
+        Slurm keeps nothing of an element that was cancelled while it waited.
+        """
+        if self._ledger.claim(entry.job_id, entry.attempt) is not None:
+            return False
+        return job is None or job.exit_code == STANDS_DOWN or (waited and job.outcome != SUCCEEDED)
 
     def _end(self, entry: Entry, told: Observation, *, by_record: bool = False) -> Observation:
         """A job has ended."""

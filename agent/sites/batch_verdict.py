@@ -19,7 +19,7 @@ from .. import hostlist
 from ..clock import utc_text
 from ..states import JobState
 from .base import Observation
-from .batch import CANCELLED, ENDED, FAILED, PENDING, RUNNING, SUCCEEDED, BatchJob
+from .batch import CANCELLED, ENDED, FAILED, KILLED, PENDING, RUNNING, SUCCEEDED, BatchJob
 from .batch_script import ExitRecord
 
 _FROM_SIGNALS = 128
@@ -54,18 +54,25 @@ def of_listed(job: BatchJob, native_id: str, scheduler: str) -> Optional[Observa
 
 
 def of_ended(
-    job: BatchJob, native_id: str, scheduler: str, record: Optional[ExitRecord], *, waited: bool
+    job: BatchJob,
+    native_id: str,
+    scheduler: str,
+    record: Optional[ExitRecord],
+    *,
+    waited: bool,
+    cancelled: bool = False,
 ) -> Optional[Observation]:
     """What became of a job that the scheduler says has ended; None: its exit record may still come.
 
     Args:
         job: as the scheduler has it. ``native_id``: its id. ``scheduler``: who says so.
         record: the exit record, if there is one. ``waited``: whether there was time enough for one to be seen here.
+        cancelled: whether its end was asked for.
     """
     facts: Mapping[str, Any] = {} if record is None else facts_of(record)
     told = f"{scheduler} says {job.native_state}"
     reason = f"{told}: the job {job.told}" if job.told else f"{told}: {job.reason}" if job.reason else told
-    if job.outcome == CANCELLED:
+    if job.outcome == CANCELLED or (job.outcome == KILLED and cancelled):
         return Observation(JobState.CANCELLED, job.native_state, native_id, reason, facts)
     if job.outcome is None:
         return Observation(JobState.UNKNOWN, job.native_state, native_id, f"{told}, which does not tell how", facts)
@@ -76,7 +83,7 @@ def of_ended(
         return None
     if job.exit_code is not None:
         facts = {**facts, "exit_code": job.exit_code}
-    if job.outcome == FAILED:
+    if job.outcome in (FAILED, KILLED):
         if record is None and own_word:
             reason += "; its script has left no exit record"
         return Observation(JobState.FAILED, job.native_state, native_id, reason, facts)

@@ -124,7 +124,11 @@ class BatchCommands:
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """End jobs; harmless when they have ended."""
-        self._told(self.scheduler.cancel(job_ids))
+        try:
+            self._told(self.scheduler.cancel(job_ids))
+        except SiteError as error:
+            if not self.scheduler.is_unknown_job(error.message):
+                raise
 
     def _told(self, command: Command, timeout_s: Optional[float] = None, *, outside: bool = False) -> str:
         """What a command says on its standard output; ``outside``: what it starts is not to be of the job that we are in."""
@@ -165,7 +169,8 @@ def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s:
             raise
     if process.returncode:
         how = f"exit code {process.returncode}" if process.returncode > 0 else f"ended by signal {-process.returncode}"
-        said = err.decode("utf-8", "replace").strip().splitlines() or [how]
+        told = (err.strip() or out.strip()).decode("utf-8", "replace")
+        said = [line for line in told.splitlines() if line.strip() not in ("", "Exiting.")] or [how]
         killed = process.returncode < 0 or process.returncode > 128
         raise SiteError(f"{argv[0]}: {_without_name(said[-1], argv[0])}", transient=killed)
     return out.decode("utf-8", "replace")

@@ -303,7 +303,7 @@ class SiteContract:
         for _ in range(2):
             site.run.cancel(job_id, 1, "no longer wanted")
         seen = site.until(job_id)
-        assert seen.state is JobState.CANCELLED
+        assert seen.state is JobState.CANCELLED, seen
         site.run.cancel(job_id, 1, "again")
         assert site.until(job_id).state is JobState.CANCELLED
 
