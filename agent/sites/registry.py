@@ -21,6 +21,8 @@ from .loading import IN_AGENT, load
 from .process import ProcessSite, log_of
 from .sandbox import Venv
 
+CLOSE_LIMIT_S = 15.0
+"""How long drivers may take to close when the agent leaves."""
 _logger = logging.getLogger(__name__)
 
 
