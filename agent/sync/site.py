@@ -1,4 +1,4 @@
-"""The site ``ssh``: another instance, through a line to it. See ``docs/decisions/0008-sites.md``.
+"""The site ``ssh``: another instance, through a line to it. See ``docs/decisions/0010-jobs-of-other-instances.md``.
 
 A job that is handed over keeps its id: the other instance adopts it, runs it at one of its own sites and records what becomes of
 it, and this instance takes those records over like any others (:mod:`.exchange`), in one question for all jobs. So nothing is lost
