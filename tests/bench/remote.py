@@ -2,8 +2,8 @@
 
     ./lwfm.sh bench remote
 
-Prints submissions a second through ssh, the time from a job's end there to the start of what waits for it here, and the processor time
-that the agent takes while many jobs are there. Ends with 1 when a target is missed; run it again when it surprises.
+Prints submissions a second through ssh, the time from a job's end there to the start of what waits for it here, and the processor
+time that the agent takes while many jobs are there. Ends with 1 when a target is missed; run it again when it surprises.
 """
 
 from __future__ import annotations
