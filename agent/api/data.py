@@ -61,6 +61,8 @@ async def fetch(instance: Instance, call: Call) -> JSON:
         raise InvalidRecord(f"data {sheet['data_id']} is an event without a file")
     fetched = await _fetched(instance, sheet, path)
     fetched = replace(fetched, url=file_url(instance.host, fetched.path), host=instance.host)
+    if body.get("record") is False:
+        return {"data_id": sheet["data_id"], "path": fetched.path, "sha256": fetched.sha256}
     record = _sheet("get", "local", fetched, sheet.get("properties") or {}, sheet["url"])
     return await _record(instance, record, body)
 
@@ -77,7 +79,11 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
     if copy is None:
         try:
             if foreign and not await _is_beside(instance, sheet):
-                raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
+                leading = await instance.writer.read(origins.site_of, sheet["origin"])
+                if leading not in instance.sites().names():
+                    raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
+                get = (await instance.pillar(leading, "repo")).get
+                return cast(StoredData, await instance.call_site(leading, get, stored, _named(sheet, path)))
             kept = instance.home.contents in Path(stored.path).parents
             return cast(StoredData, await instance.call_site(site, get, stored, _named(sheet, path) if kept else path))
         except (NotFound, SiteError):

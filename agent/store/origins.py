@@ -172,3 +172,11 @@ def _short_host(row: Sequence[str]) -> str:
 def _user_at_host(row: Sequence[str]) -> str:
     _, host, user = row
     return f"{user}@{host}" if user else host
+
+
+def site_of(connection: sqlite3.Connection, origin: str) -> Optional[str]:
+    """The site by which jobs of this store were handed to another instance; None where none was."""
+    found = connection.execute(
+        "select site from jobs where site <> 'local' and runner = ? order by id desc limit 1", (origin,)
+    ).fetchone()
+    return None if found is None else str(found[0]).partition("/")[0]

@@ -8,6 +8,7 @@ when either side sleeps or the line breaks, and whatever else happens there to t
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -248,16 +249,52 @@ class SshRun(Run):
         answer = self._client.post("/v1/jobs/hand-over", body, repeatable=True)
         withheld, workflows = set(answer["withheld"]), answer["workflows"]
         going = [request for request in requests if request.job_id not in withheld]
-        api, said = RemoteApi(line), {}
-        asked = {"origin": origin, "jobs": [self._asked(request, workflows) for request in going]}
-        for told in api.post("/v1/jobs/adopt", asked)["jobs"] if going else ():
+        api = RemoteApi(line)
+        said: dict[str, Observation] = {}
+        jobs = []
+        for request in going:
+            try:
+                variables = self._taken_along(line, there, origin, request)
+            except LwfmError as error:
+                if error.transient:
+                    raise
+                why = f"what triggered it cannot be taken along: {error.message}"
+                said[request.job_id] = Observation(JobState.FAILED, reason=why, facts={"refused": True})
+                continue
+            jobs.append(self._asked(request, workflows, variables))
+        asked = {"origin": origin, "jobs": jobs}
+        for told in api.post("/v1/jobs/adopt", asked)["jobs"] if jobs else ():
             refused = told.get("refused")
             state = JobState.FAILED if refused else JobState.PENDING
             reason = f"the instance on {there.host} did not take it: {refused}" if refused else None
             said[str(told["job_id"])] = Observation(state, reason=reason, facts={"refused": True} if refused else {})
         return said
 
-    def _asked(self, request: JobRequest, workflows: Mapping[str, str]) -> JSON:
+    def _taken_along(self, line: Line, there: There, origin: str, request: JobRequest) -> dict[str, str]:
+        """What the job is told of what triggered it; a file that did so is copied there, for the job to find.
+
+        Raises:
+            LwfmError: it is not here, and cannot be brought.
+        """
+        variables = {name: value for name, value in request.variables.items() if name.startswith("LWFM_TRIGGER_")}
+        path, data = variables.get("LWFM_TRIGGER_PATH"), variables.get("LWFM_TRIGGER_DATA")
+        if path is None or data is None:
+            return variables
+        sheet = self._client.get(path_of("data", data))
+        if sheet["origin"] == there.origin or sheet.get("sha256") is None:
+            return variables  # it lies there; or it is a directory, or only told of
+        place = f"triggers/{data}/{Path(path).name}"
+        with tempfile.TemporaryDirectory(prefix="lwfm-trigger-") as directory:
+            source = Path(path)
+            if sheet["origin"] != origin or not source.is_file():
+                source = Path(directory) / Path(path).name
+                body = {"data": data, "path": str(source), "record": False}
+                self._client.post("/v1/data/fetch", body, repeatable=True)
+            offer = files.Offer(sheet["sha256"], source.stat().st_size, source.name, place)
+            variables["LWFM_TRIGGER_PATH"] = files.send(line, offer, source)
+        return variables
+
+    def _asked(self, request: JobRequest, workflows: Mapping[str, str], variables: Mapping[str, str]) -> JSON:
         """A job as the other instance is asked to run it: the submitter's own directory and environment are not taken along."""
         definition = request.defn.to_json()
         if definition.get("cwd") == request.submitted_from:
@@ -266,7 +303,6 @@ class SshRun(Run):
             definition.setdefault("cwd", self._directory)
         for key in ("job_id", "site", "sites", "occurrence"):
             definition.pop(key, None)
-        variables = {name: value for name, value in request.variables.items() if name.startswith("LWFM_TRIGGER_")}
         workflow = request.variables.get("LWFM_WORKFLOW_ID")
         asked = {
             "job_id": request.job_id, "site": request.site or self._site, "definition": definition, "variables": variables,

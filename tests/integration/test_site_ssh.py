@@ -303,6 +303,32 @@ def test_a_host_without_lwfm_is_told_as_that(network: Network) -> None:
     assert near.wait(job)["state"] == "CANCELLED"
 
 
+def test_data_that_trigger_a_job_are_where_it_runs(network: Network, tmp_path: Path) -> None:
+    """Put here, there, or at a third host: the job is told of a path where it finds them, and can get them by their id."""
+    near, far, third = (network.place(name) for name in ("near", "far", "third"))
+    near.configure(
+        SITE.format(host="far", config=network.config, script=network.script, home=far.home.root)
+        + SITE.replace("[cluster]", "[other]").format(
+            host="third", config=network.config, script=network.script, home=third.home.root
+        )
+    )
+    (here := tmp_path / "here.csv").write_text("from here")
+    show = 'echo "$LWFM_TRIGGER_PATH"; cat "$LWFM_TRIGGER_PATH"'
+    (taken,) = near.on("data", {"match": {"kind": "here"}, "site": "cluster"}, show)["job_ids"]
+    near.client.post("/v1/data", {"path": str(here), "properties": {"kind": "here"}})
+    assert near.wait(taken)["state"] == "COMPLETE", near.job(taken)
+    path, content = near.output(taken).decode().splitlines()
+    assert content == "from here"
+    assert far.home.repository in Path(path).parents
+
+    there = tmp_path / "there.csv"
+    get = f'lwfm get "$LWFM_TRIGGER_DATA" {tmp_path}/got && cat {tmp_path}/got'
+    (got,) = near.on("data", {"match": {"kind": "there"}}, get)["job_ids"]
+    near.submit(f"echo from third > {there}; lwfm put {there} --meta kind=there", site="other")
+    assert near.wait(got)["state"] == "COMPLETE", near.output(got, "stderr")
+    assert near.output(got).decode().splitlines()[-1] == "from third"
+
+
 def test_its_driver_goes_with_the_agent(places: tuple[Place, Place]) -> None:
     near, _ = places
     near.wait(near.submit("true", site="cluster"))
