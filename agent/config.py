@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from . import hostlist
 from .errors import ConfigError, InvalidRecord
+from .limits import KEYS, NO_LIMITS, Limits, limits_of
 
 PILLARS = ("auth", "run", "repo", "spin")
 """What a site may offer."""
@@ -47,6 +48,7 @@ class SiteConfig:
         options: the other keys of the section.
         process: whether the driver is to run in a process of its own. ``venv``: in which virtual environment, which needs one.
         pillars: by name, the drivers of single pillars.
+        limits: those of them that say how much is asked of it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class SiteConfig:
     process: bool = False
     venv: Optional[VenvConfig] = None
     pillars: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = NO_LIMITS
 
     def driver_of(self, pillar: str) -> Optional[str]:
         """What drives one pillar; None: the site does not have it."""
@@ -147,7 +150,13 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         if not isinstance(process, bool):
             raise ConfigError(f"{path}: process of [{name}] must be true or false, not {process!r}")
         venv = _venv_option(options, f"{path}: [{name}]")
-        sites[name] = SiteConfig(name, driver, options, process, venv, pillars)
+        if driver in (LOCAL_SITE, ALLOCATION_SITE):
+            for key in (key for key in KEYS if key in options):
+                raise ConfigError(
+                    f"{path}: {key} of [{name}] has no meaning: its jobs go to the agent's own nodes",
+                    hint="it is for sites that are asked how their jobs are",
+                )
+        sites[name] = SiteConfig(name, driver, options, process, venv, pillars, limits_of(name, options))
     return sites
 
 

@@ -43,9 +43,9 @@ class Earlier:
             return connection.execute(query.replace("(?)", f"({marks})") + " order by id", (*runs, *more)).fetchall()
 
         for job_id, site, definition in made(_JOBS, since):
-            self._note(("job", site, json.loads(definition)), job_id)
+            self._note(_job_key(site, json.loads(definition)), job_id)
         for handler_id, kind, event in made(_HANDLERS, since):
-            self._note(("handler", kind, json.loads(event)), handler_id)
+            self._note(_handler_key(kind, json.loads(event)), handler_id)
         for data_id, op, path, sha256, properties in made(_DATA):
             self._note(("data", op, path, sha256, json.loads(properties)), data_id)
         for workflow_id, name in made(_WORKFLOWS):
@@ -53,11 +53,11 @@ class Earlier:
 
     def job(self, site: str, definition: Mapping[str, Any], occurrence: int) -> Optional[str]:
         """The job that a submission stands for: the ``occurrence``-th (from 0) with this definition, as it is recorded."""
-        return self._find(("job", site, definition), occurrence)
+        return self._find(_job_key(site, definition), occurrence)
 
     def handler(self, kind: str, event: Mapping[str, Any], occurrence: int) -> Optional[str]:
         """Likewise the handler of an event."""
-        return self._find(("handler", kind, event), occurrence)
+        return self._find(_handler_key(kind, event), occurrence)
 
     def data(self, sheet: JSON, occurrence: int) -> Optional[str]:
         """Likewise a piece of data, given as its metasheet."""
@@ -74,6 +74,16 @@ class Earlier:
     def _find(self, key: Any, occurrence: int) -> Optional[str]:
         made = self._made.get(digest(key), ())
         return made[occurrence] if occurrence < len(made) else None
+
+
+def _job_key(site: str, definition: Mapping[str, Any]) -> Any:
+    """Of a job that may go to several sites it does not matter to which of them it went."""
+    return ("job", "" if "sites" in definition else site, definition)
+
+
+def _handler_key(kind: str, event: Mapping[str, Any]) -> Any:
+    several = "sites" in (event.get("defn") or {})
+    return ("handler", kind, {key: value for key, value in event.items() if not (several and key == "site")})
 
 
 def digest(value: Any) -> str:

@@ -75,7 +75,7 @@ def record_ended(
     for sheet in sheets:
         recorder.record_data({**sheet.to_json(), "job_id": job_id, "workflow_id": job.workflow_id})
     if state is JobState.FAILED and attempt <= job.retries and job.state is not JobState.FINISHING:
-        _record_retry(recorder, job, reason, facts)
+        record_retry(recorder, job, reason, facts)
         return
     if message.get("cause") == "lost":
         recorder.record_status(job, JobState.UNKNOWN, reason=reason)
@@ -88,7 +88,7 @@ def record_lost(recorder: Recorder, job_id: str, attempt: int, reason: str, host
     record_ended(recorder, job_id, attempt, {"cause": "lost", "reason": reason, "time": utc_now()}, host, outputs, [])
 
 
-def _record_retry(recorder: Recorder, job: JobNow, reason: Optional[str], facts: JSON) -> None:
+def record_retry(recorder: Recorder, job: JobNow, reason: Optional[str], facts: JSON) -> None:
     """The attempt's end and the next one's beginning are one record: at no moment has the job ended."""
     faultpoints.hit("execution.retry")
     recorder.record_status(

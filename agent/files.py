@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -53,18 +54,12 @@ class FileRecorder:
     def declared(self, defn: JobDefn, job_id: str) -> list[Metasheet]:
         """The inputs and outputs that a definition declares, as far as they are there now."""
         sheets = []
-        for op, names in (("get", defn.inputs), ("put", defn.outputs)):
-            for name in names:
-                pattern = os.path.join(defn.cwd or "/", name)
-                paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
-                for path in paths:
-                    try:
-                        sheet = self.describe(Path(path), op)
-                    except OSError:
-                        continue
-                    sheets.append(
-                        Metasheet.from_json({**sheet.to_json(), "properties": {"declared": True}, "job_id": job_id})
-                    )
+        for op, path in declared_paths(defn):
+            try:
+                sheet = self.describe(Path(path), op)
+            except OSError:
+                continue
+            sheets.append(Metasheet.from_json({**sheet.to_json(), "properties": {"declared": True}, "job_id": job_id}))
         return sheets
 
     def checksum(self, path: str) -> str:
@@ -80,6 +75,15 @@ class FileRecorder:
                 self._checksums.clear()
             self._checksums[path] = (seen, digest)
         return digest
+
+
+def declared_paths(defn: JobDefn) -> Iterator[tuple[str, str]]:
+    """``get`` or ``put``, and the path, of each input and output that a definition declares and this host sees now."""
+    for op, names in (("get", defn.inputs), ("put", defn.outputs)):
+        for name in names:
+            pattern = os.path.join(defn.cwd or "/", name)
+            for path in [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)):
+                yield op, path
 
 
 def checksum(path: Path) -> str:

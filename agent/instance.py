@@ -11,26 +11,29 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional, cast
 
-from . import __version__, faultpoints, hostlist, presence, recovery
+from . import __version__, faultpoints, handover, hostlist, presence, recovery
 from .allocated import CHANNELS, AllocatedWorkers
 from .allocations import CreatedAllocations
 from .attached import AttachedJobs
 from .attached import release as release_attached
+from .bringing import Bringing
+from .candidates import Placement, Placing, Standing, candidates_of
 from .capacity import shape_of
 from .clock import utc_text
 from .config import LOCAL_SITE, SiteConfig, choice_option, labels_option, read_sites, seconds_option, signature
 from .deadline import DEFAULT_NOTICE_S, Deadline
 from .dispatcher import Dispatcher, Flight
-from .errors import LwfmError
+from .errors import ConfigError, LwfmError
 from .events import Rules
 from .files import FileRecorder
 from .former import settle_former
 from .heartbeat import DEFAULT_LOST_S, Heartbeat
 from .launching import find_allocation
+from .limits import without_limits
 from .local_worker import LocalWorker
 from .models import JobDefn
 from .node import Node
@@ -38,18 +41,20 @@ from .nodes import AgentAllocations, AgentNodes
 from .notify import delivery
 from .outputs import OutputStore
 from .paths import CACHE_VARIABLE, Home, user_name
-from .polling import PolledSites, active_of
+from .polling import PolledSites
 from .recorder import Effects, Recorder
 from .repeating import RepeatedSyncs
 from .requests import RequestBuilder, SiteRequest
 from .sealing import Vault
 from .service import Service
+from .sitecalls import SiteCalls
 from .sites.base import JobRequest, Run, SiteContext
 from .sites.process import ProcessRun
 from .sites.registry import Registry, called
 from .states import JobState
 from .store import Connection, Store
 from .store.origins import JobsElsewhere
+from .turns import Turns
 from .watch import Watch
 from .wire import PROTOCOL
 from .workers import WorkerServer
@@ -60,6 +65,8 @@ TAKEN_UP = 1000
 """At the start, waiting jobs are taken up in portions of so many."""
 MARK_S = 60.0
 """So often it is noted beside the store how far it has come."""
+LEAVE_S = 3.0
+"""So long the agent waits, when it leaves, for what drivers are at."""
 MEET_S = 3.0
 """A worker dials at least once a second."""
 THREADS = 64
@@ -143,7 +150,27 @@ class Instance:
             seconds_option(local_options, "node_lost_s", DEFAULT_LOST_S),
         )
         self.attached = AttachedJobs(self.writer, self.spawn)
-        self.polled = PolledSites(self.writer, lambda name: cast(Run, self.registry.pillar(name, "run")), self.spawn)
+        self.calls = SiteCalls()
+        self.bringing = Bringing(
+            self.writer,
+            self.outputs,
+            self.calls,
+            self.registry.offered,
+            lambda name: self.polled.is_down(name),
+            self.builder.build,
+            self.spawn,
+        )
+        turns = Turns(
+            self.writer,
+            self.calls,
+            self._run_of,
+            self.registry.limits,
+            self.builder.build,
+            self.placing,
+            self.bringing,
+            self.outputs,
+        )
+        self.polled = PolledSites(turns, self.calls, self.registry.limits, self.bringing, self.spawn)
         self.open_requests = 0
         self.last_request = time.monotonic()
         self._marked_at = time.monotonic()
@@ -159,7 +186,10 @@ class Instance:
             part = dict.fromkeys(waiting[begin : begin + TAKEN_UP])
             self._submit_all(await self.writer.read(self.builder.build, part))
         self.dispatcher.restore(await self.writer.read(self._gangs))
-        await self._resume_polled([name for name in self.registry.names() if name not in local])
+        open_jobs, to_bring = await self.writer.write(handover.resume, local)
+        self.polled.resume(open_jobs)
+        for name, job_ids in to_bring.items():
+            self.bringing.add(name, job_ids)
         await self.writer.write(self._tidy_vault)
         await self.attached.restore()
         await self._join_allocation()
@@ -227,16 +257,6 @@ class Instance:
         """The nodes whose workers are being started, or will be when a scheduler gives us them."""
         return [*(self.allocated.coming() if self.allocated is not None else ()), *self.created.coming()]
 
-    async def _resume_polled(self, names: list[str]) -> None:
-        """Go on asking the sites that do not report by themselves."""
-        for name in names:
-            doubtful, known = await self.writer.write(active_of, name)
-            requests = await self.writer.read(self.builder.build, dict.fromkeys(doubtful))
-            if requests:
-                self.polled.submit(name, [item.request for item in requests], doubtful=True)
-            if known:
-                self.polled.watch(name, known)
-
     async def close(self, *, stop_worker: bool, kill: bool = False) -> None:
         """Leave: the store last, after all that is still to be written."""
         if stop_worker:
@@ -252,7 +272,11 @@ class Instance:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(self.registry.close)
+        await self.calls.close(LEAVE_S)
+        try:
+            await SiteCalls().call("", self.registry.close, run_s=LEAVE_S)
+        except LwfmError as error:
+            _logger.warning("the sites were not all closed: %s", error.message)
         await self.writer.close()
 
     async def _meet_worker(self) -> None:
@@ -323,23 +347,74 @@ class Instance:
             await asyncio.to_thread(sites.make, site)
         return sites.pillar(site, pillar)
 
-    async def check(self, site: str, definitions: Sequence[JobDefn]) -> None:
-        """Let the sites judge definitions before anything is recorded; those that ask for the same are judged once.
+    def placing(self) -> Placing:
+        """Chooses the sites of jobs; for one submission, or one unit of work. Waits for no driver in a process of its own."""
 
-        Only a driver in a process of its own is waited for; the event loop goes on meanwhile.
-        """
-        judged = set()
-        for defn in definitions:
-            name = str(defn.extra.get("site") or site)
-            asked = (name, shape_of(defn))
-            if asked in judged:
-                continue
-            judged.add(asked)
-            run = await self.pillar(name, "run")
-            if isinstance(run, ProcessRun):
-                await asyncio.to_thread(called, name, run.check, defn)
-            else:
+        def accepts(name: str, defn: JobDefn) -> None:
+            run = self.registry.pillar(name, "run")
+            if not isinstance(run, ProcessRun):
                 called(name, run.check, defn)
+
+        def standing(name: str) -> Standing:
+            return Standing() if self._reports_itself(name) else self.polled.standing(name)
+
+        return Placing(accepts, standing)
+
+    async def place(self, site: Any, definitions: Sequence[JobDefn]) -> list[Placement]:
+        """Where the jobs of a submission go, before anything is recorded; ``site``: what is asked for those that name none.
+
+        Raises:
+            InvalidRecord: what names the sites is malformed. UnknownSite: one of them does not exist. Else what they raise.
+        """
+        placing = self.placing()
+        parsed: dict[str, tuple[str, ...]] = {}
+        placements = []
+        for defn in definitions:
+            given = defn.extra.get("site") or defn.extra.get("sites") or site or LOCAL_SITE
+            key = given if isinstance(given, str) else repr(given)
+            if key not in parsed:
+                parsed[key] = candidates_of(given)
+                for name in parsed[key]:
+                    self.sites().limits(name)  # that one of several exists excuses no mistake in another
+            for name in parsed[key]:
+                if not placing.has_judged(name, defn):
+                    placing.judge(name, defn, await self._refusal(name, defn))
+            placements.append(placing.place(parsed[key], defn))
+        return placements
+
+    async def _refusal(self, site: str, defn: JobDefn) -> Optional[LwfmError]:
+        """Why a site refuses a job; only a driver in a process of its own is waited for, while the event loop goes on."""
+        try:
+            run = await self.pillar(site, "run")
+            if isinstance(run, ProcessRun):
+                await asyncio.to_thread(called, site, run.check, defn)
+            else:
+                called(site, run.check, defn)
+        except LwfmError as error:
+            return error
+        return None
+
+    def is_with_site(self, recorder: Recorder, job_id: str) -> bool:
+        """Whether a job was handed, perhaps, to a site that has to be told when it shall end."""
+        job = recorder.job_now(job_id)
+        return job is not None and not self._reports_itself(job.site) and handover.is_with_site(recorder, job)
+
+    def describe_site(self, name: str) -> dict[str, Any]:
+        """A site as the API shows it: what it is, and how it is. May block."""
+        described = self.registry.describe(name)
+        if described["state"] == "ready":
+            described.update(self.polled.describe(name))
+        return described
+
+    async def call_site(self, name: str, function: Callable[..., Any], *arguments: Any, **times: Any) -> Any:
+        """Call a driver for somebody who waits: in the site's own thread, or where the site is the agent's own in any.
+
+        Args:
+            name: the site. ``times``: ``wait_s`` and ``run_s``, as :meth:`~.sitecalls.SiteCalls.call` has them.
+        """
+        if name in self.registry.names() and self._reports_itself(name):
+            return await asyncio.to_thread(called, name, function, *arguments)
+        return await self.calls.call(name, function, *arguments, **times)
 
     def tell_cancel(self, job_id: str, site: str, attempt: int, reason: str) -> None:
         """Tell a site that a job shall end."""
@@ -350,11 +425,6 @@ class Instance:
             called(site, run.cancel, job_id, attempt, reason)
         else:
             self.polled.cancel(site, job_id, attempt, reason)
-
-    def is_local(self, recorder: Recorder, job_id: str) -> bool:
-        """Whether a job is for a site that the agent itself has workers for, so that it knows all about it."""
-        job = recorder.job_now(job_id)
-        return job is not None and self._reports_itself(job.site)
 
     def _on_commit(self, effects: Effects) -> None:
         self.watch.note(effects.changes)
@@ -385,6 +455,8 @@ class Instance:
         for change in recorder.effects.changes:
             if change.after.terminal and change.before is not JobState.READY:
                 release_attached(recorder, change.job_id)
+                if change.here and change.site != LOCAL_SITE and not self._reports_itself(change.site):
+                    handover.release(recorder, change.job_id)
 
     def _submit_all(self, requests: Sequence[SiteRequest]) -> None:
         by_site: dict[str, list[Any]] = {}
@@ -432,6 +504,14 @@ class Instance:
             _logger.error("site %s: %s", name, error)
             return False
 
+    def _run_of(self, name: str) -> Run:
+        """The Run pillar of a site, as it is configured now."""
+        try:
+            self.sites()
+        except ConfigError as error:  # what was configured before stays
+            _logger.warning("%s", error.message)
+        return cast(Run, self.registry.pillar(name, "run"))
+
     def _labels_of(self, site: str) -> frozenset[str]:
         """What a site asks of our nodes."""
         try:
@@ -442,7 +522,12 @@ class Instance:
 
     def _site_context(self, config: SiteConfig) -> SiteContext:
         return SiteContext(
-            config.name, config.options, self.home.root, self.home.repository, self.nodes, self.allocations
+            config.name,
+            without_limits(config.options),
+            self.home.root,
+            self.home.repository,
+            self.nodes,
+            self.allocations,
         )
 
     def _tidy_vault(self, recorder: Recorder) -> None:
@@ -496,6 +581,7 @@ class Instance:
 def _still_needed(connection: Connection, owner: str, origin: str) -> bool:
     query = (
         "select 1 from jobs where (id = ?1 or handler_id = ?1) and state not in ('COMPLETE', 'FAILED', 'CANCELLED')"
-        " and origin = ?2 union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
+        " and (origin = ?2 or id in (select job_id from local_adopted))"
+        " union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
     )
     return connection.execute(query, (owner, origin)).fetchone() is not None

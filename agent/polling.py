@@ -1,206 +1,218 @@
-"""Sites that do not report by themselves: jobs are handed over in a thread, and their statuses asked for, in bulk.
+"""Sites that do not report by themselves: jobs are handed over in their threads, and their statuses asked for, in bulk.
 
-One question serves all jobs of a site. While nothing changes the questions become rarer, up to ``SLOWEST_POLL_S``. A question
-that fails changes nothing but the record of why nothing is known; a submission whose answer was lost is held against what the
-site says before it is repeated.
+Here is one task for each site, which takes turns (:mod:`.turns`) when it is time for one (:mod:`.pace`), and what others may ask
+and tell of that. What is where is in :mod:`.backlog`, what is recorded in :mod:`.handover` and :mod:`.observing`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Optional
 
+from .backlog import Backlog
+from .bringing import Bringing
+from .candidates import Standing, full
 from .errors import LwfmError
-from .recorder import Recorder
-from .sites.base import JobRequest, Observation, Run
-from .sites.registry import called
+from .handover import HANDED, Resumed, waiting_of
+from .limits import NO_LIMITS, Limits
+from .pace import ClockWatch
+from .sitecalls import SiteCalls
+from .sites.base import JobRequest
 from .states import JobState
-from .store.projections import FACTS
-from .writer import Writer
+from .turns import PolledSite, Turns
 
-FASTEST_POLL_S = 1.0
-SLOWEST_POLL_S = 60.0
+AGAIN_S = 5.0
+TICK_S = 5.0
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Site:
-    """What is with one site.
-
-    Args:
-        new: to be handed over. ``doubtful``: handed over, perhaps. ``there``: the site has said that it has them.
-    """
-
-    name: str
-    run: Callable[[], Run]
-    wake: asyncio.Event
-    new: dict[str, JobRequest] = field(default_factory=dict)
-    doubtful: dict[str, JobRequest] = field(default_factory=dict)
-    there: set[str] = field(default_factory=set)
-    cancels: dict[str, tuple[int, str]] = field(default_factory=dict)
-    trouble: Optional[str] = None
 
 
 class PolledSites:
     """Hands jobs to sites and asks how they are.
 
     Args:
-        writer: for what the sites say.
-        run_of: the Run pillar of a site; may raise LwfmError.
-        spawn: runs a coroutine in the event loop.
-        fastest_poll_s: the shortest pause between two questions.
+        turns: makes them. ``calls``: to the drivers. ``limits_of``: what a site is spared; may raise LwfmError.
+        bringing: what still has to do with jobs that have ended. ``spawn``: runs a coroutine in the event loop.
+        tick_s: so often the clocks are compared. ``wall``: that of the wall.
     """
 
     def __init__(
         self,
-        writer: Writer,
-        run_of: Callable[[str], Run],
+        turns: Turns,
+        calls: SiteCalls,
+        limits_of: Callable[[str], Limits],
+        bringing: Bringing,
         spawn: Callable[[Awaitable[None]], Any],
-        fastest_poll_s: float = FASTEST_POLL_S,
+        tick_s: float = TICK_S,
+        wall: Callable[[], float] = time.time,
     ):
-        self._writer = writer
-        self._run_of = run_of
+        self._turns = turns
+        self._calls = calls
+        self._limits_of = limits_of
+        self._bringing = bringing
         self._spawn = spawn
-        self._fastest_poll_s = fastest_poll_s
-        self._sites: dict[str, _Site] = {}
+        self._tick_s = tick_s
+        self._wall = wall
+        self._loop = asyncio.get_running_loop()
+        self._sites: dict[str, PolledSite] = {}
 
     def __len__(self) -> int:
-        return sum(len(site.new) + len(site.doubtful) + len(site.there) for site in self._sites.values())
+        return sum(len(site.backlog) for site in self._sites.values()) + len(self._bringing)
 
-    def submit(self, name: str, requests: Sequence[JobRequest], *, doubtful: bool = False) -> None:
-        """Hand jobs over; ``doubtful``: they may have been handed over before a restart."""
+    # --------------------------------------------------------------------------------------------- told what to do
+
+    def submit(self, name: str, requests: Sequence[JobRequest]) -> None:
+        """Hand jobs over as the site has room for them."""
         site = self._site(name)
-        (site.doubtful if doubtful else site.new).update({request.job_id: request for request in requests})
+        for request in requests:
+            site.backlog.add(waiting_of(request))
         site.wake.set()
 
-    def watch(self, name: str, job_ids: Sequence[str]) -> None:
-        """Ask from now on how these jobs are, which the site has."""
-        site = self._site(name)
-        site.there.update(job_ids)
-        site.wake.set()
+    def resume(self, jobs: Sequence[Resumed]) -> None:
+        """Go on with jobs that an earlier agent had to do with."""
+        for item in jobs:
+            site = self._site(item.site)
+            job_id = item.job.job_id
+            if item.state is JobState.PENDING and item.stage is None:
+                site.backlog.add(item.job)
+            elif item.stage == HANDED and item.state in (JobState.PENDING, JobState.FINISHING):
+                site.backlog.doubtful[job_id] = item.job
+            else:
+                site.backlog.known(job_id)
+            if item.state is JobState.FINISHING:
+                site.backlog.cancels[job_id] = (item.job.attempt, item.reason)
+            site.wake.set()
 
     def cancel(self, name: str, job_id: str, attempt: int, reason: str) -> None:
-        """Ask the site for a job's end."""
+        """Ask the site for a job's end, until it has heard that."""
         site = self._site(name)
-        if site.new.pop(job_id, None) is not None:
-            self._spawn(self._record_cancelled(job_id, reason))
-            return
-        site.cancels[job_id] = (attempt, reason)
+        site.backlog.cancels[job_id] = (attempt, reason)
+        site.cancel_at = float("-inf")
         site.wake.set()
 
     def forget(self, name: str, job_id: str) -> None:
         """The job has ended."""
         site = self._sites.get(name)
         if site is not None:
-            site.there.discard(job_id)
-            site.new.pop(job_id, None)
-            site.doubtful.pop(job_id, None)
+            site.backlog.forget(job_id)
+            site.told.discard(job_id)
+            site.unheard.discard(job_id)
+            if site.backlog.waiting:
+                site.wake.set()
 
-    async def _record_cancelled(self, job_id: str, reason: str) -> None:
-        """The site has never heard of it."""
-        cancelled = Observation(JobState.CANCELLED, reason=reason)
-        await self._writer.write(_record_observations, {job_id: cancelled})
+    def try_now(self, name: str) -> None:
+        """Something has changed that may have healed the site, as a login."""
+        site = self._sites.get(name)
+        if site is not None:
+            site.health.try_now()
+            site.wake.set()
 
-    def _site(self, name: str) -> _Site:
+    # --------------------------------------------------------------------------------------------- told
+
+    def standing(self, name: str) -> Standing:
+        """How a site stands with regard to new jobs."""
+        site = self._sites.get(name)
+        try:
+            max_jobs = self._limits_of(name).max_jobs
+        except LwfmError:
+            max_jobs = None
+        backlog = site.backlog if site is not None else Backlog()
+        room = None if max_jobs is None else max(0, max_jobs - backlog.with_site - backlog.waiting)
+        return Standing(site.trouble if site is not None else None, room, max_jobs)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What is known of a site beside its configuration: whether it is down and why, and how many jobs it has."""
+        site = self._sites.get(name)
+        if site is None:
+            return {}
+        told: dict[str, Any] = {"jobs": site.backlog.with_site, "waiting": site.backlog.waiting}
+        if site.health.bad:
+            told.update(state=site.health.state, reason=site.health.reason, since=site.health.since)
+        return told
+
+    def is_down(self, name: str) -> bool:
+        """Whether the last call of the site has failed."""
+        site = self._sites.get(name)
+        return site is not None and site.health.bad
+
+    def why_waiting(self, name: str, job_id: str) -> Optional[str]:
+        """What a job waits for that was not handed over; None when it does not wait here."""
+        site = self._sites.get(name)
+        if site is None or not (site.backlog.waits(job_id) or job_id in site.backlog.doubtful):
+            return None
+        if site.health.bad:
+            return site.trouble
+        if job_id in site.backlog.doubtful:
+            return f"is being handed to site {name}"
+        max_jobs = self._limits_of(name).max_jobs
+        if max_jobs is not None and not site.backlog.room(max_jobs):
+            return full(name, max_jobs)
+        busy = self._calls.busy_with(name)
+        return f"is about to be handed to site {name}" + (f", whose {busy}" if busy else "")
+
+    # --------------------------------------------------------------------------------------------- turns
+
+    def _site(self, name: str) -> PolledSite:
         if name not in self._sites:
-            self._sites[name] = _Site(name, lambda: self._run_of(name), asyncio.Event())
+            if not self._sites:
+                self._spawn(self._watch_clock())
+            self._sites[name] = PolledSite(name, asyncio.Event())
             self._spawn(self._serve(self._sites[name]))
         return self._sites[name]
 
-    async def _serve(self, site: _Site) -> None:
-        """Look after one site, for as long as it has jobs, and then until it gets some again."""
-        pause_s = self._fastest_poll_s
+    async def _serve(self, site: PolledSite) -> None:
+        """Look after one site, for as long as it has jobs or is down, and then until it gets some again."""
         while True:
-            try:
-                changed = await self._turn(site)
-                site.trouble = None
-            except LwfmError as error:
-                changed = False
-                await self._note_trouble(site, error)
-            pause_s = self._fastest_poll_s if changed else min(SLOWEST_POLL_S, pause_s * 1.5)
-            busy = bool(site.there or site.doubtful or site.new or site.cancels)
-            try:
-                await asyncio.wait_for(site.wake.wait(), pause_s if busy else None)
-                pause_s = self._fastest_poll_s
-            except asyncio.TimeoutError:
-                pass
+            pause_s = self._pause_s(site)
+            if pause_s is None or pause_s > 0:
+                try:
+                    await asyncio.wait_for(site.wake.wait(), pause_s)
+                except asyncio.TimeoutError:
+                    pass
+                site.wake.clear()
+                if (self._pause_s(site) or 0) > 0:
+                    continue
             site.wake.clear()
+            if not (site.backlog or site.health.bad):
+                continue
+            try:
+                await self._turns.take(site)
+            except Exception:  # as of a full disk: the site is asked again for what could not be recorded
+                _logger.exception("site %s", site.name)
+                await asyncio.sleep(AGAIN_S)
 
-    async def _turn(self, site: _Site) -> bool:
-        """Cancel, settle what is in doubt, hand over what is new, ask; whether anything changed."""
-        run = site.run()
-        for job_id, (attempt, reason) in list(site.cancels.items()):
-            await asyncio.to_thread(called, site.name, run.cancel, job_id, attempt, reason)
-            site.cancels.pop(job_id, None)
-        changed = False
-        asked = [*site.there, *site.doubtful]
-        if asked:
-            said: Mapping[str, Observation] = await asyncio.to_thread(called, site.name, run.status, asked)
-            for job_id in [job_id for job_id in site.doubtful if job_id not in said]:
-                site.new[job_id] = site.doubtful.pop(job_id)
-            changed = await self._take(site, said)
-        if site.new:
-            handed = list(site.new.values())
-            site.doubtful.update(site.new)
-            site.new.clear()
-            changed |= await self._take(site, await asyncio.to_thread(called, site.name, run.submit, handed))
-        return changed
+    def _pause_s(self, site: PolledSite) -> Optional[float]:
+        """How long there is nothing to do; None: until somebody says so."""
+        backlog, now = site.backlog, self._loop.time()
+        if site.health.bad:
+            return site.health.retry_at - now
+        if not backlog:
+            return None
+        limits = self._limits(site.name)
+        if backlog.room(limits.max_jobs):
+            return 0.0
+        due = [site.cancel_at] if backlog.cancels else []
+        if backlog.with_site:
+            due.append(site.pace.due_at(limits.poll_s))
+        return min(due) - now if due else None
 
-    async def _take(self, site: _Site, said: Mapping[str, Observation]) -> bool:
-        """Record what the site says."""
-        for job_id in said:
-            site.doubtful.pop(job_id, None)
-            site.there.add(job_id)
-        return await self._writer.write(_record_observations, said) if said else False
+    def _limits(self, name: str) -> Limits:
+        try:
+            return self._limits_of(name)
+        except LwfmError:
+            return NO_LIMITS
 
-    async def _note_trouble(self, site: _Site, error: LwfmError) -> None:
-        """A question or a submission failed: the jobs stay as they are, with that reason, told once."""
-        if site.trouble == error.message:
-            return
-        site.trouble = error.message
-        _logger.warning("site %s: %s", site.name, error)
-        await self._writer.write(
-            _record_trouble, [*site.there, *site.doubtful, *site.new], f"site {site.name}: {error.message}"
-        )
-
-
-def _record_observations(recorder: Recorder, said: Mapping[str, Observation]) -> bool:
-    changed = False
-    for job_id, observed in said.items():
-        job = recorder.job_now(job_id)
-        if job is None or job.state.terminal or not recorder.is_ours(job):
-            continue
-        native, native_id = recorder.transaction.execute(
-            "select native_status, native_id from jobs where id = ?", (job_id,)
-        ).fetchone()
-        if (job.state, native) == (observed.state, observed.native_status) and native_id == observed.native_id:
-            continue
-        if job.state is JobState.FINISHING and not observed.state.terminal:
-            continue
-        facts = {name: value for name, value in observed.facts.items() if name in FACTS}
-        facts.update(
-            {"native_status": observed.native_status, "native_id": observed.native_id, "reason": observed.reason}
-        )
-        recorder.record_status(job, observed.state, **facts)
-        changed = True
-    return changed
-
-
-def _record_trouble(recorder: Recorder, job_ids: Sequence[str], reason: str) -> None:
-    for job_id in job_ids:
-        job = recorder.job_now(job_id)
-        if job is not None and not job.state.terminal and recorder.is_ours(job):
-            recorder.record("status", {"job_id": job_id, "attempt": job.attempt, "state": "INFO", "reason": reason})
-
-
-def active_of(recorder: Recorder, site: str) -> tuple[list[str], list[str]]:
-    """The jobs of a site that have not ended: those it never said to have, and those it has."""
-    found = recorder.transaction.execute(
-        "select id, native_id from jobs where site = ? and origin = ? and state in ('PENDING', 'RUNNING', 'FINISHING', 'UNKNOWN')"
-        " order by id",
-        (site, recorder.transaction.origin),
-    ).fetchall()
-    return [row[0] for row in found if row[1] is None], [row[0] for row in found if row[1] is not None]
+    async def _watch_clock(self) -> None:
+        """After the host has slept, ask at once: much may have happened."""
+        watch = ClockWatch(self._wall(), self._loop.time())
+        while True:
+            await asyncio.sleep(self._tick_s)
+            if watch.jumped(self._wall(), self._loop.time()):
+                _logger.info("the clock has jumped: the sites are asked at once")
+                for site in self._sites.values():
+                    site.pace.at_once()
+                    site.heard_at = float("-inf")
+                    site.health.try_now()
+                    site.wake.set()

@@ -10,9 +10,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from .candidates import Placement
 from .clock import utc_now
 from .earlier import Earlier
 from .errors import Conflict, InvalidRecord
@@ -21,13 +22,14 @@ from .jsontext import compact_ascii
 from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow
 from .recorder import JobNow, Recorder
 from .records import check_facts, check_properties
-from .redaction import redact_text, taken_over
+from .redaction import redact_text, taken_along, taken_over
 from .sealing import Vault
 from .states import JobState, parse_state
 from .store import origins, queries
 from .store.projections import FACTS, command_line
 
 JSON = dict[str, Any]
+MAX_ATTEMPTS = 1_000_000
 MAX_LOG_CHARACTERS = 64 * 1024
 MAX_COMMAND_CHARACTERS = 2 * 1024 * 1024
 """What a program can be given on Linux with the usual limits (execve(2)); also keeps messages to workers within a frame."""
@@ -36,6 +38,61 @@ _OWN = frozenset({"command", "name", "job_id"})
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _NO_BODY: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A job of another instance that this one is asked to run.
+
+    Args:
+        site: of ours. ``defn``: what to run, secrets in place. ``attempt``: which attempt.
+        variables: what the job is told beside. ``environment``: of its submitter, as far as it means something here.
+        workflow_name: what its workflow is called, of which nothing else may be known here.
+    """
+
+    job_id: str
+    site: str
+    defn: JobDefn
+    workflow_id: Optional[str] = None
+    workflow_name: Optional[str] = None
+    parent_id: Optional[str] = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    attempt: int = 1
+
+    @classmethod
+    def from_json(cls, body: Any) -> Adopted:
+        """As it is asked for.
+
+        Raises:
+            InvalidRecord: it is malformed.
+        """
+        if not isinstance(body, Mapping):
+            raise InvalidRecord("a job is an object")
+        variables = body.get("variables") or {}
+        if not isinstance(variables, Mapping) or not all(
+            isinstance(value, str) and name.startswith("LWFM_TRIGGER_") for name, value in variables.items()
+        ):
+            raise InvalidRecord("variables must be an object of LWFM_TRIGGER_ names and texts")
+        environment, attempt = body.get("environment") or {}, body.get("attempt", 1)
+        if not isinstance(environment, Mapping) or not all(isinstance(value, str) for value in environment.values()):
+            raise InvalidRecord("environment must be an object of texts")
+        if isinstance(attempt, bool) or not isinstance(attempt, int) or not 1 <= attempt < MAX_ATTEMPTS:
+            raise InvalidRecord("attempt must be a number from 1")
+        for name in ("workflow_id", "workflow_name", "parent_id"):
+            if body.get(name) is not None:
+                text_of(body, name)
+        return cls(
+            _checked_id(body.get("job_id")),
+            text_of(body, "site"),
+            JobDefn.from_json(body.get("definition")),
+            body.get("workflow_id"),
+            body.get("workflow_name"),
+            body.get("parent_id"),
+            dict(variables),
+            taken_along(environment),
+            attempt,
+        )
 
 
 class Service:
@@ -78,8 +135,19 @@ class Service:
         recorder.record("workflow", {**record, **given.extra}, None if given.workflow_id else identifier)
         return queries.workflow(connection, identifier)
 
-    def submit(self, recorder: Recorder, body: Mapping[str, Any], definitions: Sequence[JobDefn]) -> JSON:
-        """Record new jobs, PENDING at their sites. A definition whose ``job_id`` is known already is not recorded again."""
+    def submit(
+        self,
+        recorder: Recorder,
+        body: Mapping[str, Any],
+        definitions: Sequence[JobDefn],
+        placements: Sequence[Placement] = (),
+    ) -> JSON:
+        """Record new jobs, PENDING at their sites. A definition whose ``job_id`` is known already is not recorded again.
+
+        Args:
+            recorder: the unit of work. ``body``: of the call. ``definitions``: what it says under ``jobs``.
+            placements: where each goes; without them, to the site that is named.
+        """
         workflow, parent = self._belonging(recorder, body)
         context = context_of(body)
         context_id = self._context(recorder, context)
@@ -88,24 +156,75 @@ class Service:
         answers = []
         given = [_checked_id(defn.extra["job_id"]) for defn in definitions if defn.extra.get("job_id") is not None]
         known = recorder.transaction.find_jobs(given)
-        for defn in definitions:
+        for index, defn in enumerate(definitions):
             job_id = defn.extra.get("job_id")
             if job_id is not None:
                 if job_id in known:
                     answers.append(queries.job(recorder.transaction.connection, job_id))
                     continue
                 known.add(job_id)
-            site = str(defn.extra.get("site") or default_site)
+            place = placements[index] if placements else Placement(str(defn.extra.get("site") or default_site))
             if earlier is not None and "occurrence" in defn.extra:
-                wanted = self._sealed(defn, "", context.get("cwd"))
-                made = earlier.job(site, wanted, _occurrence(defn.extra))
+                wanted = self._sealed(defn, "", context.get("cwd"), place.sites)
+                made = earlier.job(place.site, wanted, _occurrence(defn.extra))
                 if made is not None:
                     answers.append(queries.job(recorder.transaction.connection, made))
                     continue
             answers.append(
-                self._new_job(recorder, defn, site, workflow, parent, context_id, context.get("cwd"), job_id)
+                self._new_job(recorder, defn, place, workflow, parent, context_id, context.get("cwd"), job_id)
             )
         return {"jobs": answers}
+
+    def adopt(self, recorder: Recorder, origin: str, jobs: Sequence[Adopted]) -> JSON:
+        """Take over jobs of another instance, to run them here; one that was taken over before is not run again.
+
+        Raises:
+            Conflict: there is a job of that id here which is not that instance's.
+        """
+        answers = []
+        recorder.transaction.find_jobs([job.job_id for job in jobs])
+        for job in jobs:
+            known = recorder.job_now(job.job_id)
+            beside = {"variables": dict(job.variables), "environment": dict(job.environment)}
+            if known is not None and known.origin != origin:
+                raise Conflict(f"there is a job {job.job_id} here already, and it is no job of the instance that asks")
+            if known is None or not known.adopted:
+                body: JSON = {"site": job.site, "workflow_id": job.workflow_id, "workflow_name": job.workflow_name}
+                body["parent_id"] = job.parent_id
+                body["definition"] = self._sealed(job.defn, job.job_id, None)
+                recorder.adopt(job.job_id, origin, _without_none(body), beside)
+            now = recorder.job_now(job.job_id)
+            if now is not None and job.attempt > now.attempt:
+                recorder.adopt_again(now, job.attempt, self._sealed(job.defn, job.job_id, None), beside)
+                now = recorder.job_now(job.job_id)
+            answers.append({"job_id": job.job_id, "state": now.state.value if now else "UNKNOWN"})
+        return {"jobs": answers}
+
+    def hand_over(self, recorder: Recorder, jobs: Sequence[tuple[str, int]], runner: str, host: str) -> JSON:
+        """Record which instance runs attempts of jobs of ours from now on, before it hears of them.
+
+        Returns:
+            As ``withheld`` those that have ended, or are not ours to hand over, and as ``workflows`` the names of the others'
+            workflows, by id.
+        """
+        withheld, workflows = [], set()
+        recorder.transaction.find_jobs([job_id for job_id, _ in jobs])
+        for job_id, attempt in jobs:
+            job = recorder.job_now(job_id)
+            if job is None:
+                continue  # there is nothing to record, and nothing against it
+            ended = job.state.terminal and job.attempt >= attempt
+            if ended or job.origin != recorder.transaction.origin:
+                withheld.append(job_id)
+                continue
+            row = recorder.transaction.job(job_id)
+            if row is not None and row.runner != runner:
+                reason = f"handed to the instance on {host}"
+                state = JobState.PENDING if job.state.terminal else job.state
+                recorder.record_status(job, state, attempt=max(attempt, job.attempt), reason=reason, runner=runner)
+            workflows.add(job.workflow_id)
+        names = {each: queries.workflow(recorder.transaction.connection, each)["name"] for each in workflows if each}
+        return {"withheld": withheld, "workflows": names}
 
     def attach(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
         """Record a job that the caller executes itself: RUNNING, its process one that we watch but did not start."""
@@ -118,7 +237,8 @@ class Service:
         if given is not None and recorder.job_now(_checked_id(given)) is not None:
             return queries.job(recorder.transaction.connection, given)
         job_id = given or new_id()
-        record = self._job_body(defn, site, workflow, parent, context_id, context.get("cwd"), JobState.READY, job_id)
+        place = Placement(site)
+        record = self._job_body(defn, place, workflow, parent, context_id, context.get("cwd"), JobState.READY, job_id)
         recorder.record_job(record, job_id, defn)
         facts: JSON = {"host": context.get("host"), "native_id": str(body.get("pid")), "native_status": "attached"}
         job = recorder.active_job(job_id)
@@ -169,8 +289,12 @@ class Service:
             recorder.record_status(job, JobState.FINISHING, reason=reason, native_status="cancel requested")
         return job
 
-    def set_handler(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
-        """Record a handler and the jobs it will run, READY; it fires at once if what it waits for has happened."""
+    def set_handler(self, recorder: Recorder, body: Mapping[str, Any], place: Optional[Placement] = None) -> JSON:
+        """Record a handler and the jobs it will run, READY; it fires at once if what it waits for has happened.
+
+        Args:
+            recorder: the unit of work. ``body``: of the call. ``place``: where its jobs go, if that is not what the event says.
+        """
         workflow, parent = self._belonging(recorder, body)
         connection = recorder.transaction.connection
         kind, given = body.get("kind"), body.get("event")
@@ -197,15 +321,18 @@ class Service:
         defn = action.defn or self._notifier(action.notify if action.notify else Notification(command="true"))
         if action.notify is not None:
             event["notify"] = self._vault.redacted(action.notify.to_json())
+        sites = place.sites if place is not None else ()
+        if place is not None:
+            event["site"] = place.site
         earlier = self._earlier_runs(recorder, body, parent)
         if earlier is not None:
-            wanted = {**event, "defn": self._sealed(defn, "", context.get("cwd"))}
+            wanted = {**event, "defn": self._sealed(defn, "", context.get("cwd"), sites)}
             made = earlier.handler(kind, wanted, _occurrence(body))
             if made is not None:
                 return queries.handler(connection, made)
         handler_id = new_id()
         job_ids = [new_id() for _ in range(limit or 0)]
-        redacted = self._sealed(defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd"))
+        redacted = self._sealed(defn, job_ids[0] if len(job_ids) == 1 else handler_id, context.get("cwd"), sites)
         event["defn"] = redacted
         record = {"kind": kind, "event": event, "job_ids": job_ids, "workflow_id": workflow, "parent_id": parent}
         record.update({"context_id": context_id, "fire_limit": limit})
@@ -311,45 +438,54 @@ class Service:
         return self._contexts[digest]
 
     def _new_job(
-        self, recorder: Recorder, defn: JobDefn, site: str, workflow: Optional[str], parent: Optional[str], context_id: str,
-        cwd: Optional[str], job_id: Optional[str],
+        self, recorder: Recorder, defn: JobDefn, place: Placement, workflow: Optional[str], parent: Optional[str],
+        context_id: str, cwd: Optional[str], job_id: Optional[str],
     ) -> JSON:  # fmt: skip
         job_id = job_id or new_id()
-        body = self._job_body(defn, site, workflow, parent, context_id, cwd, JobState.PENDING, job_id)
+        body = self._job_body(defn, place, workflow, parent, context_id, cwd, JobState.PENDING, job_id)
         record = recorder.record_job(body, job_id, defn)
         answer = {
-            "job_id": job_id, "state": "PENDING", "site": site, "name": defn.name, "attempt": 1,
+            "job_id": job_id, "state": "PENDING", "site": place.site, "name": defn.name, "attempt": 1,
             "submitted_at": record.wall_utc, "command": command_line(body["definition"]["command"]),
         }  # fmt: skip
         if workflow:
             answer["workflow_id"] = workflow
         if parent:
             answer["parent_id"] = parent
+        if place.reason:
+            answer["reason"] = place.reason
         return answer
 
     def _job_body(
-        self, defn: JobDefn, site: str, workflow: Optional[str], parent: Optional[str], context_id: str, cwd: Optional[str],
-        state: JobState, job_id: Optional[str] = None,
+        self, defn: JobDefn, place: Placement, workflow: Optional[str], parent: Optional[str], context_id: str,
+        cwd: Optional[str], state: JobState, job_id: Optional[str] = None,
     ) -> JSON:  # fmt: skip
-        body: JSON = {"state": state.value, "site": site}
+        body: JSON = {"state": state.value, "site": place.site}
+        if place.reason:
+            body["reason"] = place.reason
         if workflow:
             body["workflow_id"] = workflow
         if parent:
             body["parent_id"] = parent
         body["context_id"] = context_id
-        body["definition"] = self._sealed(defn, job_id or "", cwd)
+        body["definition"] = self._sealed(defn, job_id or "", cwd, place.sites)
         return body
 
-    def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str]) -> JSON:
-        """The definition as it is recorded: with its directory, without its secrets, which go to the vault."""
+    def _sealed(self, defn: JobDefn, owner: str, cwd: Optional[str], sites: Sequence[str] = ()) -> JSON:
+        """The definition as it is recorded: with its directory, and the sites it may go to, where they are several.
+
+        It is without its secrets, which go to the vault.
+        """
         if defn.size > MAX_COMMAND_CHARACTERS:
             raise InvalidRecord(
                 f"the job's command, environment and outputs have {defn.size} characters, more than {MAX_COMMAND_CHARACTERS}",
                 hint="put what is long into a file that the job reads",
             )
         definition = defn.to_json()
-        for key in ("job_id", "site", "occurrence"):
+        for key in ("job_id", "site", "sites", "occurrence"):
             definition.pop(key, None)
+        if sites:
+            definition["sites"] = list(sites)
         if "cwd" not in definition and cwd:
             definition["cwd"] = cwd
         return self._vault.seal(owner, definition)

@@ -1,25 +1,20 @@
-"""The calls of the API on the agent, on workflows, handlers, logs, sites and the store, and the table of all routes."""
+"""The calls of the API on the agent, on workflows, handlers, logs and the store, and the table of all routes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 from .. import peers
-from ..config import PILLARS
-from ..errors import InvalidRecord, LoginRequired, LwfmError
+from ..errors import InvalidRecord
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
-from ..sites.base import Resource
-from ..sites.registry import Registry, called
 from ..store import Store, lineage, maintenance, queries
-from . import contents, data, jobs, sync
+from . import contents, data, jobs, sites, sync
 from .server import JSON, Call, Route, route
-
-START_WAIT_S = 2.0
-"""How long a list of sites waits for drivers that are being started."""
 
 
 async def agent_status(instance: Instance, call: Call) -> JSON:
@@ -92,11 +87,13 @@ async def workflow_close(instance: Instance, call: Call) -> JSON:
 async def handler_set(instance: Instance, call: Call) -> JSON:
     """Set a handler."""
     body = call.body()
-    event = body.get("event")
+    event, place = body.get("event"), None
     if isinstance(event, dict):
         delivery = JobDefn("true")  # any notification asks for as little
-        await instance.check(str(event.get("site") or "local"), [JobDefn.from_json(event.get("defn") or delivery)])
-    return await instance.writer.write(instance.service.set_handler, body)
+        defn = JobDefn.from_json(event.get("defn") or delivery)
+        (place,) = await instance.place(event.get("site"), [replace(defn, extra={})])
+        body = {**body, "event": {**event, "site": place.site}}
+    return await instance.writer.write(instance.service.set_handler, body, place)
 
 
 async def handler_list(instance: Instance, call: Call) -> JSON:
@@ -176,96 +173,6 @@ async def lineage_trace(instance: Instance, call: Call) -> JSON:
     return await instance.writer.read(lineage.trace, of, direction, int(call.number("depth", 0)))
 
 
-async def site_list(instance: Instance, call: Call) -> JSON:
-    """The sites."""
-    sites = instance.sites()
-    found = await asyncio.gather(*(_described(sites, name) for name in sites.names()))
-    return {"sites": [_without_options(described) for described in found]}
-
-
-async def site_get(instance: Instance, call: Call) -> JSON:
-    """One site."""
-    return await _described(instance.sites(), call.arguments[0])
-
-
-async def _described(sites: Registry, name: str) -> JSON:
-    """A site; a driver in a process of its own is started, and may still be about to when this is told."""
-
-    def start() -> None:
-        try:
-            sites.start(name)
-        except LwfmError:
-            pass  # is in the description
-
-    await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(start))], timeout=START_WAIT_S)
-    return await asyncio.to_thread(sites.describe, name)
-
-
-async def site_check(instance: Instance, call: Call) -> JSON:
-    """Try each pillar of a site."""
-    name = call.arguments[0]
-    sites = instance.sites()
-    await asyncio.to_thread(called, name, lambda: sites.start(name, at_once=True))
-    checks = []
-    for pillar in PILLARS:
-        if pillar not in sites.describe(name)["pillars"]:
-            checks.append({"pillar": pillar, "ok": True, "message": "not offered"})
-            continue
-        try:
-            message = await asyncio.to_thread(_check_pillar, name, pillar, sites.pillar(name, pillar))
-            checks.append({"pillar": pillar, "ok": True, "message": message})
-        except LwfmError as error:
-            checks.append({"pillar": pillar, "ok": False, "message": error.message})
-    return {"name": name, "checks": checks}
-
-
-async def site_login(instance: Instance, call: Call) -> JSON:
-    """Log in, as far as the answers go."""
-    name = call.arguments[0]
-    answers = call.body().get("answers") or []
-    if not isinstance(answers, list):
-        raise InvalidRecord("answers must be a list")
-    answers = list(answers)
-    questions: list[JSON] = []
-    auth = await instance.pillar(name, "auth")
-
-    def ask(prompt: str, secret: bool) -> str:
-        if not answers:
-            questions.append({"prompt": prompt, "secret": secret})
-            raise LoginRequired(f"site {name!r} asks: {prompt}")
-        return str(answers.pop(0))
-
-    try:
-        await asyncio.to_thread(called, name, auth.login, ask)
-    except LoginRequired:
-        if not questions:
-            raise
-        return {"name": name, "current": False, "questions": questions}
-    return {"name": name, "current": await asyncio.to_thread(called, name, auth.is_auth_current), "questions": []}
-
-
-async def resource_list(instance: Instance, call: Call) -> JSON:
-    """What a site computes on."""
-    name = call.arguments[0]
-    found = await asyncio.to_thread(called, name, (await instance.pillar(name, "spin")).list)
-    return {"resources": [resource.to_json() for resource in found]}
-
-
-async def resource_create(instance: Instance, call: Call) -> JSON:
-    """Make a resource."""
-    name, body = call.arguments[0], call.body()
-    create = (await instance.pillar(name, "spin")).create
-    made: Resource = await asyncio.to_thread(called, name, create, str(body.get("kind") or ""), body.get("spec") or {})
-    return made.to_json()
-
-
-async def resource_destroy(instance: Instance, call: Call) -> JSON:
-    """Give a resource back."""
-    name, identifier = call.arguments
-    await asyncio.to_thread(called, name, (await instance.pillar(name, "spin")).destroy, identifier)
-    return {}
-
-
 async def store_verify(instance: Instance, call: Call) -> JSON:
     """Check the chain and the tables."""
     reader = instance.store.reader()
@@ -290,22 +197,6 @@ async def _whole(instance: Instance, kind: str, given: Any) -> Any:
     return await instance.writer.read(queries.resolve, kind, given) if given else None
 
 
-def _check_pillar(site: str, pillar: str, found: Any) -> str:
-    if pillar == "auth":
-        return "logged in" if called(site, found.is_auth_current) else "a login is needed: lwfm site login"
-    if pillar == "spin":
-        resources = called(site, found.list)
-        return f"{len(resources)} resource{'' if len(resources) == 1 else 's'}"
-    if pillar == "run":
-        called(site, found.check, JobDefn(["true"]))
-        return "takes jobs"
-    return "ready"
-
-
-def _without_options(described: JSON) -> JSON:
-    return {key: value for key, value in described.items() if key != "options"}
-
-
 def routes() -> list[Route]:
     """Every call of the API."""
     return [
@@ -314,6 +205,9 @@ def routes() -> list[Route]:
         route("POST", "/v1/jobs/wait", jobs.wait),
         route("POST", "/v1/jobs/cancel", jobs.cancel_many),
         route("POST", "/v1/jobs/attach", jobs.attach),
+        route("POST", "/v1/jobs/check", jobs.check),
+        route("POST", "/v1/jobs/adopt", jobs.adopt),
+        route("POST", "/v1/jobs/hand-over", jobs.hand_over),
         route("GET", "/v1/jobs/*", jobs.get),
         route("GET", "/v1/jobs/*/statuses", jobs.statuses),
         route("GET", "/v1/jobs/*/tree", jobs.tree),
@@ -361,13 +255,13 @@ def routes() -> list[Route]:
         route("POST", "/v1/logs", log_put),
         route("GET", "/v1/logs", log_list),
         route("GET", "/v1/search", search),
-        route("GET", "/v1/sites", site_list),
-        route("GET", "/v1/sites/*", site_get),
-        route("POST", "/v1/sites/*/check", site_check),
-        route("POST", "/v1/sites/*/login", site_login),
-        route("GET", "/v1/sites/*/resources", resource_list),
-        route("POST", "/v1/sites/*/resources", resource_create),
-        route("DELETE", "/v1/sites/*/resources/*", resource_destroy),
+        route("GET", "/v1/sites", sites.site_list),
+        route("GET", "/v1/sites/*", sites.site_get),
+        route("POST", "/v1/sites/*/check", sites.site_check),
+        route("POST", "/v1/sites/*/login", sites.site_login),
+        route("GET", "/v1/sites/*/resources", sites.resource_list),
+        route("POST", "/v1/sites/*/resources", sites.resource_create),
+        route("DELETE", "/v1/sites/*/resources/*", sites.resource_destroy),
         route("POST", "/v1/store/verify", store_verify),
         route("POST", "/v1/store/rebuild", store_rebuild),
     ]

@@ -6,7 +6,7 @@ import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from ..contents import harmless_name, is_file_of, is_sha256
 from ..errors import InvalidRecord, NotFound, SiteError
@@ -46,7 +46,7 @@ async def put(instance: Instance, call: Call) -> JSON:
     site_path = text_of(body, "site_path") if body.get("site_path") is not None else None
     if site_path is not None and ("\0" in site_path or not site_path.strip()):
         raise InvalidRecord(f"site_path cannot be {site_path!r}", hint="leave it out to record the file where it is")
-    stored = await asyncio.to_thread(called, site, repo.put, path, site_path, properties)
+    stored = await instance.call_site(site, repo.put, path, site_path, properties)
     source = f"file://{instance.host}{path}" if site_path else None
     return await _record(instance, _sheet("put", site, stored, properties, source), body)
 
@@ -79,7 +79,7 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
             if foreign and not await _is_beside(instance, sheet):
                 raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
             kept = instance.home.contents in Path(stored.path).parents
-            return await asyncio.to_thread(called, site, get, stored, _named(sheet, path) if kept else path)
+            return cast(StoredData, await instance.call_site(site, get, stored, _named(sheet, path) if kept else path))
         except (NotFound, SiteError):
             copy = None if foreign else await copy_here(instance, sheet)
             if copy is None or str(copy) == sheet.get("path"):

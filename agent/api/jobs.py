@@ -7,19 +7,21 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 from .. import attached, hostlist, processes
-from ..errors import Conflict, InvalidRecord, NotFound
+from ..config import LOCAL_SITE
+from ..errors import Conflict, InvalidRecord, LwfmError, NotFound
 from ..execution import record_ended
 from ..instance import Instance
 from ..matching import parse_terms
+from ..models import JobDefn
 from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
-from ..service import active_count, definitions_of, job_ids_of, text_of
-from ..sites.registry import called
+from ..service import Adopted, active_count, definitions_of, job_ids_of, text_of
 from ..states import JobState, parse_state
 from ..store import origins, queries
+from ..store.batch import check_place
 from ..watch import Progress, changed_since
 from .server import JSON, Call, Raw, number_of
 
@@ -29,6 +31,8 @@ MAX_TREE_JOBS = 2000
 CANCELLED_BY_USER = "cancelled by the user"
 NOT_THERE_YET_S = 0.5
 """How long a request for output waits for a job that no worker has at the moment."""
+OUTPUT_S = 60.0
+"""So long a site may take to give a piece of an output."""
 MAX_GATHER_S = 5.0
 PROGRESS_PAUSE_S = 0.05
 """How long changes are gathered before who follows is told, unless all has ended."""
@@ -41,8 +45,65 @@ async def submit(instance: Instance, call: Call) -> JSON:
     """Record jobs and hand them to their sites."""
     body = call.body()
     definitions = definitions_of(body)
-    await instance.check(str(body.get("site") or "local"), definitions)
-    return await instance.writer.write(instance.service.submit, body, definitions)
+    placements = await instance.place(body.get("site"), definitions)
+    return await instance.writer.write(instance.service.submit, body, definitions, placements)
+
+
+async def adopt(instance: Instance, call: Call) -> JSON:
+    """Take over jobs of another instance, to run them at sites of this one."""
+    body = call.body()
+    origin, given = text_of(body, "origin"), body.get("jobs")
+    check_place(origin, 0)
+    if origin == instance.store.origin:
+        raise InvalidRecord("these jobs are of this very instance", hint="is the site this instance itself?")
+    if not isinstance(given, list):
+        raise InvalidRecord("jobs must be a list")
+    adopted = [Adopted.from_json(job) for job in given]
+    refused = await _refused(instance, adopted)
+    answer = await instance.writer.write(
+        instance.service.adopt, origin, [job for job in adopted if job.job_id not in refused]
+    )
+    answer["jobs"] += [{"job_id": job_id, "refused": reason} for job_id, reason in refused.items()]
+    return answer
+
+
+async def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str]:
+    """Those that their sites would never run, and why; where all are well, those that ask for the same are judged once."""
+    by_site: dict[str, list[Adopted]] = {}
+    for job in jobs:
+        by_site.setdefault(job.site, []).append(job)
+    refused = {}
+    for site, listed in by_site.items():
+        try:
+            await instance.place([site], [job.defn for job in listed])
+        except LwfmError as all_together:
+            if len(listed) == 1:
+                refused[listed[0].job_id] = all_together.message
+            else:
+                for job in listed:
+                    refused.update(await _refused(instance, [job]))
+    return refused
+
+
+async def check(instance: Instance, call: Call) -> JSON:
+    """Let the sites judge a definition; nothing is recorded."""
+    body = call.body()
+    await instance.place(body.get("site"), [JobDefn.from_json(body.get("definition"))])
+    return {}
+
+
+async def hand_over(instance: Instance, call: Call) -> JSON:
+    """Record which other instance runs jobs of this one from now on."""
+    body = call.body()
+    runner = text_of(body, "runner")
+    check_place(runner, 0)
+    host = text_of(body, "host")[:200]
+    jobs = body.get("jobs")
+    if not isinstance(jobs, list) or not all(
+        isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int for item in jobs
+    ):
+        raise InvalidRecord("jobs must be a list of [id, attempt]")
+    return await instance.writer.write(instance.service.hand_over, [(item[0], item[1]) for item in jobs], runner, host)
 
 
 async def listing(instance: Instance, call: Call) -> JSON:
@@ -116,6 +177,8 @@ async def why(instance: Instance, call: Call) -> JSON:
             lines.append("what has become of it since comes with the next sync")
     if state is JobState.READY:
         lines.append(await _what_it_waits_for(instance, job))
+    elif "elsewhere" not in job and (of_site := _of_polled_site(instance, job, state)):
+        lines.append(of_site)
     elif state is JobState.PENDING and "elsewhere" not in job and not instance.dispatcher.has(job["job_id"]):
         lines.append(instance.dispatcher.why_waiting(job["job_id"]) or "is about to be placed")
         for resource in instance.dispatcher.describe():
@@ -129,6 +192,14 @@ async def why(instance: Instance, call: Call) -> JSON:
     lines.extend(f"{item['time']} {item['state']}: {item['reason']}" for item in history if item.get("reason"))
     told = {"job_id": job["job_id"], "state": job["state"], "reason": job.get("reason"), "explanation": lines}
     return {**told, **whence}
+
+
+def _of_polled_site(instance: Instance, job: JSON, state: JobState) -> Optional[str]:
+    """What a job waits for that was not handed to its site; of one that was, whether the site is down."""
+    if state.terminal:
+        return None
+    waits = instance.polled.why_waiting(job["site"], job["job_id"])
+    return waits or instance.polled.standing(job["site"]).trouble
 
 
 async def _what_it_waits_for(instance: Instance, job: JSON) -> str:
@@ -163,13 +234,20 @@ async def output(instance: Instance, call: Call) -> Raw:
     limit, wait_s = min(limit, MAX_OUTPUT_BYTES), min(call.number("wait_s", 0), 30.0)
     job = await get(instance, call)
     attempt = int(call.number("attempt", job["attempt"]))
-    if "elsewhere" in job:
+    site = job.get("adopted_at") or job["site"]
+    if "elsewhere" in job and "adopted_at" not in job:
         if attempt >= job["attempt"] and not JobState(job["state"]).terminal:
             raise _not_here(job)  # no worker of ours has it, and nobody waits for what only a sync can bring
         return await _kept(instance, call, attempt, stream, offset, limit)
-    run = await instance.pillar(job["site"], "run")
+    if job["site"] != LOCAL_SITE and _is_kept(job, stream, attempt):
+        try:
+            return await _kept(instance, call, attempt, stream, offset, limit)
+        except NotFound:
+            if "runner" not in job or "adopted_at" in job:
+                raise  # else the instance that has run it has it still
+    run = await instance.pillar(site, "run")
     if not run.reports_itself:
-        data = await asyncio.to_thread(called, job["site"], run.output, job["job_id"], stream, offset, limit)
+        data = await instance.call_site(site, run.output, job["job_id"], stream, offset, limit, run_s=OUTPUT_S)
         return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)
     live = await instance.workers.output(job["job_id"], attempt, stream, offset, limit, wait_s)
     if live is not None:
@@ -186,6 +264,13 @@ async def output(instance: Instance, call: Call) -> Raw:
                 await ends.wait(min(wait_s, NOT_THERE_YET_S))
         return _piece(b"", offset, 0, ended=False)
     return await _kept(instance, call, attempt, stream, offset, limit)
+
+
+def _is_kept(job: JSON, stream: str, attempt: int) -> bool:
+    """Whether all that an attempt has printed is here, or nowhere else any more."""
+    size = job.get(f"{stream}_bytes")
+    whole = size == 0 or (size is not None and size == (job.get(stream) or {}).get("size"))
+    return attempt < job["attempt"] or (JobState(job["state"]).terminal and whole)
 
 
 async def _kept(instance: Instance, call: Call, attempt: int, stream: str, offset: int, limit: int) -> Raw:
@@ -265,6 +350,12 @@ async def cancel_many(instance: Instance, call: Call) -> JSON:
     return answer
 
 
+async def end_jobs(instance: Instance, job_ids: Sequence[str], reason: str) -> None:
+    """Ask for the end of these jobs."""
+    to_tell = await instance.writer.write(lambda recorder: _cancel(instance, recorder, job_ids, reason))
+    _tell(instance, to_tell, reason)
+
+
 def _cancel(instance: Instance, recorder: Recorder, job_ids: Sequence[str], reason: str) -> list[JobNow]:
     """Record that jobs shall end; those whose sites are to be told."""
     to_tell = []
@@ -272,7 +363,7 @@ def _cancel(instance: Instance, recorder: Recorder, job_ids: Sequence[str], reas
         placed = (
             is_claimed(recorder, job_id)
             or attached.is_attached(recorder, job_id)
-            or not instance.is_local(recorder, job_id)
+            or instance.is_with_site(recorder, job_id)
         )
         job = instance.service.cancel(recorder, job_id, reason, placed=placed)
         if job is not None:

@@ -42,7 +42,9 @@ def on() -> None:
 
 def _action_options(function: Any) -> Any:
     options = (
-        click.option("--site", default="local", show_default=True, help="Where to run it."),
+        click.option(
+            "--site", default="local", show_default=True, help="Where to run it; a,b: on the first that accepts."
+        ),
         workflow_option,
         click.option("--notify", metavar="COMMAND", help="Instead of a job: a command line that tells somebody."),
         click.option("--notify-url", metavar="URL", help="Instead of a job: an address that gets the event by POST."),

@@ -10,12 +10,14 @@ import click
 
 from .. import hostlist
 from ..client.connection import NO_TIMEOUT, path_of
+from ..errors import ConfigError, SiteError, UnknownSite
 from ..library.manager import LwfManager
+from ..library.submission import capture_context
 from . import new_site, render
 from .groups import Group, example
-from .options import json_option, parse_properties
+from .options import Duration, json_option, parse_properties
 from .session import Session
-from .text import duration, properties, shown, size
+from .text import duration, moment, properties, shown, size
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -36,10 +38,23 @@ def list_sites(session: Session, as_json: bool) -> None:
         render.print_json(found)
         return
     rows = (
-        (item["name"], item.get("driver"), ", ".join(item.get("pillars", ())), item.get("state"), item.get("reason"))
+        (
+            item["name"],
+            item.get("driver"),
+            ", ".join(item.get("pillars", ())),
+            _count(item, "jobs"),
+            _count(item, "waiting"),
+            item.get("state"),
+            moment(item.get("since")),
+            item.get("reason"),
+        )
         for item in found
     )
-    render.table(("SITE", "DRIVER", "PILLARS", "STATE", "WHY"), rows)
+    render.table(("SITE", "DRIVER", "PILLARS", "JOBS", "WAITING", "STATE", "SINCE", "WHY"), rows)
+
+
+def _count(item: JSON, key: str) -> str | None:
+    return str(item[key]) if item.get(key) else None
 
 
 @site.command(epilog=example("lwfm site show local"))
@@ -58,25 +73,62 @@ def show(session: Session, name: str, as_json: bool) -> None:
             ("driver", found.get("driver")),
             ("pillars", ", ".join(found.get("pillars", ()))),
             ("state", found.get("state")),
+            ("since", moment(found.get("since"))),
             ("why", found.get("reason")),
+            ("jobs there", _count(found, "jobs")),
+            ("jobs waiting", _count(found, "waiting")),
             *((key, shown(value)) for key, value in (found.get("options") or {}).items()),
         ]
     )
 
 
-@site.command(epilog=example("lwfm site check local"))
+@site.command(epilog=example("lwfm site check", "lwfm site check cluster --run --timeout 10m"))
+@click.option("--run", is_flag=True, help="Also run a small job, which may cost something.")
+@click.option("--timeout", type=Duration(), default="60", show_default=True, metavar="TIME", help="For each pillar.")
 @json_option
-@click.argument("name", default="local")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.pass_obj
-def check(session: Session, name: str, as_json: bool) -> int:
-    """Try each pillar of a site. The exit code is 6 unless all are well."""
-    answer = session.client.post(path_of("sites", name, "check"), {}, timeout_s=NO_TIMEOUT)
+def check(session: Session, names: tuple[str, ...], run: bool, timeout: float, as_json: bool) -> int:
+    """Try each pillar of a site, or of all sites.
+
+    Auth: whether we are logged in. Run: whether it takes jobs and answers. Repo: a small file is put, fetched, compared and
+    removed. Spin: what there is. The exit code is 6 unless all are well.
+    """
+    listed = names or tuple(item["name"] for item in session.client.get("/v1/sites")["sites"])
+    body = {"timeout_s": timeout, **({"run": True, "context": capture_context()} if run else {})}
+    answers = [_checked(session, name, body) for name in listed]
     if as_json:
-        render.print_json(answer)
+        render.print_json(answers)
     else:
-        rows = ((item["pillar"], "ok" if item["ok"] else "failure", item.get("message")) for item in answer["checks"])
-        render.table(("PILLAR", "RESULT", "MESSAGE"), rows)
-    return 0 if all(item["ok"] for item in answer["checks"]) else 6
+        rows = (
+            (answer["name"], item["pillar"], _result(item), _took(item), item.get("message"))
+            for answer in answers
+            for item in answer["checks"]
+        )
+        render.table(("SITE", "PILLAR", "RESULT", "TOOK", "MESSAGE"), rows)
+    return 0 if all(item["ok"] for answer in answers for item in answer["checks"]) else SiteError.exit_code
+
+
+def _checked(session: Session, name: str, body: JSON) -> JSON:
+    """What came of trying a site; one that cannot be tried at all has failed as a whole, if it is there."""
+    try:
+        answer: JSON = session.client.post(path_of("sites", name, "check"), body, timeout_s=NO_TIMEOUT)
+        return answer
+    except (ConfigError, SiteError) as error:
+        if isinstance(error, UnknownSite):
+            raise
+        return {"name": name, "checks": [{"pillar": "driver", "ok": False, "message": error.message}]}
+
+
+def _result(item: JSON) -> str:
+    if not item.get("offered", True):
+        return "not offered"
+    return "ok" if item["ok"] else "failure"
+
+
+def _took(item: JSON) -> str | None:
+    seconds = item.get("seconds")
+    return f"{seconds:.2f} s" if seconds and item.get("offered", True) else None
 
 
 @site.command(epilog=example("lwfm site login cluster"))

@@ -41,6 +41,8 @@ READ_BYTES = 1024 * 1024
 FLUSH_S = 0.05
 """How long to wait for more lines of a slow pipe before those that have come are submitted."""
 SHOWN_IN_DRY_RUN = 5
+SHOWN_REASONS = 3
+"""Of what is said of where jobs go, or what they wait for, so much is shown."""
 
 
 @click.command(
@@ -48,11 +50,12 @@ SHOWN_IN_DRY_RUN = 5
     epilog=example(
         "lwfm submit --cores 4 --mem 8G --time 2:00:00 -- ./solve input.dat",
         "lwfm submit --array 1-1000 --name 'sim-{}' --out 'out-{}.csv' -- python sim.py --seed {}",
+        "lwfm submit --site cluster,local -- ./solve input.dat",
         "lwfm submit --each-line files.txt --wait -- gzip -k {}",
         "lwfm submit --each-line commands.txt           (each line is a command for the shell)",
     ),
 )
-@click.option("--site", default="local", show_default=True, help="Where to run.")
+@click.option("--site", default="local", show_default=True, help="Where to run; a,b: on the first that accepts it.")
 @workflow_option
 @definition_options
 @click.option("--each-line", metavar="FILE|-", help="One job per line of a file; {} is the line.")
@@ -104,6 +107,8 @@ def submit(
     ids = [job["job_id"] for job in recorded]
     if not as_json:
         _show_ids(ids, single=each_line is None and array is None)
+        for reason in list(dict.fromkeys(job["reason"] for job in recorded if job.get("reason")))[:SHOWN_REASONS]:
+            render.note(f"lwfm: {reason}")
     if wait and ids:
         return wait_for(session.client, ids, as_json=as_json)
     if as_json:

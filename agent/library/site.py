@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 from ..client.connection import NO_TIMEOUT, path_of
 from ..errors import InvalidRecord, LoginRequired
@@ -32,6 +32,8 @@ from .values import (
 if TYPE_CHECKING:
     from .manager import LwfManager
 
+SiteNames = Union[str, Sequence[str]]
+"""A site, or several of which the first that accepts a job gets it."""
 FIRST_CHUNK = 100
 """Jobs in the first call of many: small, so that the site has work while the rest is made."""
 CHUNK = 250
@@ -105,7 +107,7 @@ class AuthPillar(Pillar):
 
     def is_auth_current(self) -> bool:
         """Whether the site would accept a call now."""
-        checks = self.ask_agent("POST", "check")["checks"]
+        checks = self.ask_agent("POST", "check", body={"pillars": ["auth"]})["checks"]
         return all(check["ok"] for check in checks if check["pillar"] == "auth")
 
 
@@ -117,26 +119,33 @@ class RunPillar(Pillar):
         command: CommandLike,
         workflow: WorkflowLike | None = None,
         parent: JobLike | None = None,
+        *,
+        site: SiteNames | None = None,
     ) -> JobStatus:
         """Submit one job; it is recorded when this returns.
 
         Args:
             command: a :class:`JobDefn`, a list of words, or a line for the shell.
             workflow: what it belongs to; the workflow this process is part of when None. parent: likewise.
+            site: instead of this site the first that accepts it of several: ``"a,b"``, or a list.
 
         Raises:
             ResourcesImpossible: the site could never run it. InvalidRecord, UnknownSite, …
         """
-        return self.submit_many([command], workflow, parent)[0]
+        return self.submit_many([command], workflow, parent, site=site)[0]
 
     def submit_many(
         self,
         commands: Iterable[CommandLike],
         workflow: WorkflowLike | None = None,
         parent: JobLike | None = None,
+        *,
+        site: SiteNames | None = None,
     ) -> list[JobStatus]:
-        """Submit many jobs, a thousand per call to the agent; each call is recorded whole or not at all."""
+        """Submit many jobs, some hundred per call to the agent; each call is recorded whole or not at all."""
         chosen = self._context(workflow, parent)
+        if site is not None:
+            chosen["site"] = site if isinstance(site, str) else ",".join(site)
         bodies = self._bodies(commands, chosen)
         recorded: list[JobStatus] = []
         for answer in self._manager.client.post_each("/v1/jobs", bodies):

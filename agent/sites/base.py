@@ -1,11 +1,11 @@
 """The interface that a site's driver implements: four pillars, each a small class.
 
 A driver knows nothing of the store, of events or of workflows: it is called, and it answers. It is called from any thread
-and may block (use timeouts). It may raise any :class:`~lwfm.errors.SiteError`; everything else it raises is reported as one.
-A pillar that a site does not have is None.
+and may block (use timeouts); a call that hangs holds up its own site alone. It may raise any :class:`~lwfm.errors.SiteError`;
+everything else it raises is reported as one. :class:`~lwfm.errors.LoginRequired` says that nobody is logged in: the agent then asks
+rarely, and at once after a login. A pillar that a site does not have is None.
 
-Calls to one pillar do not overlap, unless its class says that it is ``thread_safe``; :meth:`Run.check` alone may come at any
-time. Calls to different pillars of a site may overlap: data are fetched while jobs are asked for.
+The agent's calls for one site do not overlap, :meth:`Run.check` and ``close`` apart.
 
 A driver runs in the agent, or in a process of its own (:attr:`SiteDriver.own_process`, or ``process`` or ``venv`` in
 ``sites.toml``). There it is made when it is first needed, and made again when its process has died: what it must remember lies at
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
-from ..errors import NotSupported
+from ..errors import InvalidRecord, NotSupported
 from ..models import JobDefn
 from ..records import JSON
 from ..states import JobState
@@ -40,6 +40,7 @@ class JobRequest:
         environment: the variables taken over from the submitter, and what is the same for all jobs of the instance.
         variables: what lwfm tells this job (``LWFM_*``).
         labels: what its site asks of the nodes it runs on, where those are the agent's own.
+        submitted_from: the submitter's directory, which ``defn.cwd`` is where the job names none.
     """
 
     job_id: str
@@ -49,6 +50,7 @@ class JobRequest:
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
+    submitted_from: Optional[str] = None
 
     def to_json(self) -> JSON:
         """The request without its environment, which many have in common."""
@@ -59,6 +61,7 @@ class JobRequest:
             "context_id": self.context_id,
             "variables": dict(self.variables),
             "labels": sorted(self.labels),
+            "submitted_from": self.submitted_from,
         }
 
     @classmethod
@@ -72,6 +75,7 @@ class JobRequest:
             environment,
             body["variables"],
             frozenset(body["labels"]),
+            body.get("submitted_from"),
         )
 
 
@@ -84,7 +88,8 @@ class Observation:
         native_status: the site's own word. ``native_id``: the site's own id of the job.
         reason: for a person.
         facts: what else is known, under the names of :class:`~lwfm.models.JobStatus` (``exit_code``, ``host``,
-            ``started_at`` …).
+            ``started_at`` …). In the answer to a submission ``refused``, if true, says that the site has not taken the job and
+            has nothing of it: it may then be handed to another site; else it has FAILED.
     """
 
     state: JobState
@@ -193,29 +198,47 @@ class Run(Pillar):
     reports_itself = False
     """True when the site reports statuses by itself, which only one whose jobs run on the agent's own nodes can; else the agent
     asks with :meth:`status`."""
+    records_come = False
+    """True when what becomes of a job comes as records of another instance. Then ``status([])`` is called, while jobs are with the
+    site, only so that it brings them: nothing is taken from its answer. Where it is not known whether a job was handed over, it is
+    handed over again; :meth:`cancel` raises NotFound for a job that the site has not got."""
     labels: frozenset[str] = frozenset()
     """Of a site whose jobs run on the agent's own nodes: what those nodes must be labelled with."""
 
     def check(self, defn: JobDefn) -> None:
         """Accept or refuse a definition before anything is recorded; must be quick and ask nobody. May overlap other calls.
 
+        Here: a site that does not say otherwise knows no options.
+
         Raises:
             ResourcesImpossible: it could never run here; the message has the numbers.
+            InvalidRecord: it has an option that the site does not know, or that makes no sense.
         """
+        if defn.options:
+            raise InvalidRecord(
+                f"this site knows no option {min(defn.options)!r}"[:200],
+                hint="options are for sites that are batch schedulers: slurm, sge, pbs",
+            )
 
     @abstractmethod
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
-        """Hand jobs to the site; the answer has one observation per job id. Handing over the same job again is harmless.
+        """Hand jobs to the site; the answer has one observation per job id. Handing over the same attempt again is harmless.
+
+        A later attempt of a job takes the place of the one before: from then on all that is asked by the job's id is about it.
+        A job that is left out of the answer is one of which nothing is known.
 
         Jobs must outlive this process: one that runs here beside the driver needs a session of its own.
 
         Raises:
+            ResourcesImpossible, NotSupported, UsageError: the site has taken none of them, and never will.
             SiteError: nothing is known of any of them; the agent asks :meth:`status` before it tries again.
         """
 
     @abstractmethod
     def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
         """What the site says of these jobs, in one question for all of them. A job it does not know is left out.
+
+        Without jobs the question is only whether the site answers.
 
         Raises:
             SiteError: the question could not be asked; nothing is concluded from that.
@@ -251,6 +274,14 @@ class Repo(Pillar):
         Raises:
             NotFound: the data is gone. SiteError: it could not be fetched, or is not what it was.
         """
+
+    def remove(self, stored: StoredData) -> None:
+        """Remove data; that it is gone already is harmless.
+
+        Raises:
+            NotSupported: the site cannot.
+        """
+        raise NotSupported("this site cannot remove data")
 
 
 class Spin(Pillar):

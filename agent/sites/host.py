@@ -89,6 +89,7 @@ def _described(driver: SiteDriver) -> JSON:
     return {
         "pillars": [name for name in PILLARS if getattr(driver, name) is not None],
         "reports_itself": run is not None and bool(run.reports_itself),
+        "records_come": run is not None and bool(run.records_come),
         "labels": sorted(run.labels) if run is not None else [],
     }
 
@@ -223,6 +224,7 @@ _SERVED: dict[str, Callable[..., Answer]] = {
     "run.output": lambda run, *given: Answer(None, bytes(run.output(*given))),
     "repo.put": _put,
     "repo.get": _get,
+    "repo.remove": lambda repo, stored: _done(repo.remove, StoredData.from_json(stored)),
     "spin.list": lambda spin: Answer([resource.to_json() for resource in spin.list()]),
     "spin.create": lambda spin, kind, spec: Answer(spin.create(kind, spec).to_json()),
     "spin.destroy": lambda spin, resource_id: _done(spin.destroy, resource_id),

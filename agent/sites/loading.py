@@ -13,7 +13,13 @@ from types import ModuleType
 from ..errors import ConfigError
 from .base import SiteDriver
 
-BUILT_IN = {"local": "lwfm.sites.local:LocalSite", "allocation": "lwfm.sites.allocation:AllocationSite"}
+BUILT_IN = {
+    "local": "lwfm.sites.local:LocalSite",
+    "allocation": "lwfm.sites.allocation:AllocationSite",
+    "slurm": "lwfm.sites.batch_site:SlurmSite",
+    "sge": "lwfm.sites.batch_site:GridEngineSite",
+    "ssh": "lwfm.sync.site:SshSite",
+}
 IN_AGENT = ("local", "allocation")
 """The drivers that use the agent's nodes, and so cannot be in a process of their own."""
 ENTRY_POINT_GROUP = "lwfm.sites"

@@ -32,7 +32,7 @@ from .base import (
     StoredData,
 )
 from .batch import BatchNode, Partition
-from .commands import find_scheduler
+from .commands import BatchCommands, find_scheduler
 
 PART_SUFFIX = ".lwfm-part"
 
@@ -74,6 +74,7 @@ class LocalRun(Run):
 
     def check(self, defn: JobDefn) -> None:
         """Refuse what the node could never run."""
+        super().check(defn)
         self._nodes.check(defn)
 
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
@@ -127,6 +128,13 @@ class LocalRepo(Repo):
         if _is_there(local_path) and local_path.is_dir() and not source.is_dir():
             local_path = local_path / source.name
         return self._copied(source, local_path, expected=stored.sha256)
+
+    def remove(self, stored: StoredData) -> None:
+        """Remove a file."""
+        try:
+            self._source(stored).unlink(missing_ok=True)
+        except OSError as error:
+            raise SiteError(f"cannot remove {stored.path}: {error.strerror}") from error
 
     def _source(self, stored: StoredData) -> Path:
         parts = urlsplit(stored.url)
@@ -214,15 +222,7 @@ class LocalSpin(Spin):
         """
         found = _distinct(self._nodes.describe())
         scheduler = find_scheduler()
-        told: list[Resource] = []
-        answers = False
-        if scheduler is not None:
-            try:
-                partitions, nodes = scheduler.resources()
-                told = [*map(_partition, partitions), *map(_batch_node, nodes)]
-                answers = True
-            except LwfmError as error:
-                told = [Resource(scheduler.name, "scheduler", "unknown", {"reason": error.message})]
+        told, answers = ([], False) if scheduler is None else scheduler_resources(scheduler)
         if self._allocations is not None:
             found += self._allocations.list(ask=answers)
         return [*found, *told]
@@ -240,6 +240,22 @@ class LocalSpin(Spin):
         if self._allocations is None:
             raise NotSupported("this site has no allocations")
         self._allocations.destroy(resource_id)
+
+
+def scheduler_resources(
+    scheduler: BatchCommands, know: Callable[[Sequence[Partition]], None] = lambda _: None
+) -> tuple[list[Resource], bool]:
+    """A scheduler's partitions and nodes; where it does not answer, itself with the reason. And whether it has answered.
+
+    Args:
+        scheduler: which. ``know``: is told the partitions.
+    """
+    try:
+        partitions, nodes = scheduler.resources()
+    except LwfmError as error:
+        return [Resource(scheduler.name, "scheduler", "unknown", {"reason": error.message})], False
+    know(partitions)
+    return [*map(_partition, partitions), *map(_batch_node, nodes)], True
 
 
 def _distinct(nodes: Sequence[Resource]) -> list[Resource]:

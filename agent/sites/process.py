@@ -81,8 +81,9 @@ class ProcessSite(SiteDriver):
         self.limit_s = limit_s
         self._driver = driver
         self._sandbox = sandbox
+        self._run = ProcessRun(self)
         self._pillars = {
-            "auth": ProcessAuth(self), "run": ProcessRun(self), "repo": ProcessRepo(self), "spin": ProcessSpin(self)
+            "auth": ProcessAuth(self), "run": self._run, "repo": ProcessRepo(self), "spin": ProcessSpin(self)
         }  # fmt: skip
         self._show(PILLARS)
         self._starting = threading.Lock()
@@ -176,6 +177,7 @@ class ProcessSite(SiteDriver):
             child.kill()
             raise
         self._show(ready["pillars"])
+        self._run.records_come = bool(ready["records_come"])
         return child
 
     def _show(self, offered: Sequence[str]) -> None:
@@ -295,6 +297,10 @@ class ProcessRepo(_Passed, Repo):
     def get(self, stored: StoredData, local_path: Path) -> StoredData:
         """Fetch data."""
         return StoredData.from_json(self._site.call("repo", "get", stored.to_json(), str(local_path)).head["value"])
+
+    def remove(self, stored: StoredData) -> None:
+        """Remove data."""
+        self._site.call("repo", "remove", stored.to_json(), limit_s=self._site.limit_s)
 
 
 class ProcessSpin(_Passed, Spin):

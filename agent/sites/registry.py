@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from ..config import PILLARS, SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
+from ..limits import Limits
 from .base import SiteContext, SiteDriver, in_turn
 from .loading import IN_AGENT, load
 from .process import ProcessSite, log_of
@@ -104,6 +105,21 @@ class Registry:
         if found is None:
             raise NotSupported(f"site {name!r} has no {pillar} pillar")
         return found
+
+    def offered(self, name: str, pillar: str) -> Any:
+        """The same, or None."""
+        try:
+            return self.pillar(name, pillar)
+        except NotSupported:
+            return None
+
+    def limits(self, name: str) -> Limits:
+        """What is asked of a site at most.
+
+        Raises:
+            UnknownSite: there is none of that name.
+        """
+        return self._entry(name).config.limits
 
     def describe(self, name: str) -> dict[str, Any]:
         """A site as the API shows it. May block, but waits for no process: ``state`` says that it is not there yet."""

@@ -101,7 +101,12 @@ def test_an_installed_driver_is_found_in_the_environment(tmp_path: Path) -> None
         assert stored["site"] == "mixed"
         assert (agent.home.repository / "kept").read_text() == (tmp_path / "asks.txt").read_text()
         checks = agent.client.post("/v1/sites/mixed/check", {})["checks"]
-        assert [item["message"] for item in checks] == ["not offered", "takes jobs", "ready", "not offered"]
+        assert [item["message"] for item in checks] == [
+            "not offered",
+            "takes jobs",
+            "keeps and gives back 4096 bytes",
+            "not offered",
+        ]
 
 
 def test_it_is_made_anew_when_its_requirements_have_changed(tmp_path: Path, stopping: threading.Event) -> None:

@@ -509,12 +509,35 @@ class TestLog:
 
 
 class TestPlaces:
-    def test_site_check(self, api: FakeApi) -> None:
+    def test_site_check(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         checks = [{"pillar": "run", "ok": True, "message": "m"}]
         api.replies["POST /v1/sites/local/check"] = lambda request: {"name": "local", "checks": checks}
-        assert main(["site", "check"]) == 0
-        checks.append({"pillar": "auth", "ok": False, "message": "login"})
-        assert main(["site", "check", "local"]) == 6
+        api.replies["POST /v1/sites/far/check"] = errors.ConfigError("no such driver")
+        api.replies["GET /v1/sites"] = {"sites": [{"name": "local"}, {"name": "far"}]}
+        assert main(["site", "check", "local", "--timeout", "5m"]) == 0
+        assert api.requests[-1].body == {"timeout_s": 300.0}
+        assert main(["site", "check"]) == 6
+        assert "far    driver  failure  no such driver" in capsys.readouterr().out
+        checks.append({"pillar": "repo", "ok": True, "offered": False, "message": "not offered"})
+        checks.append({"pillar": "auth", "ok": False, "seconds": 1.25, "message": "login"})
+        assert main(["site", "check", "local", "--run"]) == 6
+        assert api.requests[-1].body["run"] is True
+        lines = capsys.readouterr().out.splitlines()
+        assert [" ".join(line.split()) for line in lines[-3:]] == [
+            "local run ok m",
+            "local repo not offered not offered",
+            "local auth failure 1.25 s login",
+        ]
+
+    def test_site_list_tells_what_is_down(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        since = "2025-01-01T00:00:00.000000Z"
+        far = {"name": "far", "state": "down", "reason": "no route", "since": since, "jobs": 3, "waiting": 0}
+        api.replies["GET /v1/sites"] = {"sites": [{"name": "local", "state": "ready"}, far]}
+        assert main(["site", "list"]) == 0
+        titles, _, line = capsys.readouterr().out.splitlines()
+        assert titles.split() == ["SITE", "JOBS", "STATE", "SINCE", "WHY"]
+        assert line.split()[:3] == ["far", "3", "down"]
+        assert "no route" in line
 
     def test_site_login_asks(self, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
         def login(request: Request) -> Any:

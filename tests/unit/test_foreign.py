@@ -9,9 +9,10 @@ import pytest
 
 from lwfm.errors import AmbiguousId, Conflict, NotFound
 from lwfm.execution import record_ended, record_started
+from lwfm.handover import record_trouble, resume
 from lwfm.instance import _still_needed
 from lwfm.models import JobDefn
-from lwfm.polling import _record_observations, _record_trouble, active_of
+from lwfm.observing import record_observations
 from lwfm.recovery import claim, reconcile, unplaced
 from lwfm.service import active_count
 from lwfm.sites.base import Observation
@@ -272,11 +273,11 @@ class TestNotOurs:
         pending, running = there.job("x", site="slurm"), there.job("y", "RUNNING", site="slurm")
         bring(thread, there)
         before = len(thread.records())
-        assert thread.unit(active_of, "slurm") == ([], [])
+        assert thread.unit(resume, ["local"]) == ([], {})
         assert thread.unit(unplaced, ["local", "slurm"]) == []
         said = {job: Observation(JobState.COMPLETE) for job in (pending, running)}
-        assert thread.unit(_record_observations, said) is False
-        thread.unit(_record_trouble, [pending, running], "the site does not answer")
+        assert thread.unit(record_observations, "slurm", said) == (False, [], [], [], [pending, running])
+        thread.unit(record_trouble, [pending, running], "the site does not answer")
         assert thread.unit(claim, "w", [(pending, 1)]) == []
         thread.unit(record_started, pending, 1, {"pid": 7, "time": "2025-01-01T00:00:00.000000Z"}, HOST)
         thread.unit(record_ended, running, 1, {"cause": "exit", "exit_code": 0}, HOST, thread.outputs, [])
