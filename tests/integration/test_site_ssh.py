@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from lwfm.errors import UnknownSite
 from lwfm.sites.base import Observation, SiteContext
 from lwfm.states import JobState
 from lwfm.store.projections import FACTS
 from lwfm.sync.site import SshSite
 from lwfm.testing import SiteContract, SiteUnderTest
 
+from support.agents import LINK
 from support.peers import Network, Place, a_network, kill
 from support.ssh_server import sshd_program
 from support.waiting import wait_until
@@ -242,6 +244,26 @@ def test_its_sites_and_their_nodes_are_listed(places: tuple[Place, Place]) -> No
     found = near.json("spin", "list", "--site", "cluster")
     assert any(item["resource_id"] == "local" and item["kind"] == "site" for item in found), json.dumps(found)
     assert any(item["resource_id"].startswith("local/") and item["kind"] == "node" for item in found)
+
+
+def test_its_sites_are_sites_here(network: Network, tmp_path: Path) -> None:
+    """``cluster/NAME`` is the site NAME of the other instance: also one that has to be asked, and one that is not there."""
+    near, far = network.place("near"), network.place("far", started=False)
+    far.env["PYTHONPATH"] = os.pathsep.join([str(LINK), str(Path(__file__).resolve().parents[1])])
+    (traces := tmp_path / "traces").mkdir()
+    far.configure(f'[queue]\ndriver = "support.shell_site:ShellSite"\ndirectory = "{traces}"\n')
+    far.start()
+    configure(network, near, far)
+    job = near.submit("echo queued", site="cluster/queue")
+    assert near.wait(job)["state"] == "COMPLETE"
+    assert near.output(job) == b"queued\n"
+    assert list(traces.glob(f"{job}*")), "it ran there"
+    assert near.job(job)["site"] == "cluster/queue"
+    lost = near.wait(near.submit("true", site="cluster/nowhere"))
+    assert lost["state"] == "FAILED"
+    assert "there is no site 'nowhere'" in lost["reason"]
+    with pytest.raises(UnknownSite):
+        near.submit("true", site="local/nowhere")
 
 
 def test_its_driver_goes_with_the_agent(places: tuple[Place, Place]) -> None:
