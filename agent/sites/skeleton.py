@@ -89,15 +89,8 @@ class SkeletonRun(Run):
         """Hand jobs over. A job that the site has already (same id and attempt) must not start again: it is only told of."""
         for request in requests:
             directory = self._place / "jobs" / request.job_id / str(request.attempt)
-            try:
-                directory.mkdir(parents=True)  # of two that try, one makes it: this is what makes submission idempotent
-            except FileExistsError:
-                continue
-            try:
+            if not directory.exists():
                 self._start(request, directory)
-            except BaseException:
-                shutil.rmtree(directory)  # it has not begun: it may be handed over again
-                raise
         return self.status([request.job_id for request in requests])
 
     def _start(self, request: JobRequest, directory: Path) -> None:
@@ -109,13 +102,15 @@ class SkeletonRun(Run):
             "limit_s": defn.resources.time_limit_s,
             "grace_s": defn.grace_s,
         }
-        subprocess.run(  # the runner gets away from this process, which may end at any time: jobs must go on
-            [sys.executable, "-I", "-c", RUNNER, str(directory)],
-            input=json.dumps(told),
-            text=True,
-            timeout=60,
-            check=True,
-        )
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            "-I",
+            "-c",
+            RUNNER,
+            str(directory),
+        ]  # this process may end at any time: jobs must go on
+        subprocess.run(command, input=json.dumps(told), text=True, start_new_session=True, timeout=60, check=True)
 
     def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
         """What becomes of jobs: one question for all of them. Leave out those that the site does not know; never guess."""
@@ -231,9 +226,12 @@ def _checksum(path: Path) -> str:
 RUNNER = """
 import json, os, signal, subprocess, sys, time
 told, directory = json.load(sys.stdin), sys.argv[1]
+try:
+    os.mkdir(directory)  # of several runners of one attempt one makes it: so a job runs once, whoever dies when
+except FileExistsError:
+    sys.exit()
 if os.fork():
     os._exit(0)
-os.setsid()
 os.chdir(directory)
 null = os.open(os.devnull, os.O_RDWR)
 for number in range(3):

@@ -20,6 +20,7 @@ checks share one site: they leave files in its directories, and jobs that have e
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 import threading
 import time
@@ -209,6 +210,7 @@ class SiteContract:
         assert seen.state is JobState.COMPLETE, seen
         assert seen.facts.get("exit_code") == 0
         assert seen.native_id
+        assert json.loads(json.dumps(dict(seen.facts))) == dict(seen.facts), "facts are JSON values"
         assert site.output(job_id) == b"two words and 'quotes' $HOME\n"
 
     def test_a_line_is_for_the_shell(self, site: SiteUnderTest) -> None:

@@ -182,5 +182,6 @@ if __name__ == "__main__":
         server.serve_forever()
     finally:
         for job in list(JOBS.values()):
-            job.cancel()
+            if job.process is not None:
+                job.kill(signal.SIGKILL)
         shutil.rmtree(PLACE, ignore_errors=True)
