@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .batchjob import main as bring_up
 
         return bring_up(words[1:])
+    if words[:1] == ["site-host"]:  # the process of a site's driver
+        from .sites.host import main as host
+
+        return host(words[1:])
     if words[:1] == ["notify"]:  # what the job of a notification runs
         from .notify import main as notify
 

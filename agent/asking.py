@@ -17,7 +17,7 @@ from .errors import InvalidRecord
 from .listening import sample
 from .paths import self_command, write_private
 from .quantities import seconds_of
-from .sites.batch import DEFAULT_IDLE_S, AllocationRequest, quantity, request_of
+from .sites.batch import DEFAULT_IDLE_S, BatchRequest, quantity, request_of
 from .sites.commands import BatchCommands, the_scheduler
 
 
@@ -25,7 +25,7 @@ class Question(NamedTuple):
     """What is to be asked: ``asked`` for our own memory, ``request`` for the scheduler."""
 
     asked: Asked
-    request: AllocationRequest
+    request: BatchRequest
     scheduler: BatchCommands
 
 

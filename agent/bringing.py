@@ -19,7 +19,7 @@ from .models import JobDefn, Metasheet
 from .observing import STREAMS, record_brought
 from .outputs import OutputStore
 from .sitecalls import SiteCalls
-from .sites.base import Repo, Run, SiteDriver
+from .sites.base import Repo, Run
 from .writer import Writer
 
 SMALL_BYTES = 64 * 1024
@@ -33,7 +33,7 @@ class Bringing:
 
     Args:
         writer, outputs: where it is kept. ``calls``: to the drivers.
-        driver_of: the driver of a site; may raise LwfmError. ``is_down``: whether a site is known to be.
+        pillar_of: a pillar of a site, None where it has none; may raise LwfmError. ``is_down``: whether a site is known to be.
         build: finds definitions. ``spawn``: runs a coroutine in the event loop.
     """
 
@@ -42,7 +42,7 @@ class Bringing:
         writer: Writer,
         outputs: OutputStore,
         calls: SiteCalls,
-        driver_of: Callable[[str], SiteDriver],
+        pillar_of: Callable[[str, str], Any],
         is_down: Callable[[str], bool],
         build: Build,
         spawn: Callable[[Awaitable[None]], Any],
@@ -51,7 +51,7 @@ class Bringing:
         self._writer = writer
         self._outputs = outputs
         self._calls = calls
-        self._driver_of = driver_of
+        self._pillar_of = pillar_of
         self._is_down = is_down
         self._build = build
         self._spawn = spawn
@@ -106,19 +106,19 @@ class Bringing:
 
     async def _bring(self, site: str, job_id: str, *, give_up: bool) -> None:
         try:
-            driver = self._driver_of(site)
+            run, repo = self._pillar_of(site, "run"), self._pillar_of(site, "repo")
         except LwfmError:
             if give_up:
                 return  # the mark is still there: an agent that starts tries again
             raise
         printed: dict[str, bytes] = {}
-        if driver.run is not None:
+        if run is not None:
             try:
-                printed = await self.printed(site, driver.run, job_id)
+                printed = await self.printed(site, run, job_id)
             except LwfmError:
                 if not give_up:
                     raise
-        sheets = await self._declared(site, driver.repo, job_id) if driver.repo is not None else []
+        sheets = await self._declared(site, repo, job_id) if repo is not None else []
         faultpoints.hit("bringing.fetched")
         try:
             await self._writer.write(record_brought, job_id, printed, sheets, self._outputs)

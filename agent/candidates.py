@@ -111,15 +111,22 @@ class Placing:
             self._taken[waiting] += 1
         return Choice(waiting, waiting is not None, "; ".join(said), tuple(errors))
 
+    def has_judged(self, site: str, defn: JobDefn) -> bool:
+        """Whether a site has been asked what it thinks of such a job."""
+        return (site, shape_of(defn)) in self._judged
+
+    def judge(self, site: str, defn: JobDefn, refusal: Optional[LwfmError]) -> None:
+        """Note what a site thinks of such a job: why it refuses it, None where it does not."""
+        self._judged[site, shape_of(defn)] = refusal
+
     def _refusal(self, site: str, defn: JobDefn) -> Optional[LwfmError]:
-        asked = (site, shape_of(defn))
-        if asked not in self._judged:
+        if not self.has_judged(site, defn):
             try:
                 self._accepts(site, defn)
-                self._judged[asked] = None
+                self.judge(site, defn, None)
             except LwfmError as error:
-                self._judged[asked] = error
-        return self._judged[asked]
+                self.judge(site, defn, error)
+        return self._judged[site, shape_of(defn)]
 
     def _obstacle(self, site: str) -> Optional[str]:
         """Why a site that accepts a job does not take it now."""

@@ -1,8 +1,8 @@
 """The configuration a person writes: ``sites.toml`` in the instance's home. Reads it; changes nothing.
 
-Each section is a site: ``driver`` names what drives it (a built-in name, an entry point of the group ``lwfm.sites``, or
-a dotted path ``package.module:Class``), the other keys are that driver's options. The sites ``local`` and ``allocation`` are
-always there.
+Each section is a site: ``driver`` names what drives it (a built-in name, an entry point of the group ``lwfm.sites``, a dotted
+path ``package.module:Class``, or ``FILE.py:Class``), ``pillars`` which of its pillars another drives, ``process`` and ``venv``
+where they run; the other keys are the drivers' options. The sites ``local`` and ``allocation`` are always there.
 """
 
 from __future__ import annotations
@@ -11,14 +11,31 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from . import hostlist
 from .errors import ConfigError, InvalidRecord
 from .limits import KEYS, NO_LIMITS, Limits, limits_of
 
+PILLARS = ("auth", "run", "repo", "spin")
+"""What a site may offer."""
 LOCAL_SITE, ALLOCATION_SITE = "local", "allocation"
 """The sites that are always there, with drivers of the same names."""
+
+
+@dataclass(frozen=True)
+class VenvConfig:
+    """The virtual environment that a site's driver runs in. Paths are relative to the instance's home.
+
+    Args:
+        path: where it is; made if it is not there.
+        requirements: the file that lists what is installed in it. None: nothing.
+        python: the version, as ``3.12``, or the path of the Python it is made with. None: that of the agent.
+    """
+
+    path: str
+    requirements: Optional[str] = None
+    python: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -27,15 +44,29 @@ class SiteConfig:
 
     Args:
         name: the site's name.
-        driver: what drives it.
+        driver: what drives it, but for ``pillars``; None: it has only those.
         options: the other keys of the section.
+        process: whether the driver is to run in a process of its own. ``venv``: in which virtual environment, which needs one.
+        pillars: by name, the drivers of single pillars.
         limits: those of them that say how much is asked of it.
     """
 
     name: str
-    driver: str
+    driver: Optional[str]
     options: Mapping[str, Any] = field(default_factory=dict)
+    process: bool = False
+    venv: Optional[VenvConfig] = None
+    pillars: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = NO_LIMITS
+
+    def driver_of(self, pillar: str) -> Optional[str]:
+        """What drives one pillar; None: the site does not have it."""
+        return self.pillars.get(pillar, self.driver)
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """What drives it, each once."""
+        return tuple(dict.fromkeys(name for name in map(self.driver_of, PILLARS) if name is not None))
 
 
 def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zero: bool = False) -> float:
@@ -111,17 +142,44 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         if "/" in name or not name.strip():
             raise ConfigError(f"{path}: {name!r} cannot be a site's name", hint="a name without slashes")
         options = dict(section)
+        pillars = _pillars_option(options, f"{path}: [{name}]")
         driver = options.pop("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
-        if not isinstance(driver, str) or not driver:
+        if (driver is not None or not pillars) and (not isinstance(driver, str) or not driver):
             raise ConfigError(f"{path}: section [{name}] names no driver", hint='add a line: driver = "..."')
+        process = options.pop("process", False)
+        if not isinstance(process, bool):
+            raise ConfigError(f"{path}: process of [{name}] must be true or false, not {process!r}")
+        venv = _venv_option(options, f"{path}: [{name}]")
         if driver in (LOCAL_SITE, ALLOCATION_SITE):
             for key in (key for key in KEYS if key in options):
                 raise ConfigError(
                     f"{path}: {key} of [{name}] has no meaning: its jobs go to the agent's own nodes",
                     hint="it is for sites that are asked how their jobs are",
                 )
-        sites[name] = SiteConfig(name, driver, options, limits_of(name, options))
+        sites[name] = SiteConfig(name, driver, options, process, venv, pillars, limits_of(name, options))
     return sites
+
+
+def _pillars_option(options: dict[str, Any], where: str) -> dict[str, str]:
+    """Take ``pillars`` out of the options of a site: the drivers of single pillars, as ``pillars.repo = "local"``."""
+    given = options.pop("pillars", {})
+    if not isinstance(given, dict) or not all(isinstance(name, str) and name for name in given.values()):
+        raise ConfigError(f"{where}: pillars must name drivers, not {given!r}", hint='as in pillars.repo = "local"')
+    for pillar in given:
+        if pillar not in PILLARS:
+            raise ConfigError(f"{where}: there is no pillar {pillar!r}", hint=f"pillars: {', '.join(PILLARS)}")
+    return given
+
+
+def _venv_option(options: dict[str, Any], where: str) -> Optional[VenvConfig]:
+    """Take ``venv`` out of the options of a site, and with it ``requirements`` and ``python``."""
+    if "venv" not in options:
+        return None
+    given = {key: options.pop(key) for key in ("venv", "requirements", "python") if key in options}
+    for key, value in given.items():
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ConfigError(f"{where}: {key} must be text, not {value!r}", hint='as in python = "3.12"')
+    return VenvConfig(given["venv"], given.get("requirements"), given.get("python"))
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

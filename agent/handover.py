@@ -184,8 +184,9 @@ def resume(recorder: Recorder, local: Sequence[str]) -> tuple[list[Resumed], dic
     marks = {key[len(_PREFIX) :]: Mark(*json.loads(value)) for key, value in transaction.execute(_ALL, ()).fetchall()}
     no_place = ",".join("?" * len(local))
     found = transaction.execute(
-        f"select id, site, attempt, state, reason, definition from jobs where state in {_OPEN} and site not in ({no_place})"  # noqa: S608
-        " and origin = ? and id not in (select job_id from local_attached) order by id",
+        "select j.id, coalesce(a.site, j.site) as place, attempt, state, reason, definition"  # noqa: S608
+        f" from jobs j left join local_adopted a on a.job_id = j.id where state in {_OPEN} and place not in ({no_place})"
+        " and (origin = ? or a.job_id is not null) and j.id not in (select job_id from local_attached) order by j.id",
         (*local, transaction.origin),
     ).fetchall()
     jobs, cancelled = [], []

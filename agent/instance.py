@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional, cast
 
 from . import __version__, faultpoints, handover, hostlist, presence, recovery
@@ -48,6 +49,7 @@ from .sealing import Vault
 from .service import Service
 from .sitecalls import SiteCalls
 from .sites.base import JobRequest, Run, SiteContext
+from .sites.process import ProcessRun
 from .sites.registry import Registry, called
 from .states import JobState
 from .store import Connection, Store
@@ -67,6 +69,8 @@ LEAVE_S = 3.0
 """So long the agent waits, when it leaves, for what drivers are at."""
 MEET_S = 3.0
 """A worker dials at least once a second."""
+THREADS = 64
+"""For what blocks, such as calls to sites: so many that one site that hangs leaves some to the others."""
 _logger = logging.getLogger(__name__)
 
 
@@ -86,6 +90,7 @@ class Instance:
         self.stopping = asyncio.Event()
         self.kill_on_stop = False
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "lwfm"))
         self._tasks: set[asyncio.Task[None]] = set()
         self._sites_signature = signature(home.sites_file)
         sites = read_sites(home.sites_file)
@@ -150,7 +155,7 @@ class Instance:
             self.writer,
             self.outputs,
             self.calls,
-            self.registry.driver,
+            self.registry.offered,
             lambda name: self.polled.is_down(name),
             self.builder.build,
             self.spawn,
@@ -173,6 +178,7 @@ class Instance:
     async def start(self) -> None:
         """Take up what was going on, and start the worker."""
         self.home.wanted.unlink(missing_ok=True)  # whoever wanted one that leaves has gone on
+        await asyncio.to_thread(self.registry.make_all)
         local = [name for name in self.registry.names() if self._reports_itself(name)]
         waiting = await self.writer.write(recovery.unplaced, local)
         faultpoints.hit("instance.placing")
@@ -317,7 +323,12 @@ class Instance:
         if found != self._sites_signature:
             self.registry.configure(read_sites(self.home.sites_file))
             self._sites_signature = found
+            self.spawn(self._make_sites())
         return self.registry
+
+    async def _make_sites(self) -> None:
+        """Before they are asked for in the event loop."""
+        await asyncio.to_thread(self.registry.make_all)
 
     def look_again(self) -> None:
         """The instance writes under another origin than before: what was learned of its own may no longer be so."""
@@ -325,24 +336,36 @@ class Instance:
         self.service.reset()
         self.watch.reset()
 
+    async def pillar(self, site: str, pillar: str) -> Any:
+        """One pillar of a site; a driver that is not there yet is made in a thread.
+
+        Raises:
+            As :meth:`~lwfm.sites.registry.Registry.pillar`.
+        """
+        sites = self.sites()
+        if not sites.is_made(site):
+            await asyncio.to_thread(sites.make, site)
+        return sites.pillar(site, pillar)
+
     def placing(self) -> Placing:
-        """Chooses the sites of jobs; for one submission, or one unit of work."""
+        """Chooses the sites of jobs; for one submission, or one unit of work. Waits for no driver in a process of its own."""
 
         def accepts(name: str, defn: JobDefn) -> None:
-            called(name, self.registry.pillar(name, "run").check, defn)
+            run = self.registry.pillar(name, "run")
+            if not isinstance(run, ProcessRun):
+                called(name, run.check, defn)
 
         def standing(name: str) -> Standing:
             return Standing() if self._reports_itself(name) else self.polled.standing(name)
 
         return Placing(accepts, standing)
 
-    def place(self, site: Any, definitions: Sequence[JobDefn]) -> list[Placement]:
+    async def place(self, site: Any, definitions: Sequence[JobDefn]) -> list[Placement]:
         """Where the jobs of a submission go, before anything is recorded; ``site``: what is asked for those that name none.
 
         Raises:
             InvalidRecord: what names the sites is malformed. UnknownSite: one of them does not exist. Else what they raise.
         """
-        self.sites()
         placing = self.placing()
         parsed: dict[str, tuple[str, ...]] = {}
         placements = []
@@ -352,11 +375,24 @@ class Instance:
             if key not in parsed:
                 parsed[key] = candidates_of(given)
                 for name in parsed[key]:
-                    self.registry.limits(
-                        name
-                    )  # that one of several exists is no reason to overlook a mistake in another
+                    self.sites().limits(name)  # that one of several exists excuses no mistake in another
+            for name in parsed[key]:
+                if not placing.has_judged(name, defn):
+                    placing.judge(name, defn, await self._refusal(name, defn))
             placements.append(placing.place(parsed[key], defn))
         return placements
+
+    async def _refusal(self, site: str, defn: JobDefn) -> Optional[LwfmError]:
+        """Why a site refuses a job; only a driver in a process of its own is waited for, while the event loop goes on."""
+        try:
+            run = await self.pillar(site, "run")
+            if isinstance(run, ProcessRun):
+                await asyncio.to_thread(called, site, run.check, defn)
+            else:
+                called(site, run.check, defn)
+        except LwfmError as error:
+            return error
+        return None
 
     def is_with_site(self, recorder: Recorder, job_id: str) -> bool:
         """Whether a job was handed, perhaps, to a site that has to be told when it shall end."""
@@ -364,8 +400,8 @@ class Instance:
         return job is not None and not self._reports_itself(job.site) and handover.is_with_site(recorder, job)
 
     def describe_site(self, name: str) -> dict[str, Any]:
-        """A site as the API shows it: what it is, and how it is."""
-        described = self.sites().describe(name)
+        """A site as the API shows it: what it is, and how it is. May block."""
+        described = self.registry.describe(name)
         if described["state"] == "ready":
             described.update(self.polled.describe(name))
         return described
@@ -545,6 +581,7 @@ class Instance:
 def _still_needed(connection: Connection, owner: str, origin: str) -> bool:
     query = (
         "select 1 from jobs where (id = ?1 or handler_id = ?1) and state not in ('COMPLETE', 'FAILED', 'CANCELLED')"
-        " and origin = ?2 union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
+        " and (origin = ?2 or id in (select job_id from local_adopted))"
+        " union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
     )
     return connection.execute(query, (owner, origin)).fetchone() is not None

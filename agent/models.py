@@ -101,6 +101,8 @@ class JobDefn(Record):
         retries: how many new attempts to make when an attempt fails.
         priority: of jobs that wait, those with a higher number are served first.
         grace_s: seconds between TERM and KILL when the job is stopped.
+        options: for its site alone, which says what it knows: of a batch scheduler ``partition``, ``account``, ``qos``, ``gres``,
+            and ``option``, words for the command that submits, as they are.
     """
 
     _terse: ClassVar[bool] = True
@@ -116,6 +118,7 @@ class JobDefn(Record):
     retries: int = 0
     priority: int = 0
     grace_s: float = DEFAULT_GRACE_S
+    options: Mapping[str, Any] = field(default_factory=dict)
     extra: JSON = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -141,6 +144,7 @@ class JobDefn(Record):
         check_integer(self, "priority", minimum=-MAX_PRIORITY)
         if check_number(self, "grace_s") < 0:
             raise InvalidRecord("grace_s cannot be negative")
+        set_field(self, "options", check_properties(self.options, "options"))
 
     def _check_command(self) -> None:
         if isinstance(self.command, str):
@@ -167,9 +171,9 @@ class JobDefn(Record):
             return cls.from_json(body)
         made = object.__new__(cls)
         values = made.__dict__
-        values.update(_RECORDED, env={}, meta={}, extra={})
+        values.update(_RECORDED, env={}, meta={}, options={}, extra={})
         for key, value in body.items():
-            if key not in values:
+            if key not in values or key == "extra":
                 values["extra"][key] = value
             elif key == "resources":
                 values[key] = Resources.from_json(value)

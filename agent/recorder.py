@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
@@ -68,6 +68,7 @@ class JobNow(NamedTuple):
     retries: int
     origin: str
     started: bool
+    adopted: bool = False
 
 
 _TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host", "elsewhere"})
@@ -184,18 +185,47 @@ class Recorder:
             elif record.kind in ("handler", "firing"):
                 self.effects.handlers_changed = True
 
+    def adopt_again(self, job: JobNow, attempt: int, definition: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+        """Another attempt of a job that was adopted is asked for, which may be to run something else."""
+        request = json.dumps({"definition": definition, **beside})
+        self.transaction.execute("update local_adopted set request = ? where job_id = ?", (request, job.job_id))
+        self.record_status(job, JobState.PENDING, attempt=attempt, reason="another attempt was asked for")
+
     def job_now(self, job_id: str) -> Optional[JobNow]:
         """Where a job stands, in this transaction; None for an unknown one."""
         row = self.transaction.job(job_id)
         if row is None:
             return None
         return JobNow(
-            job_id, STATES[row.state], row.attempt, row.workflow_id, row.site, row.retries, row.origin, row.started
+            job_id,
+            STATES[row.state],
+            row.attempt,
+            row.workflow_id,
+            row.site,
+            row.retries,
+            row.origin,
+            row.started,
+            row.adopted,
         )
 
     def is_ours(self, job: JobNow) -> bool:
-        """Whether a job is this instance's: only then is it ours to run, to end, and to tell of."""
-        return job.origin == self.transaction.origin
+        """Whether a job is this instance's, or was handed to it: only then is it ours to run, to end, and to tell of."""
+        return job.adopted or job.origin == self.transaction.origin
+
+    def adopt(self, job_id: str, origin: str, body: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+        """Take over a job of another instance, to run it here.
+
+        Args:
+            job_id: as that has it; ``origin``: that instance's.
+            body: ``site`` (of ours), ``definition`` (without its secrets), ``workflow_id``, ``workflow_name``, ``parent_id``.
+            beside: what else its request holds, which is not recorded.
+        """
+        request = json.dumps({"definition": body["definition"], **beside})
+        self.transaction.execute("insert into local_adopted values (?,?,?)", (job_id, body["site"], request))
+        with self._noting_changes([job_id]):
+            self.record("adopt", {"job_id": job_id, "of": origin, **body})
+            self.transaction.forget_rows([job_id])
+        self.effects.pending[job_id] = None
 
     def active_job(self, job_id: str) -> JobNow:
         """Like :meth:`job_now`, for a job of this instance that must not have ended.

@@ -8,15 +8,21 @@ from collections.abc import Mapping, Sequence
 
 REDACTED = "[redacted]"
 
-_TAKEN_OVER = (
+_OF_THE_MACHINE = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "SCRATCH", "WORK",
     "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "MANPATH", "PKG_CONFIG_PATH", "CMAKE_PREFIX_PATH",
     "PYTHONPATH", "PYTHONUNBUFFERED", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_EXE", "JULIA_*",
     "R_LIBS*", "JAVA_HOME", "MODULEPATH", "LOADEDMODULES", "_LMFILES_", "LMOD_*", "MODULESHOME", "SPACK_ROOT", "EB*ROOT*",
-    "OMP_*", "KMP_*", "GOMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*", "NUMEXPR_*", "CUDA_HOME", "CUDA_PATH", "ROCM_PATH",
+    "CUDA_HOME", "CUDA_PATH", "ROCM_PATH",
+)  # fmt: skip
+"""Where things are on a host, and in which language it speaks."""
+_TAKEN_OVER = (
+    *_OF_THE_MACHINE,
+    "OMP_*", "KMP_*", "GOMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*", "NUMEXPR_*",
     "OMPI_MCA_*", "UCX_*", "FI_*", "I_MPI_*", "MPICH_*", "LAMMPS_*", "GMX*",
 )  # fmt: skip
 _TAKEN_OVER_RE = re.compile("|".join(fnmatch.translate(pattern) for pattern in _TAKEN_OVER))
+_STAYS_RE = re.compile("|".join(fnmatch.translate(pattern) for pattern in (*_OF_THE_MACHINE, "LWFM_*")))
 
 _SECRET_NAME = re.compile(
     r"(?i)(pass(word|wd|phrase)?|secret|token|credential|api_?key|access_?key|private_?key|auth|cookie|session)(_|$|\d)|_pwd$|_key$"
@@ -51,6 +57,11 @@ def taken_over(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if _TAKEN_OVER_RE.match(name) and not is_secret(name, value) and "\0" not in value
     }
+
+
+def taken_along(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of the variables of a job those that mean the same on another host."""
+    return {name: value for name, value in environment.items() if not _STAYS_RE.match(name)}
 
 
 def is_secret(name: str, value: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 from .models import JobDefn
+from .redaction import taken_over
 from .sealing import Vault
 from .sites.base import JobRequest
 from .store import Connection
@@ -18,8 +20,8 @@ MAX_VARIABLE_BYTES = 100_000
 """A variable that is larger could keep the job from starting (Linux: MAX_ARG_STRLEN, 128 KiB); who needs what is left out asks
 the agent."""
 _QUERY = (
-    "select id, site, attempt, workflow_id, context_id, handler_id, trigger_job, trigger_data, cwd, definition"
-    " from jobs where id in ("
+    "select j.id, coalesce(a.site, j.site), attempt, workflow_id, context_id, handler_id, trigger_job, trigger_data, cwd,"
+    " definition, request from jobs j left join local_adopted a on a.job_id = j.id where j.id in ("
 )
 
 
@@ -52,7 +54,7 @@ class RequestBuilder:
     variables: Mapping[str, str]
     programs: str
     labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
-    _contexts: dict[str, dict[str, str]] = field(default_factory=dict)
+    _contexts: dict[str, tuple[dict[str, str], Optional[str]]] = field(default_factory=dict)
 
     def build(self, connection: Connection, jobs: Mapping[str, Optional[NewJob]]) -> list[SiteRequest]:
         """The requests for ``jobs``, in this order; those that are not new are read from the store."""
@@ -68,10 +70,26 @@ class RequestBuilder:
         return [built[job_id] for job_id in jobs if job_id in built]
 
     def _from_store(self, connection: Connection, row: Sequence[Any]) -> SiteRequest:
-        job_id, site, attempt, workflow, context_id, handler, trigger_job, trigger_data, cwd, definition = row
+        job_id, site, attempt, workflow, context_id, handler, trigger_job, trigger_data, cwd, definition, adopted = row
+        if adopted is not None:
+            return SiteRequest(site, self._build_adopted(job_id, attempt, site, workflow, json.loads(adopted)))
         defn = JobDefn.recorded(self.vault.unseal([job_id, handler or ""], json.loads(definition)))
         told = workflow, context_id, trigger_job, trigger_data
         return SiteRequest(site, self._build(connection, job_id, attempt, site, defn, cwd, *told))
+
+    def _build_adopted(
+        self, job_id: str, attempt: int, site: str, workflow: Optional[str], asked: Mapping[str, Any]
+    ) -> JobRequest:
+        """The request of another instance's job: what that asked for counts, and the environment of its user here."""
+        defn = JobDefn.recorded(self.vault.unseal([job_id], asked["definition"]))
+        if defn.cwd is None:
+            object.__setattr__(defn, "cwd", os.path.expanduser("~"))
+        variables = {"LWFM_JOB_ID": job_id, "LWFM_ATTEMPT": str(attempt), **asked["variables"]}
+        if workflow:
+            variables["LWFM_WORKFLOW_ID"] = workflow
+        environment = {**taken_over(os.environ), **asked["environment"], **self._environment_of_ours()}
+        context = hashlib.sha256(repr(sorted(environment.items())).encode("utf-8", "surrogateescape")).hexdigest()
+        return JobRequest(job_id, attempt, defn, context, environment, variables, self.labels(site))
 
     def _of_new(self, connection: Connection, job_id: str, new: NewJob) -> SiteRequest:
         of = new.body.get
@@ -97,22 +115,26 @@ class RequestBuilder:
             variables.update(_data_variables(connection, trigger_data))
         if defn.cwd is None and cwd:
             object.__setattr__(defn, "cwd", cwd)
-        environment = self._environment(connection, context_id)
-        return JobRequest(job_id, attempt, defn, context_id or "", environment, variables, self.labels(site))
+        environment, directory = self._environment(connection, context_id)
+        return JobRequest(job_id, attempt, defn, context_id or "", environment, variables, self.labels(site), directory)
 
-    def _environment(self, connection: Connection, context_id: Optional[str]) -> dict[str, str]:
+    def _environment(self, connection: Connection, context_id: Optional[str]) -> tuple[dict[str, str], Optional[str]]:
+        """The variables of a submitter, and its directory."""
         if not context_id:
-            path = os.pathsep.join([os.environ.get("PATH") or os.defpath, self.programs])
-            return {**self.variables, "PATH": path}
+            return self._environment_of_ours(), None
         if context_id not in self._contexts:
-            row = connection.execute("select env from contexts where id = ?", (context_id,)).fetchone()
+            row = connection.execute("select env, cwd from contexts where id = ?", (context_id,)).fetchone()
             if len(self._contexts) >= CACHED_CONTEXTS:
                 self._contexts.clear()
             environment = json.loads(row[0]) if row else {}
             environment.update(self.variables)
             environment["PATH"] = os.pathsep.join([environment.get("PATH") or os.defpath, self.programs])
-            self._contexts[context_id] = environment
+            self._contexts[context_id] = environment, row[1] if row else None
         return self._contexts[context_id]
+
+    def _environment_of_ours(self) -> dict[str, str]:
+        path = os.pathsep.join([os.environ.get("PATH") or os.defpath, self.programs])
+        return {**self.variables, "PATH": path}
 
 
 def _data_variables(connection: Connection, data_id: str) -> dict[str, str]:

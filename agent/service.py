@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from .candidates import Placement
@@ -22,13 +22,14 @@ from .jsontext import compact_ascii
 from .models import JobDefn, JobEvent, MetadataEvent, Metasheet, Notification, Workflow
 from .recorder import JobNow, Recorder
 from .records import check_facts, check_properties
-from .redaction import redact_text, taken_over
+from .redaction import redact_text, taken_along, taken_over
 from .sealing import Vault
 from .states import JobState, parse_state
 from .store import origins, queries
 from .store.projections import FACTS, command_line
 
 JSON = dict[str, Any]
+MAX_ATTEMPTS = 1_000_000
 MAX_LOG_CHARACTERS = 64 * 1024
 MAX_COMMAND_CHARACTERS = 2 * 1024 * 1024
 """What a program can be given on Linux with the usual limits (execve(2)); also keeps messages to workers within a frame."""
@@ -37,6 +38,61 @@ _OWN = frozenset({"command", "name", "job_id"})
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _NO_BODY: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A job of another instance that this one is asked to run.
+
+    Args:
+        site: of ours. ``defn``: what to run, secrets in place. ``attempt``: which attempt.
+        variables: what the job is told beside. ``environment``: of its submitter, as far as it means something here.
+        workflow_name: what its workflow is called, of which nothing else may be known here.
+    """
+
+    job_id: str
+    site: str
+    defn: JobDefn
+    workflow_id: Optional[str] = None
+    workflow_name: Optional[str] = None
+    parent_id: Optional[str] = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    attempt: int = 1
+
+    @classmethod
+    def from_json(cls, body: Any) -> Adopted:
+        """As it is asked for.
+
+        Raises:
+            InvalidRecord: it is malformed.
+        """
+        if not isinstance(body, Mapping):
+            raise InvalidRecord("a job is an object")
+        variables = body.get("variables") or {}
+        if not isinstance(variables, Mapping) or not all(
+            isinstance(value, str) and name.startswith("LWFM_TRIGGER_") for name, value in variables.items()
+        ):
+            raise InvalidRecord("variables must be an object of LWFM_TRIGGER_ names and texts")
+        environment, attempt = body.get("environment") or {}, body.get("attempt", 1)
+        if not isinstance(environment, Mapping) or not all(isinstance(value, str) for value in environment.values()):
+            raise InvalidRecord("environment must be an object of texts")
+        if isinstance(attempt, bool) or not isinstance(attempt, int) or not 1 <= attempt < MAX_ATTEMPTS:
+            raise InvalidRecord("attempt must be a number from 1")
+        for name in ("workflow_id", "workflow_name", "parent_id"):
+            if body.get(name) is not None:
+                text_of(body, name)
+        return cls(
+            _checked_id(body.get("job_id")),
+            text_of(body, "site"),
+            JobDefn.from_json(body.get("definition")),
+            body.get("workflow_id"),
+            body.get("workflow_name"),
+            body.get("parent_id"),
+            dict(variables),
+            taken_along(environment),
+            attempt,
+        )
 
 
 class Service:
@@ -118,6 +174,57 @@ class Service:
                 self._new_job(recorder, defn, place, workflow, parent, context_id, context.get("cwd"), job_id)
             )
         return {"jobs": answers}
+
+    def adopt(self, recorder: Recorder, origin: str, jobs: Sequence[Adopted]) -> JSON:
+        """Take over jobs of another instance, to run them here; one that was taken over before is not run again.
+
+        Raises:
+            Conflict: there is a job of that id here which is not that instance's.
+        """
+        answers = []
+        recorder.transaction.find_jobs([job.job_id for job in jobs])
+        for job in jobs:
+            known = recorder.job_now(job.job_id)
+            beside = {"variables": dict(job.variables), "environment": dict(job.environment)}
+            if known is not None and known.origin != origin:
+                raise Conflict(f"there is a job {job.job_id} here already, and it is no job of the instance that asks")
+            if known is None or not known.adopted:
+                body: JSON = {"site": job.site, "workflow_id": job.workflow_id, "workflow_name": job.workflow_name}
+                body["parent_id"] = job.parent_id
+                body["definition"] = self._sealed(job.defn, job.job_id, None)
+                recorder.adopt(job.job_id, origin, _without_none(body), beside)
+            now = recorder.job_now(job.job_id)
+            if now is not None and job.attempt > now.attempt:
+                recorder.adopt_again(now, job.attempt, self._sealed(job.defn, job.job_id, None), beside)
+                now = recorder.job_now(job.job_id)
+            answers.append({"job_id": job.job_id, "state": now.state.value if now else "UNKNOWN"})
+        return {"jobs": answers}
+
+    def hand_over(self, recorder: Recorder, jobs: Sequence[tuple[str, int]], runner: str, host: str) -> JSON:
+        """Record which instance runs attempts of jobs of ours from now on, before it hears of them.
+
+        Returns:
+            As ``withheld`` those that have ended, or are not ours to hand over, and as ``workflows`` the names of the others'
+            workflows, by id.
+        """
+        withheld, workflows = [], set()
+        recorder.transaction.find_jobs([job_id for job_id, _ in jobs])
+        for job_id, attempt in jobs:
+            job = recorder.job_now(job_id)
+            if job is None:
+                continue  # there is nothing to record, and nothing against it
+            ended = job.state.terminal and job.attempt >= attempt
+            if ended or job.origin != recorder.transaction.origin:
+                withheld.append(job_id)
+                continue
+            row = recorder.transaction.job(job_id)
+            if row is not None and row.runner != runner:
+                reason = f"handed to the instance on {host}"
+                state = JobState.PENDING if job.state.terminal else job.state
+                recorder.record_status(job, state, attempt=max(attempt, job.attempt), reason=reason, runner=runner)
+            workflows.add(job.workflow_id)
+        names = {each: queries.workflow(recorder.transaction.connection, each)["name"] for each in workflows if each}
+        return {"withheld": withheld, "workflows": names}
 
     def attach(self, recorder: Recorder, body: Mapping[str, Any]) -> JSON:
         """Record a job that the caller executes itself: RUNNING, its process one that we watch but did not start."""

@@ -91,7 +91,7 @@ async def handler_set(instance: Instance, call: Call) -> JSON:
     if isinstance(event, dict):
         delivery = JobDefn("true")  # any notification asks for as little
         defn = JobDefn.from_json(event.get("defn") or delivery)
-        (place,) = instance.place(event.get("site"), [replace(defn, extra={})])
+        (place,) = await instance.place(event.get("site"), [replace(defn, extra={})])
         body = {**body, "event": {**event, "site": place.site}}
     return await instance.writer.write(instance.service.set_handler, body, place)
 
@@ -205,6 +205,9 @@ def routes() -> list[Route]:
         route("POST", "/v1/jobs/wait", jobs.wait),
         route("POST", "/v1/jobs/cancel", jobs.cancel_many),
         route("POST", "/v1/jobs/attach", jobs.attach),
+        route("POST", "/v1/jobs/check", jobs.check),
+        route("POST", "/v1/jobs/adopt", jobs.adopt),
+        route("POST", "/v1/jobs/hand-over", jobs.hand_over),
         route("GET", "/v1/jobs/*", jobs.get),
         route("GET", "/v1/jobs/*/statuses", jobs.statuses),
         route("GET", "/v1/jobs/*/tree", jobs.tree),

@@ -15,6 +15,7 @@ from ..files import checksum
 from ..instance import Instance
 from ..models import JobDefn
 from ..sites.base import Auth, Repo, Run, Spin
+from ..sites.registry import called
 from ..states import JobState
 from ..store import queries
 from . import jobs
@@ -39,16 +40,18 @@ async def check_site(
     Raises:
         LwfmError: there is no such site, or its driver cannot be made.
     """
-    driver = instance.sites().driver(name)
+    sites = instance.sites()
+    await asyncio.to_thread(called, name, lambda: sites.start(name, at_once=True))
+    offered = sites.describe(name)["pillars"]
     tries: dict[str, Callable[..., Awaitable[str]]] = {"auth": _auth, "run": _run, "repo": _repo, "spin": _spin}
     checks: list[JSON] = []
     for pillar in pillars:
-        found: Any = getattr(driver, pillar)
-        if found is None:
+        if pillar not in offered:
             checks.append({"pillar": pillar, "ok": True, "offered": False, "seconds": 0.0, "message": "not offered"})
         else:
+            found: Any = sites.pillar(name, pillar)
             checks.append(await _timed(pillar, timeout_s, tries[pillar](instance, name, found, timeout_s)))
-    if submission is not None and driver.run is not None:
+    if submission is not None and "run" in offered:
         checks.append(await _timed("run a job", timeout_s, _job(instance, name, submission, timeout_s)))
     if all(check["ok"] for check in checks):
         instance.polled.try_now(name)
@@ -122,7 +125,7 @@ async def _spin(instance: Instance, name: str, spin: Spin, timeout_s: float) -> 
 async def _job(instance: Instance, name: str, submission: JSON, timeout_s: float) -> str:
     """Run a small job as any other; one that does not end in time is cancelled."""
     defn = JobDefn(["true"], name="lwfm-site-check")
-    placements = instance.place(name, [defn])
+    placements = await instance.place(name, [defn])
     body = {"context": submission.get("context"), "site": name}
     answer = await instance.writer.write(instance.service.submit, body, [defn], placements)
     job_id = answer["jobs"][0]["job_id"]

@@ -42,7 +42,7 @@ async def put(instance: Instance, call: Call) -> JSON:
             ) from None
         sheet = Metasheet.from_json({**described.to_json(), "site": site, "properties": properties})
         return await _record(instance, sheet, body)
-    repo = instance.sites().pillar(site, "repo")
+    repo = await instance.pillar(site, "repo")
     site_path = text_of(body, "site_path") if body.get("site_path") is not None else None
     if site_path is not None and ("\0" in site_path or not site_path.strip()):
         raise InvalidRecord(f"site_path cannot be {site_path!r}", hint="leave it out to record the file where it is")
@@ -60,6 +60,7 @@ async def fetch(instance: Instance, call: Call) -> JSON:
     if not sheet.get("url"):
         raise InvalidRecord(f"data {sheet['data_id']} is an event without a file")
     fetched = await _fetched(instance, sheet, path)
+    fetched = replace(fetched, url=file_url(instance.host, fetched.path), host=instance.host)
     record = _sheet("get", "local", fetched, sheet.get("properties") or {}, sheet["url"])
     return await _record(instance, record, body)
 
@@ -71,7 +72,7 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
     stored = StoredData(
         sheet["url"], sheet.get("path") or "", sheet.get("host"), sheet.get("size_bytes"), sheet.get("sha256")
     )
-    get = instance.sites().pillar(site, "repo").get
+    get = (await instance.pillar(site, "repo")).get
     copy = await copy_here(instance, sheet) if foreign else None
     if copy is None:
         try:
@@ -85,7 +86,7 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
                 raise
     beside = replace(stored, url=file_url(instance.host, str(copy)), path=str(copy), host=instance.host)
     path = _named(sheet, path)
-    return await asyncio.to_thread(called, "local", instance.sites().pillar("local", "repo").get, beside, path)
+    return await asyncio.to_thread(called, "local", (await instance.pillar("local", "repo")).get, beside, path)
 
 
 def _named(sheet: JSON, target: Path) -> Path:

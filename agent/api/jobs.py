@@ -11,15 +11,17 @@ from typing import Any, Optional
 
 from .. import attached, hostlist, processes
 from ..config import LOCAL_SITE
-from ..errors import Conflict, InvalidRecord, NotFound
+from ..errors import Conflict, InvalidRecord, LwfmError, NotFound
 from ..execution import record_ended
 from ..instance import Instance
 from ..matching import parse_terms
+from ..models import JobDefn
 from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
-from ..service import active_count, definitions_of, job_ids_of, text_of
+from ..service import Adopted, active_count, definitions_of, job_ids_of, text_of
 from ..states import JobState, parse_state
 from ..store import origins, queries
+from ..store.batch import check_place
 from ..watch import Progress, changed_since
 from .server import JSON, Call, Raw, number_of
 
@@ -43,8 +45,65 @@ async def submit(instance: Instance, call: Call) -> JSON:
     """Record jobs and hand them to their sites."""
     body = call.body()
     definitions = definitions_of(body)
-    placements = instance.place(body.get("site"), definitions)
+    placements = await instance.place(body.get("site"), definitions)
     return await instance.writer.write(instance.service.submit, body, definitions, placements)
+
+
+async def adopt(instance: Instance, call: Call) -> JSON:
+    """Take over jobs of another instance, to run them at sites of this one."""
+    body = call.body()
+    origin, given = text_of(body, "origin"), body.get("jobs")
+    check_place(origin, 0)
+    if origin == instance.store.origin:
+        raise InvalidRecord("these jobs are of this very instance", hint="is the site this instance itself?")
+    if not isinstance(given, list):
+        raise InvalidRecord("jobs must be a list")
+    adopted = [Adopted.from_json(job) for job in given]
+    refused = await _refused(instance, adopted)
+    answer = await instance.writer.write(
+        instance.service.adopt, origin, [job for job in adopted if job.job_id not in refused]
+    )
+    answer["jobs"] += [{"job_id": job_id, "refused": reason} for job_id, reason in refused.items()]
+    return answer
+
+
+async def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str]:
+    """Those that their sites would never run, and why; where all are well, those that ask for the same are judged once."""
+    by_site: dict[str, list[Adopted]] = {}
+    for job in jobs:
+        by_site.setdefault(job.site, []).append(job)
+    refused = {}
+    for site, listed in by_site.items():
+        try:
+            await instance.place([site], [job.defn for job in listed])
+        except LwfmError as all_together:
+            if len(listed) == 1:
+                refused[listed[0].job_id] = all_together.message
+            else:
+                for job in listed:
+                    refused.update(await _refused(instance, [job]))
+    return refused
+
+
+async def check(instance: Instance, call: Call) -> JSON:
+    """Let the sites judge a definition; nothing is recorded."""
+    body = call.body()
+    await instance.place(body.get("site"), [JobDefn.from_json(body.get("definition"))])
+    return {}
+
+
+async def hand_over(instance: Instance, call: Call) -> JSON:
+    """Record which other instance runs jobs of this one from now on."""
+    body = call.body()
+    runner = text_of(body, "runner")
+    check_place(runner, 0)
+    host = text_of(body, "host")[:200]
+    jobs = body.get("jobs")
+    if not isinstance(jobs, list) or not all(
+        isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int for item in jobs
+    ):
+        raise InvalidRecord("jobs must be a list of [id, attempt]")
+    return await instance.writer.write(instance.service.hand_over, [(item[0], item[1]) for item in jobs], runner, host)
 
 
 async def listing(instance: Instance, call: Call) -> JSON:
@@ -175,15 +234,20 @@ async def output(instance: Instance, call: Call) -> Raw:
     limit, wait_s = min(limit, MAX_OUTPUT_BYTES), min(call.number("wait_s", 0), 30.0)
     job = await get(instance, call)
     attempt = int(call.number("attempt", job["attempt"]))
-    if "elsewhere" in job:
+    site = job.get("adopted_at") or job["site"]
+    if "elsewhere" in job and "adopted_at" not in job:
         if attempt >= job["attempt"] and not JobState(job["state"]).terminal:
             raise _not_here(job)  # no worker of ours has it, and nobody waits for what only a sync can bring
         return await _kept(instance, call, attempt, stream, offset, limit)
     if job["site"] != LOCAL_SITE and _is_kept(job, stream, attempt):
-        return await _kept(instance, call, attempt, stream, offset, limit)
-    run = instance.sites().pillar(job["site"], "run")
+        try:
+            return await _kept(instance, call, attempt, stream, offset, limit)
+        except NotFound:
+            if "runner" not in job or "adopted_at" in job:
+                raise  # else the instance that has run it has it still
+    run = await instance.pillar(site, "run")
     if not run.reports_itself:
-        data = await instance.call_site(job["site"], run.output, job["job_id"], stream, offset, limit, run_s=OUTPUT_S)
+        data = await instance.call_site(site, run.output, job["job_id"], stream, offset, limit, run_s=OUTPUT_S)
         return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)
     live = await instance.workers.output(job["job_id"], attempt, stream, offset, limit, wait_s)
     if live is not None:

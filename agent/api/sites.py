@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
 
-from ..errors import InvalidRecord, LoginRequired
+from ..config import PILLARS
+from ..errors import InvalidRecord, LoginRequired, LwfmError
 from ..instance import Instance
 from ..sites.base import Resource
-from ..sites.registry import PILLARS
 from . import checks
 from .server import JSON, Call, number_of
+
+START_WAIT_S = 2.0
+"""How long a list of sites waits for drivers that are being started."""
 
 
 async def site_list(instance: Instance, call: Call) -> JSON:
     """The sites."""
-    return {"sites": [_without_options(instance.describe_site(name)) for name in instance.sites().names()]}
+    found = await asyncio.gather(*(_described(instance, name) for name in instance.sites().names()))
+    return {"sites": [_without_options(described) for described in found]}
 
 
 async def site_get(instance: Instance, call: Call) -> JSON:
     """One site."""
-    return instance.describe_site(call.arguments[0])
+    return await _described(instance, call.arguments[0])
+
+
+async def _described(instance: Instance, name: str) -> JSON:
+    """A site; a driver in a process of its own is started, and may still be about to when this is told."""
+    sites = instance.sites()
+
+    def start() -> None:
+        try:
+            sites.start(name)
+        except LwfmError:
+            pass  # is in the description
+
+    await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(start))], timeout=START_WAIT_S)
+    return await asyncio.to_thread(instance.describe_site, name)
 
 
 async def site_check(instance: Instance, call: Call) -> JSON:
@@ -41,7 +59,7 @@ async def site_login(instance: Instance, call: Call) -> JSON:
         raise InvalidRecord("answers must be a list")
     answers = list(answers)
     questions: list[JSON] = []
-    auth = instance.sites().pillar(name, "auth")
+    auth = await instance.pillar(name, "auth")
 
     def ask(prompt: str, secret: bool) -> str:
         if not answers:
@@ -64,27 +82,23 @@ async def site_login(instance: Instance, call: Call) -> JSON:
 async def resource_list(instance: Instance, call: Call) -> JSON:
     """What a site computes on."""
     name = call.arguments[0]
-    found = await instance.call_site(name, instance.sites().pillar(name, "spin").list)
-    return {"resources": [_resource(item) for item in found]}
+    found = await instance.call_site(name, (await instance.pillar(name, "spin")).list)
+    return {"resources": [resource.to_json() for resource in found]}
 
 
 async def resource_create(instance: Instance, call: Call) -> JSON:
     """Make a resource."""
     name, body = call.arguments[0], call.body()
-    spin = instance.sites().pillar(name, "spin")
-    return _resource(await instance.call_site(name, spin.create, str(body.get("kind") or ""), body.get("spec") or {}))
+    create = (await instance.pillar(name, "spin")).create
+    made: Resource = await instance.call_site(name, create, str(body.get("kind") or ""), body.get("spec") or {})
+    return made.to_json()
 
 
 async def resource_destroy(instance: Instance, call: Call) -> JSON:
     """Give a resource back."""
     name, identifier = call.arguments
-    await instance.call_site(name, instance.sites().pillar(name, "spin").destroy, identifier)
+    await instance.call_site(name, (await instance.pillar(name, "spin")).destroy, identifier)
     return {}
-
-
-def _resource(resource: Resource) -> JSON:
-    facts: dict[str, Any] = dict(resource.facts)
-    return {"resource_id": resource.resource_id, "kind": resource.kind, "state": resource.state, "facts": facts}
 
 
 def _without_options(described: JSON) -> JSON:

@@ -45,7 +45,7 @@ ENTRIES = {
         "peer": ("sync:peer", "The instances to sync with: add, list, remove."),
     },
     "Places": {
-        "site": ("sites:site", "Sites: list, show, check, login."),
+        "site": ("sites:site", "Sites: list, show, check, login, new."),
         "spin": ("sites:spin", "Resources of a site: list, create, destroy."),
         "node": ("nodes:node", "Nodes: list."),
         "agent": ("agent:agent", "The agent: start, stop, status, logs."),

@@ -81,6 +81,22 @@ def parse_properties(items: tuple[str, ...]) -> JSON:
     return {key: parse_value(value) for key, value in (_pair(item, "KEY=VALUE") for item in items)}
 
 
+def parse_repeated(items: tuple[str, ...]) -> JSON:
+    """``KEY=VALUE`` items whose values are text; a key that is given several times has a list of them.
+
+    Raises:
+        InvalidRecord: an item without ``=`` or without a name.
+    """
+    values: JSON = {}
+    for key, value in (_pair(item, "KEY=VALUE") for item in items):
+        values[key] = value if key not in values else [*_several(values[key]), value]
+    return values
+
+
+def _several(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def parse_value(text: str) -> Any:
     """A value as typed; see :func:`parse_properties`."""
     try:
@@ -189,6 +205,9 @@ def definition_options(function: F) -> F:
         click.option("--in", "inputs", multiple=True, metavar="FILE", help="A file the job reads; recorded."),
         click.option("--out", "outputs", multiple=True, metavar="FILE", help="A file the job must write; recorded."),
         click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A property the job can be found by."),
+        click.option(
+            "--option", "site_options", multiple=True, metavar="KEY=VALUE", help="For its site alone, as partition=gpu."
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -213,6 +232,7 @@ def definition_fields(
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
     meta: tuple[str, ...],
+    site_options: tuple[str, ...],
 ) -> JSON:
     """The options of :func:`definition_options` as keys of a definition; what is not given is left out."""
     resources: JSON = {
@@ -235,5 +255,6 @@ def definition_fields(
         "inputs": list(inputs),
         "outputs": list(outputs),
         "meta": parse_properties(meta),
+        "options": parse_repeated(site_options),
     }
     return {key: value for key, value in fields.items() if value}

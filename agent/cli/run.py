@@ -359,18 +359,25 @@ def _close(session: Session, workflow_id: str) -> int:
     return len(answer.get("unset", []))
 
 
-@click.command(context_settings=PASS_ON, epilog=example("lwfm python look_at_results.py --since yesterday"))
+@click.command(
+    context_settings=PASS_ON,
+    epilog=example("lwfm python look_at_results.py --day 1", "lwfm python -m pytest test_mine.py"),
+)
 @click.option("--python", metavar="PATH", help="The Python to run it with.")
 @click.option(
     "--venv", metavar="DIR", help="The virtual environment to run it in. [default, for lwfm.pyz: the active one]"
 )
-@click.argument("script", type=click.Path())
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option("-m", "module", metavar="MODULE", help="Run a module of that Python instead of a script, as pytest.")
+@click.argument("words", metavar="[SCRIPT] [ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def python(session: Session, python: str | None, venv: str | None, script: str, args: tuple[str, ...]) -> None:
+def python(session: Session, python: str | None, venv: str | None, module: str | None, words: tuple[str, ...]) -> None:
     """Run a Python script that can import lwfm. It is not recorded, and nothing is waited for."""
     venv = venv or active_environment(python)
-    command = [choose_python(python, venv), check_script(script), *args]
+    if module is None:
+        if not words:
+            raise click.UsageError("Missing argument 'SCRIPT'.")
+        words = (check_script(words[0]), *words[1:])
+    command = [choose_python(python, venv), *(("-m", module) if module else ()), *words]
     environment = script_environment(session, command[0], venv)
     sys.stdout.flush()
     archive.keep_over_exec()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from ..config import ALLOCATION_SITE
 from ..errors import ConfigError, SiteError, UnknownSite
 from ..library.manager import LwfManager
 from ..library.submission import capture_context
-from . import render
+from . import new_site, render
 from .groups import Group, example
 from .options import Duration, json_option, parse_properties
 from .session import Session
@@ -144,6 +145,20 @@ def login(session: Session, name: str) -> None:
 
     LwfManager(session.home).get_site(name).auth.login(ask)
     render.say(f"logged in to {name}")
+
+
+@site.command(epilog=example("lwfm site new mine"))
+@click.argument("name")
+@click.pass_obj
+def new(session: Session, name: str) -> None:
+    """Write a driver for a site of your own, to begin with.
+
+    Two files come into this directory: NAME_site.py, a driver that works as it is, with comments on what to replace, and its test.
+    """
+    skeleton = new_site.write(name, Path.cwd())
+    render.say(f"wrote {skeleton.driver.name} and {skeleton.test.name}")
+    render.say(f"\nto try it, add to {session.endpoint.home.sites_file}:\n\n{skeleton.section}")
+    render.say(f"then: lwfm submit --site {name} -- hostname\nits test: lwfm python -m pytest {skeleton.test.name}")
 
 
 @click.group(cls=Group, short_help="Resources.")

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,52 @@ def find_endpoint(home: str | os.PathLike[str] | None = None) -> Endpoint:
     )
 
 
-class Client:
+class Caller(ABC):
+    """Calls of an agent's API, however it is reached."""
+
+    @abstractmethod
+    def exchange(self, method: str, target: str, data: bytes | None, repeatable: bool, timeout_s: float) -> Answer:
+        """One call and its answer, whatever that is.
+
+        Args:
+            target: path and query. ``data``: the body.
+            repeatable: making the call twice is the same as making it once.
+
+        Raises:
+            AgentUnreachable: it could not be asked, or has not answered in time.
+        """
+
+    def get(self, path: str, query: Query = (), timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """GET; the JSON of the answer.
+
+        Raises:
+            LwfmError: what the agent reported. AgentUnreachable: it could not be asked.
+        """
+        return _json(self.exchange("GET", _target(path, query), None, True, timeout_s))
+
+    def get_bytes(self, path: str, query: Query = (), timeout_s: float = CALL_TIMEOUT_S) -> Answer:
+        """GET of something that is not JSON; raises like :meth:`get`."""
+        return _checked(self.exchange("GET", _target(path, query), None, True, timeout_s))
+
+    def post(self, path: str, body: Any, *, repeatable: bool = False, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """POST ``body`` as JSON (bytes are sent as they are); raises like :meth:`get`.
+
+        Args:
+            repeatable: making the call twice is the same as making it once, so it may be sent again when the connection
+                breaks before the answer.
+        """
+        return _json(self.exchange("POST", _target(path), _encode(body), repeatable, timeout_s))
+
+    def post_bytes(self, path: str, body: Any, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
+        """POST, which must be repeatable, for something that is not JSON; raises like :meth:`get`."""
+        return _checked(self.exchange("POST", _target(path), _encode(body), True, timeout_s))
+
+    def delete(self, path: str, query: Query = ()) -> Any:
+        """DELETE, which is always repeatable; raises like :meth:`get`."""
+        return _json(self.exchange("DELETE", _target(path, query), None, True, CALL_TIMEOUT_S))
+
+
+class Client(Caller):
     """A caller of the agent's API. Threads may share it: each gets its own connection.
 
     Args:
@@ -96,31 +142,6 @@ class Client:
         self._local = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
-    def get(self, path: str, query: Query = (), timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """GET; the JSON of the answer.
-
-        Raises:
-            LwfmError: what the agent reported. AgentUnreachable: it could not be asked.
-        """
-        return _json(self._exchange("GET", _target(path, query), None, True, timeout_s))
-
-    def get_bytes(self, path: str, query: Query = (), timeout_s: float = CALL_TIMEOUT_S) -> Answer:
-        """GET of something that is not JSON; raises like :meth:`get`."""
-        return _checked(self._exchange("GET", _target(path, query), None, True, timeout_s))
-
-    def post(self, path: str, body: Any, *, repeatable: bool = False, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """POST ``body`` as JSON (bytes are sent as they are); raises like :meth:`get`.
-
-        Args:
-            repeatable: making the call twice is the same as making it once, so it may be sent again when the connection
-                breaks before the answer.
-        """
-        return _json(self._exchange("POST", _target(path), _encode(body), repeatable, timeout_s))
-
-    def post_bytes(self, path: str, body: Any, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
-        """POST, which must be repeatable, for something that is not JSON; raises like :meth:`get`."""
-        return _checked(self._exchange("POST", _target(path), _encode(body), True, timeout_s))
-
     def post_each(self, path: str, bodies: Iterable[Any], timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Any]:
         """POST one body after another, making the next while the agent works on the last. All must be repeatable."""
         target = _target(path)
@@ -133,10 +154,6 @@ class Client:
             waiting, sent_on = data, self._try_send(target, data, timeout_s)
         if waiting is not None:
             yield _json(self._receive(sent_on, target, waiting, timeout_s))
-
-    def delete(self, path: str, query: Query = ()) -> Any:
-        """DELETE, which is always repeatable; raises like :meth:`get`."""
-        return _json(self._exchange("DELETE", _target(path, query), None, True, CALL_TIMEOUT_S))
 
     def ensure_running(self) -> None:
         """Make sure that the agent is there; raises like :meth:`get`."""
@@ -158,7 +175,8 @@ class Client:
 
     # -- one exchange
 
-    def _exchange(self, method: str, target: str, data: bytes | None, repeatable: bool, timeout_s: float) -> Answer:
+    def exchange(self, method: str, target: str, data: bytes | None, repeatable: bool, timeout_s: float) -> Answer:
+        """See :class:`Caller`."""
         for last_try in (not repeatable, True):
             connection = self._connect(timeout_s)
             try:
@@ -200,7 +218,7 @@ class Client:
             except BaseException:
                 self._drop()
                 raise
-        return self._exchange("POST", target, data, True, timeout_s)
+        return self.exchange("POST", target, data, True, timeout_s)
 
     # -- the connection of this thread
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..capacity import ALLOCATED
 from ..errors import ResourcesImpossible
 from ..models import JobDefn
-from .base import Nodes, SiteContext
+from .base import Nodes, Run, SiteContext
 from .local import LocalRun, LocalSite
 
 
@@ -32,6 +32,7 @@ class AllocationRun(LocalRun):
 
     def check(self, defn: JobDefn) -> None:
         """Refuse what no node of an allocation could ever run."""
+        Run.check(self, defn)
         try:
             self._nodes_of_agent.check(defn, self.labels)
         except ResourcesImpossible as error:

@@ -1,22 +1,30 @@
 """The interface that a site's driver implements: four pillars, each a small class.
 
-A driver knows nothing of the store, of events or of workflows: it is called, and it answers. It is called from a thread
-of the agent and may block (use timeouts); calls for one site do not overlap, :meth:`Run.check` and ``close`` apart. A call that
-hangs holds up its own site alone. It may raise any :class:`~lwfm.errors.SiteError`; everything else it raises is reported as one.
-:class:`~lwfm.errors.LoginRequired` says that nobody is logged in: the agent then asks rarely, and at once after a login. A pillar
-that a site does not have is None.
+A driver knows nothing of the store, of events or of workflows: it is called, and it answers. It is called from any thread
+and may block (use timeouts); a call that hangs holds up its own site alone. It may raise any :class:`~lwfm.errors.SiteError`;
+everything else it raises is reported as one. :class:`~lwfm.errors.LoginRequired` says that nobody is logged in: the agent then asks
+rarely, and at once after a login. A pillar that a site does not have is None.
+
+The agent's calls for one site do not overlap, :meth:`Run.check` and ``close`` apart.
+
+A driver runs in the agent, or in a process of its own (:attr:`SiteDriver.own_process`, or ``process`` or ``venv`` in
+``sites.toml``). There it is made when it is first needed, and made again when its process has died: what it must remember lies at
+the site or in files. What it prints goes to ``sites/NAME.log`` in the instance's home.
 """
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
-from ..errors import NotSupported
+from ..errors import InvalidRecord, NotSupported
 from ..models import JobDefn
+from ..records import JSON
 from ..states import JobState
 
 
@@ -32,6 +40,7 @@ class JobRequest:
         environment: the variables taken over from the submitter, and what is the same for all jobs of the instance.
         variables: what lwfm tells this job (``LWFM_*``).
         labels: what its site asks of the nodes it runs on, where those are the agent's own.
+        submitted_from: the submitter's directory, which ``defn.cwd`` is where the job names none.
     """
 
     job_id: str
@@ -41,6 +50,33 @@ class JobRequest:
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
+    submitted_from: Optional[str] = None
+
+    def to_json(self) -> JSON:
+        """The request without its environment, which many have in common."""
+        return {
+            "job_id": self.job_id,
+            "attempt": self.attempt,
+            "defn": self.defn.to_json(),
+            "context_id": self.context_id,
+            "variables": dict(self.variables),
+            "labels": sorted(self.labels),
+            "submitted_from": self.submitted_from,
+        }
+
+    @classmethod
+    def from_json(cls, body: JSON, environment: Mapping[str, str]) -> JobRequest:
+        """The request that :meth:`to_json` tells, with its environment."""
+        return cls(
+            body["job_id"],
+            body["attempt"],
+            JobDefn.recorded(body["defn"]),
+            body["context_id"],
+            environment,
+            body["variables"],
+            frozenset(body["labels"]),
+            body.get("submitted_from"),
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +98,16 @@ class Observation:
     reason: Optional[str] = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> list[Any]:
+        """As it travels: there may be many."""
+        return [JobState(self.state).value, self.native_status, self.native_id, self.reason, dict(self.facts)]
+
+    @classmethod
+    def from_json(cls, body: Sequence[Any]) -> Observation:
+        """What :meth:`to_json` tells."""
+        state, *more = body
+        return cls(JobState(state), *more)
+
 
 @dataclass(frozen=True)
 class StoredData:
@@ -79,6 +125,15 @@ class StoredData:
     size_bytes: Optional[int] = None
     sha256: Optional[str] = None
 
+    def to_json(self) -> JSON:
+        """As it travels."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: JSON) -> StoredData:
+        """What :meth:`to_json` tells."""
+        return cls(**body)
+
 
 @dataclass(frozen=True)
 class Resource:
@@ -94,8 +149,34 @@ class Resource:
     state: str
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> JSON:
+        """As it travels, and as the API shows it."""
+        facts = dict(self.facts)
+        return {"resource_id": self.resource_id, "kind": self.kind, "state": self.state, "facts": facts}
 
-class Auth(ABC):
+    @classmethod
+    def from_json(cls, body: JSON) -> Resource:
+        """What :meth:`to_json` tells."""
+        return cls(**body)
+
+
+class Pillar(ABC):  # noqa: B024 (what is abstract is said by the four)
+    """What the four have in common."""
+
+    thread_safe = False
+    """True when its calls may overlap; else each waits for the one before."""
+
+
+def in_turn(method: Callable[..., Any]) -> AbstractContextManager[Any]:
+    """What the caller of a pillar's method holds meanwhile: the pillar's turn, if it has only one call at a time."""
+    pillar = getattr(method, "__self__", None)
+    if not isinstance(pillar, Pillar) or pillar.thread_safe or method.__name__ == "check":
+        return nullcontext()
+    turn: AbstractContextManager[Any] = pillar.__dict__.setdefault("_turn", threading.RLock())
+    return turn
+
+
+class Auth(Pillar):
     """Getting in."""
 
     @abstractmethod
@@ -111,11 +192,12 @@ class Auth(ABC):
         """Whether the site would accept a call now, without asking the person anything."""
 
 
-class Run(ABC):
+class Run(Pillar):
     """Jobs."""
 
     reports_itself = False
-    """True when the site reports statuses by itself; else the agent asks with :meth:`status`."""
+    """True when the site reports statuses by itself, which only one whose jobs run on the agent's own nodes can; else the agent
+    asks with :meth:`status`."""
     records_come = False
     """True when what becomes of a job comes as records of another instance. Then ``status([])`` is called, while jobs are with the
     site, only so that it brings them: nothing is taken from its answer. Where it is not known whether a job was handed over, it is
@@ -124,11 +206,19 @@ class Run(ABC):
     """Of a site whose jobs run on the agent's own nodes: what those nodes must be labelled with."""
 
     def check(self, defn: JobDefn) -> None:
-        """Accept or refuse a definition before anything is recorded; must be quick and ask nobody.
+        """Accept or refuse a definition before anything is recorded; must be quick and ask nobody. May overlap other calls.
+
+        Here: a site that does not say otherwise knows no options.
 
         Raises:
             ResourcesImpossible: it could never run here; the message has the numbers.
+            InvalidRecord: it has an option that the site does not know, or that makes no sense.
         """
+        if defn.options:
+            raise InvalidRecord(
+                f"this site knows no option {min(defn.options)!r}"[:200],
+                hint="options are for sites that are batch schedulers: slurm, sge, pbs",
+            )
 
     @abstractmethod
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
@@ -136,6 +226,8 @@ class Run(ABC):
 
         A later attempt of a job takes the place of the one before: from then on all that is asked by the job's id is about it.
         A job that is left out of the answer is one of which nothing is known.
+
+        Jobs must outlive this process: one that runs here beside the driver needs a session of its own.
 
         Raises:
             ResourcesImpossible, NotSupported, UsageError: the site has taken none of them, and never will.
@@ -161,7 +253,7 @@ class Run(ABC):
         """Up to ``limit`` bytes of ``stdout`` or ``stderr`` from ``offset``; empty when there is no more now."""
 
 
-class Repo(ABC):
+class Repo(Pillar):
     """Data. Finding by metadata is the thread store's, which knows the data of all sites."""
 
     @abstractmethod
@@ -176,6 +268,9 @@ class Repo(ABC):
     def get(self, stored: StoredData, local_path: Path) -> StoredData:
         """Fetch data to ``local_path``, checked against its checksum; nothing is left there when that fails.
 
+        Returns:
+            What has come: the path here, and of a file its size and checksum. The URL of a path here is known without it.
+
         Raises:
             NotFound: the data is gone. SiteError: it could not be fetched, or is not what it was.
         """
@@ -189,7 +284,7 @@ class Repo(ABC):
         raise NotSupported("this site cannot remove data")
 
 
-class Spin(ABC):
+class Spin(Pillar):
     """Resources."""
 
     @abstractmethod
@@ -250,9 +345,10 @@ class SiteContext:
     """What a driver is given when it is made.
 
     Args:
-        name: the site's name. ``options``: its keys in ``sites.toml``, without ``driver``.
+        name: the site's name. ``options``: its keys in ``sites.toml``, without those that say which driver it is and where it runs.
         home: the instance's directory. ``repository``: where the local site keeps data under relative paths.
-        nodes: the nodes the agent has workers on. ``allocations``: those that it has asked for.
+        nodes: the nodes the agent has workers on. ``allocations``: those that it has asked for. Both are None for a driver in a
+            process of its own.
     """
 
     name: str
@@ -266,6 +362,9 @@ class SiteContext:
 class SiteDriver:
     """A site: its pillars, made from its context. Subclass it and set the pillars in ``__init__``."""
 
+    own_process = False
+    """True: run this driver in a process of its own. Its module is loaded in the agent all the same, to find this out; what is
+    imported in ``__init__`` and later is not."""
     auth: Optional[Auth] = None
     run: Optional[Run] = None
     repo: Optional[Repo] = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from ..errors import InvalidRecord
@@ -22,6 +22,9 @@ PENDING, RUNNING, ENDING, ENDED, UNKNOWN = "pending", "running", "ending", "ende
 FREE, MIXED, BUSY, RESERVED, DRAINING, DOWN, OFF = "free", "mixed", "busy", "reserved", "draining", "down", "off"
 """The states of a node, beside ``unknown``. ``mixed``: partly in use; ``reserved``: kept for others; ``off``: to save power, or
 not there yet."""
+
+SUCCEEDED, FAILED, CANCELLED, KILLED = "succeeded", "failed", "cancelled", "killed"
+"""The outcomes of a batch job that has ended. ``killed``: from outside, and the scheduler does not tell who wanted it."""
 
 UP, CLOSED = "up", "closed"
 """The states of a partition, beside ``unknown``. ``closed``: it takes no jobs, or starts none."""
@@ -101,8 +104,11 @@ class BatchJob:
         job_id: the scheduler's id. ``phase``: one of ``pending`` … ``unknown``; ``native_state``: the scheduler's word.
         reason: why it waits, or how it ended, in the scheduler's words; None: not told.
         nodes: how many. ``hosts``: their names, once it has them.
-        ends_at: seconds since the epoch; None: not told, or never.
-        mark: what it was submitted with (:attr:`AllocationRequest.mark`), where the scheduler tells that.
+        ends_at: seconds since the epoch; None: not told, or never. ``started_at``: the same of one that has begun.
+        mark: what it was submitted with (:attr:`BatchRequest.mark`), where the scheduler tells that.
+        outcome: of one that has ended, one of ``succeeded`` … ``killed``; None: the scheduler's word does not tell.
+        told: what the scheduler's word means, for a person, where that is more than its outcome.
+        exit_code: of its script, where the scheduler tells that.
     """
 
     job_id: str
@@ -113,18 +119,26 @@ class BatchJob:
     hosts: tuple[str, ...] = ()
     ends_at: Optional[float] = None
     mark: Optional[str] = None
+    started_at: Optional[float] = None
+    outcome: Optional[str] = None
+    told: Optional[str] = None
+    exit_code: Optional[int] = None
 
 
 @dataclass(frozen=True)
-class AllocationRequest:
-    """Nodes as they are asked for.
+class BatchRequest:
+    """A batch job as it is asked for: an allocation, or a job of ours.
 
     Args:
-        nodes: how many. ``time_s``: for how long.
+        nodes: how many. ``time_s``: for how long; infinity: as the scheduler does with jobs that do not say.
         mark: identifies the request, so that a job whose submission was not answered is found again.
         partition, account, qos, name: as the scheduler knows them; None: its default.
         cores, gpus: of each node; cores None: whole nodes. ``memory_bytes``: of each node; None: what the scheduler gives.
         options: more words for the command that submits.
+        tasks_per_node: how many of its programs the scheduler shall take it to start on each node; they share the cores.
+        gres: further generic resources. ``environment``: the parallel environment. Each where the scheduler has such a thing.
+        elements: 0: one job; else an array of so many, numbered from 1.
+        survives: whether it lives on when one of its nodes fails.
     """
 
     nodes: int
@@ -138,6 +152,30 @@ class AllocationRequest:
     gpus: Optional[int] = None
     memory_bytes: Optional[int] = None
     options: tuple[str, ...] = ()
+    tasks_per_node: int = 1
+    gres: Optional[str] = None
+    environment: Optional[str] = None
+    elements: int = 0
+    survives: bool = True
+
+
+@dataclass(frozen=True)
+class JobWords:
+    """What a job's script says, in the words of the POSIX shell, to learn from its scheduler where it finds itself.
+
+    Args:
+        job_id: the scheduler's id of this job, of an element its own, as in :attr:`BatchJob.job_id`.
+        element: the number of this element; empty or not a number outside an array.
+        restart: how often it was started before.
+        nodes: a command that prints the names of its nodes, one a line, each once.
+        passed_on: signals that the scheduler may send to the script alone; others reach all processes of the job anyway.
+    """
+
+    job_id: str
+    element: str
+    restart: str
+    nodes: str
+    passed_on: tuple[str, ...] = ()
 
 
 class Scheduler(ABC):
@@ -145,10 +183,16 @@ class Scheduler(ABC):
 
     Attributes:
         name: as in :attr:`lwfm.allocation.Allocation.scheduler`. ``programs``: those that must be on PATH.
+        keys: the fields of a request, as people may give them for one job, that it knows. ``option`` stands for words.
+        words: for scripts.
+        kept: a pattern of the variables that its commands need, beside those that every program does.
     """
 
     name: str
     programs: tuple[str, ...]
+    keys: frozenset[str] = frozenset()
+    words: JobWords
+    kept: str = ""
 
     @abstractmethod
     def ask_resources(self) -> Sequence[Command]:
@@ -167,38 +211,63 @@ class Scheduler(ABC):
         """The jobs; ``now``: seconds since the epoch, for what is told as time left."""
 
     @abstractmethod
-    def ask_ended(self, job_ids: Sequence[str]) -> Optional[Command]:
-        """What tells of jobs that :meth:`ask_jobs` no longer lists; None: nothing does. It may fail, where nothing is kept."""
+    def ask_ended(self, job_ids: Sequence[str]) -> Sequence[Command]:
+        """What tells of jobs that :meth:`ask_jobs` no longer lists; none: nothing does. Each may fail, where nothing is kept."""
 
     @abstractmethod
     def read_ended(self, answer: str) -> list[BatchJob]:
-        """Those of the jobs that are known."""
+        """Those of the jobs that are known, of one of the answers."""
 
     @abstractmethod
-    def submit(self, request: AllocationRequest, script: str, output: str, directory: str) -> Command:
+    def submit(self, request: BatchRequest, script: str, output: str, directory: str) -> Command:
         """What submits a batch script.
 
         Args:
             request: the nodes. ``script``: its text. ``output``: the file for what it prints. ``directory``: where it starts.
 
         Raises:
-            InvalidRecord: an option of the request would make it something else than one batch job.
+            InvalidRecord: an option of the request would make it something else than one batch job, or something that it
+                asks for is not to be had.
         """
 
     @abstractmethod
     def read_submitted(self, answer: str) -> Optional[str]:
-        """The id of the job that was submitted; None: the answer does not tell."""
+        """The id of the job that was submitted, of an array that of the whole; None: the answer does not tell."""
+
+    def element(self, job_id: str, number: int) -> str:
+        """The id of an element of the array ``job_id``."""
+        return f"{job_id}_{number}"
+
+    def whole(self, element: str) -> str:
+        """The id of the array that ``element`` is of."""
+        return element.rpartition("_")[0] or element
+
+    def ask_limits(self) -> Optional[Command]:
+        """What tells how large an array may be; None: nothing does."""
+        return None
+
+    def read_limits(self, answer: str) -> Optional[int]:
+        """The most elements an array may have; None: the answer does not tell."""
+        return None
+
+    def is_refusal(self, complaint: str) -> bool:
+        """Whether a submission that failed with this last line would fail again, however often."""
+        return False
 
     @abstractmethod
     def is_doubtful(self, complaint: str) -> bool:
         """Whether a submission that failed with this last line may have been taken all the same."""
+
+    def is_unknown_job(self, complaint: str) -> bool:
+        """Whether ending jobs failed with this last line because there are none of these."""
+        return False
 
     @abstractmethod
     def cancel(self, job_ids: Sequence[str]) -> Command:
         """What ends jobs, in whatever state."""
 
 
-def request_of(spec: Mapping[str, Any], mark: str) -> AllocationRequest:
+def request_of(spec: Mapping[str, Any], mark: str) -> BatchRequest:
     """What a person asks for, checked; keys that are not ours are refused.
 
     Args:
@@ -215,7 +284,7 @@ def request_of(spec: Mapping[str, Any], mark: str) -> AllocationRequest:
     if time_s is None:
         raise InvalidRecord("time is missing: how long the allocation shall last", hint="such as time=1:00:00")
     memory = quantity(spec, "memory", bytes_of, "4G")
-    return AllocationRequest(
+    return BatchRequest(
         nodes=_count(spec, "nodes", 1) or 1,
         time_s=time_s,
         mark=mark,
@@ -247,6 +316,29 @@ def quantity(spec: Mapping[str, Any], name: str, read: Any, example: str, *, zer
     if not sensible or number < 0 or (number == 0 and not zero):
         raise InvalidRecord(f"{name} must be like {example}, not {value!r}"[:200])
     return float(number)
+
+
+def job_request(keys: frozenset[str], given: Mapping[str, Any], request: BatchRequest) -> BatchRequest:
+    """``request`` with what somebody gives for the scheduler alone, checked.
+
+    Args:
+        keys: those the scheduler knows, of ``partition``, ``account``, ``qos``, ``gres``, ``environment``, ``option``.
+        given: the values. ``option``: a word, or a list of them, which go to the command that submits as they are.
+
+    Raises:
+        InvalidRecord: a key is unknown or a value malformed; the message names it.
+    """
+    unknown = sorted(set(given) - keys)
+    if unknown:
+        raise InvalidRecord(
+            f"this site knows no option {unknown[0]!r}"[:200], hint=f"it knows {', '.join(sorted(keys))}"
+        )
+    words: dict[str, Any] = {name: _word(given, name) for name in keys - {"option"}}
+    return replace(
+        request,
+        options=(*request.options, *_options(given.get("option"))),
+        **{name: value for name, value in words.items() if value is not None},
+    )
 
 
 def _count(spec: Mapping[str, Any], name: str, least: int) -> Optional[int]:

@@ -6,22 +6,26 @@ The one seam between the pure hooks of :mod:`.batch` and the machine. Calls bloc
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Callable, Optional
 
 from ..errors import NotSupported, SiteError
 from ..launching import HOSTFILE_VARIABLE
-from .batch import AllocationRequest, BatchJob, BatchNode, Command, Partition, Scheduler
+from .batch import BatchJob, BatchNode, BatchRequest, Command, Partition, Scheduler
 from .slurm import Slurm, inside_variables
 
 TIMEOUT_S = 20.0
 """How long a question may take. A controller that is busy answers after seconds; one that is down, never."""
 SUBMIT_TIMEOUT_S = 60.0
+NEEDED = r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|LD_LIBRARY_PATH|KRB5CCNAME"
+"""The variables without which a command may not work."""
 SCHEDULERS: tuple[Scheduler, ...] = (Slurm(),)
 """Those whose hooks there are; the first whose programs are on PATH is used."""
 
@@ -81,21 +85,32 @@ class BatchCommands:
 
     def ended(self, job_ids: Sequence[str]) -> dict[str, BatchJob]:
         """What is kept of jobs that :meth:`jobs` no longer lists; nothing where nothing is kept."""
-        command = self.scheduler.ask_ended(job_ids)
-        if command is None or not job_ids:
-            return {}
-        try:
-            return {job.job_id: job for job in self.scheduler.read_ended(self._told(command))}
-        except SiteError:
-            return {}  # there is no accounting, or it is down: what became of them is not known
+        found: dict[str, BatchJob] = {}
+        for command in self.scheduler.ask_ended(job_ids) if job_ids else ():
+            with suppress(SiteError):  # there is no accounting, or it is down: what became of them is not known
+                found.update({job.job_id: job for job in self.scheduler.read_ended(self._told(command))})
+        return found
 
-    def submit(self, request: AllocationRequest, script: str, output: str, directory: str) -> str:
+    def largest_array(self) -> Optional[int]:
+        """The most elements an array may have; None: it is not told."""
+        command = self.scheduler.ask_limits()
+        return None if command is None else self.scheduler.read_limits(self._told(command))
+
+    def submit(self, request: BatchRequest, script: str, output: str, directory: str, *, bare: bool = False) -> str:
         """Submit a batch script; its id.
+
+        Args:
+            request: what it needs. ``script``: its text. ``output``: the file for what it prints. ``directory``: where it starts.
+            bare: schedulers give jobs the environment of the command that submits them: let that be only what the command needs.
 
         Raises:
             SiteError: it was refused; ``transient``, when it is not known whether it was taken.
         """
         command = self.scheduler.submit(request, script, output, directory)
+        if bare:
+            needed = re.compile(f"{NEEDED}|{self.scheduler.kept}" if self.scheduler.kept else NEEDED)
+            gone = {name: None for name in os.environ if not needed.fullmatch(name)}
+            command = replace(command, environment={**gone, **command.environment})
         try:
             told = self._told(command, SUBMIT_TIMEOUT_S, outside=True)
         except SiteError as error:
@@ -109,7 +124,11 @@ class BatchCommands:
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """End jobs; harmless when they have ended."""
-        self._told(self.scheduler.cancel(job_ids))
+        try:
+            self._told(self.scheduler.cancel(job_ids))
+        except SiteError as error:
+            if not self.scheduler.is_unknown_job(error.message):
+                raise
 
     def _told(self, command: Command, timeout_s: Optional[float] = None, *, outside: bool = False) -> str:
         """What a command says on its standard output; ``outside``: what it starts is not to be of the job that we are in."""
@@ -125,7 +144,8 @@ def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s:
     """The standard output of a command that succeeds.
 
     Raises:
-        SiteError: it cannot be run or failed, with the last line of what it said; ``transient``, when it did not answer in time.
+        SiteError: it cannot be run or failed, with the last line of what it said; ``transient``, when it did not answer in time or
+            was killed: what it was to do may have been done.
     """
     try:
         process = subprocess.Popen(
@@ -148,8 +168,11 @@ def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s:
                 raise SiteError(f"{argv[0]} did not answer in {timeout_s:.0f} s", transient=True) from None
             raise
     if process.returncode:
-        said = err.decode("utf-8", "replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise SiteError(f"{argv[0]}: {_without_name(said[-1], argv[0])}")
+        how = f"exit code {process.returncode}" if process.returncode > 0 else f"ended by signal {-process.returncode}"
+        told = (err.strip() or out.strip()).decode("utf-8", "replace")
+        said = [line for line in told.splitlines() if line.strip() not in ("", "Exiting.")] or [how]
+        killed = process.returncode < 0 or process.returncode > 128
+        raise SiteError(f"{argv[0]}: {_without_name(said[-1], argv[0])}", transient=killed)
     return out.decode("utf-8", "replace")
 
 

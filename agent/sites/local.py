@@ -32,7 +32,7 @@ from .base import (
     StoredData,
 )
 from .batch import BatchNode, Partition
-from .commands import find_scheduler
+from .commands import BatchCommands, find_scheduler
 
 PART_SUFFIX = ".lwfm-part"
 
@@ -53,6 +53,8 @@ class LocalSite(SiteDriver):
 class LocalAuth(Auth):
     """Who can reach the agent is in."""
 
+    thread_safe = True
+
     def login(self, ask: Callable[[str, bool], str]) -> None:
         """Nothing to do."""
 
@@ -65,12 +67,14 @@ class LocalRun(Run):
     """Jobs on the nodes that the agent has workers on."""
 
     reports_itself = True
+    thread_safe = True
 
     def __init__(self, nodes: Nodes):
         self._nodes = nodes
 
     def check(self, defn: JobDefn) -> None:
         """Refuse what the node could never run."""
+        super().check(defn)
         self._nodes.check(defn)
 
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
@@ -93,6 +97,8 @@ class LocalRun(Run):
 
 class LocalRepo(Repo):
     """Files of this node. A relative site path lies in the instance's repository."""
+
+    thread_safe = True
 
     def __init__(self, repository: Path):
         self._repository = repository
@@ -203,6 +209,8 @@ def _is_there(path: Path) -> bool:
 class LocalSpin(Spin):
     """The nodes that the agent has workers on; and, where there is a batch scheduler, what it has, and what we have of it."""
 
+    thread_safe = True
+
     def __init__(self, nodes: Nodes, allocations: Optional[Allocations] = None):
         self._nodes = nodes
         self._allocations = allocations
@@ -214,15 +222,7 @@ class LocalSpin(Spin):
         """
         found = _distinct(self._nodes.describe())
         scheduler = find_scheduler()
-        told: list[Resource] = []
-        answers = False
-        if scheduler is not None:
-            try:
-                partitions, nodes = scheduler.resources()
-                told = [*map(_partition, partitions), *map(_batch_node, nodes)]
-                answers = True
-            except LwfmError as error:
-                told = [Resource(scheduler.name, "scheduler", "unknown", {"reason": error.message})]
+        told, answers = ([], False) if scheduler is None else scheduler_resources(scheduler)
         if self._allocations is not None:
             found += self._allocations.list(ask=answers)
         return [*found, *told]
@@ -240,6 +240,22 @@ class LocalSpin(Spin):
         if self._allocations is None:
             raise NotSupported("this site has no allocations")
         self._allocations.destroy(resource_id)
+
+
+def scheduler_resources(
+    scheduler: BatchCommands, know: Callable[[Sequence[Partition]], None] = lambda _: None
+) -> tuple[list[Resource], bool]:
+    """A scheduler's partitions and nodes; where it does not answer, itself with the reason. And whether it has answered.
+
+    Args:
+        scheduler: which. ``know``: is told the partitions.
+    """
+    try:
+        partitions, nodes = scheduler.resources()
+    except LwfmError as error:
+        return [Resource(scheduler.name, "scheduler", "unknown", {"reason": error.message})], False
+    know(partitions)
+    return [*map(_partition, partitions), *map(_batch_node, nodes)], True
 
 
 def _distinct(nodes: Sequence[Resource]) -> list[Resource]:

@@ -16,28 +16,34 @@ from ..errors import InvalidRecord
 from ..quantities import seconds_of
 from .batch import (
     BUSY,
+    CANCELLED,
     CLOSED,
     DOWN,
     DRAINING,
     ENDED,
     ENDING,
+    FAILED,
     FREE,
     MIXED,
     OFF,
     PENDING,
     RESERVED,
     RUNNING,
+    SUCCEEDED,
     UNKNOWN,
     UP,
-    AllocationRequest,
     BatchJob,
     BatchNode,
+    BatchRequest,
     Command,
+    JobWords,
     Partition,
     Scheduler,
 )
 
 MIB = 1024 * 1024
+_IDS = 500
+"""Jobs in one question to the accounting: a command line has an end."""
 
 _ENVIRONMENT: dict[str, Optional[str]] = {
     **dict.fromkeys(
@@ -55,13 +61,20 @@ _ENVIRONMENT: dict[str, Optional[str]] = {
 }  # fmt: skip
 """What users set to have these commands answer something else; times as seconds since the epoch."""
 
+_REFUSALS = re.compile(
+    r"invalid|unrecognized|not available|not permitted|specification|more processors requested|can not be satisfied"
+    r"|unable to parse|access denied|permission denied",
+    re.IGNORECASE,
+)
+"""Of slurm_errno.h and sbatch, the complaints about what was asked for."""
+
 _INSIDE = re.compile(r"SLURM(D)?_(?!CONF$|CLUSTERS$).*|PMI\w*_.*|PALS_.*")
 """Of a job that we may be in ourselves, and none of the business of the next one."""
 
 _PARTITIONS = "%P|%a|%l"
 _NODES = "%P|%N|%T|%c|%C|%m|%G|%E"
-_JOBS = "%A|%T|%D|%L|%e|%N|%r|%k"  # the last may hold anything
-_ENDED = "JobIDRaw,State"
+_JOBS = "%i|%T|%D|%L|%e|%S|%N|%r|%k"  # the last may hold anything
+_ENDED = "JobID,State,ExitCode"
 
 JOB_PHASES = {
     **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD",
@@ -72,6 +85,21 @@ JOB_PHASES = {
                      "OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"), ENDED),
 }  # fmt: skip
 """squeue(1) and scontrol(1), "JOB STATE CODES", of 20.11 to 24.11."""
+
+OUTCOMES = {
+    "COMPLETED": (SUCCEEDED, None),
+    "CANCELLED": (CANCELLED, "was cancelled"),
+    "FAILED": (FAILED, None),
+    "TIMEOUT": (FAILED, "reached its time limit"),
+    "DEADLINE": (FAILED, "could not end before its deadline"),
+    "OUT_OF_MEMORY": (FAILED, "needed more memory than it had asked for"),
+    "PREEMPTED": (FAILED, "had to make way for another job"),
+    "NODE_FAIL": (FAILED, "lost one of its nodes"),
+    "BOOT_FAIL": (FAILED, "its nodes did not boot"),
+    "LAUNCH_FAILED": (FAILED, "could not be started on its nodes"),
+    "RECONFIG_FAIL": (FAILED, "its nodes could not be configured"),
+}
+"""What became of a job, by its state; one that was revoked lives on in another cluster of a federation."""
 
 NODE_STATES = {
     **dict.fromkeys(("IDLE", "BLOCKED"), FREE),
@@ -109,6 +137,15 @@ class Slurm(Scheduler):
 
     name = "slurm"
     programs = ("sinfo", "squeue", "sbatch", "scancel")
+    keys = frozenset(("partition", "account", "qos", "gres", "option"))
+    words = JobWords(
+        job_id="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
+        element="${SLURM_ARRAY_TASK_ID-}",
+        restart="${SLURM_RESTART_COUNT:-0}",
+        nodes='scontrol show hostnames "$SLURM_JOB_NODELIST"',
+        passed_on=("USR1", "USR2", "HUP"),
+    )
+    kept = r"SLURM_(CONF|CLUSTERS)|SBATCH_.*"
 
     def ask_resources(self) -> Sequence[Command]:
         """The partitions, and each node once for each partition it is in."""
@@ -133,16 +170,20 @@ class Slurm(Scheduler):
         return partitions, list(nodes.values())
 
     def ask_jobs(self, user: str) -> Command:
-        """All of the user's, those that have ended a short while ago included; an id that is gone would be an error."""
-        return Command(("squeue", "-h", "-t", "all", "-u", user, "-o", _JOBS), environment=_ENVIRONMENT)
+        """All of the user's, each element of an array by itself, those that have ended a short while ago included.
+
+        Asking for an id that is gone would be an error.
+        """
+        return Command(("squeue", "-h", "-r", "-t", "all", "-u", user, "-o", _JOBS), environment=_ENVIRONMENT)
 
     def read_jobs(self, answer: str, now: float) -> list[BatchJob]:
         """When they end: as told; else by the time left, which an administrator's change of the end is not in."""
         jobs = []
-        for job_id, native, nodes, left, end, hosts, reason, mark in _lines(answer, 8):
+        for job_id, native, nodes, left, end, start, hosts, reason, mark in _lines(answer, 9):
             phase = JOB_PHASES.get(native, UNKNOWN)
             left_s = seconds_of(left) if phase == RUNNING else None
             ends_at = float(end) if end.isdigit() else None if left_s is None else now + left_s
+            outcome, meaning = OUTCOMES.get(native, (None, None))
             jobs.append(
                 BatchJob(
                     job_id,
@@ -153,42 +194,56 @@ class Slurm(Scheduler):
                     _hosts(hosts),
                     ends_at,
                     _told(mark),
+                    float(start) if start.isdigit() and phase in (RUNNING, ENDING) else None,
+                    outcome,
+                    meaning,
                 )
             )
         return jobs
 
-    def ask_ended(self, job_ids: Sequence[str]) -> Optional[Command]:
+    def ask_ended(self, job_ids: Sequence[str]) -> Sequence[Command]:
         """The accounting, which not every site keeps."""
-        words = ("sacct", "-n", "-P", "-X", "-j", ",".join(job_ids), "-o", _ENDED)
-        return Command(words, environment={**_ENVIRONMENT, "SACCT_FORMAT": None, "SACCT_FEDERATION": None})
+        environment = {**_ENVIRONMENT, "SACCT_FORMAT": None, "SACCT_FEDERATION": None}
+        return [
+            Command(("sacct", "-n", "-P", "-X", "-j", ",".join(part), "-o", _ENDED), environment=environment)
+            for part in (job_ids[start : start + _IDS] for start in range(0, len(job_ids), _IDS))
+        ]
 
     def read_ended(self, answer: str) -> list[BatchJob]:
         """``CANCELLED by 1000`` is what sacct writes of a job that somebody has cancelled."""
-        return [
-            BatchJob(job_id, JOB_PHASES.get(words[0], UNKNOWN), words[0])
-            for job_id, state in _lines(answer, 2)
-            for words in [state.split()]
-            if words
-        ]
+        jobs = []
+        for job_id, state, code in _lines(answer, 3):
+            native = (state.split() or [""])[0]
+            outcome, meaning = OUTCOMES.get(native, (None, None))
+            exit_code, _, number = code.partition(":")
+            known = int(exit_code) if exit_code.isdigit() and number == "0" else None
+            if native:
+                phase = JOB_PHASES.get(native, UNKNOWN)
+                jobs.append(BatchJob(job_id, phase, native, outcome=outcome, told=meaning, exit_code=known))
+        return jobs
 
-    def submit(self, request: AllocationRequest, script: str, output: str, directory: str) -> Command:
-        """One batch job, which is not run again and lives on when one of its nodes fails. Without ``cores``: whole nodes."""
+    def submit(self, request: BatchRequest, script: str, output: str, directory: str) -> Command:
+        """One batch job, or an array, which is not run again. Without ``cores``: whole nodes."""
         words = [
             "sbatch",
             "--parsable",
             "--no-requeue",
-            "--no-kill",
+            *(["--no-kill"] if request.survives else []),
             f"--nodes={request.nodes}",
-            f"--time={math.ceil(request.time_s / 60)}",
+            *([] if math.isinf(request.time_s) else [f"--time={math.ceil(request.time_s / 60)}"]),
             f"--job-name={request.name}",
             f"--output={output.replace('%', '%%')}",
             "--open-mode=append",
             f"--chdir={directory}",
-            "--ntasks-per-node=1",
+            f"--ntasks-per-node={request.tasks_per_node}",
         ]
+        words += [f"--array=1-{request.elements}"] if request.elements else []
         words += [f"--comment={request.mark}"] if request.mark else []
-        words += ["--exclusive"] if request.cores is None else [f"--cpus-per-task={request.cores}"]
-        for option in ("partition", "account", "qos"):
+        if request.cores is None:
+            words.append("--exclusive")
+        else:
+            words.append(f"--cpus-per-task={max(1, math.ceil(request.cores / request.tasks_per_node))}")
+        for option in ("partition", "account", "qos", "gres"):
             value = getattr(request, option)
             words += [f"--{option}={value}"] if value is not None else []
         words += [f"--gpus-per-node={request.gpus}"] if request.gpus else []
@@ -208,6 +263,19 @@ class Slurm(Scheduler):
     def is_doubtful(self, complaint: str) -> bool:
         """The controller has not answered: it may have taken the job before, or have it still in its queue of messages."""
         return re.search(r"timed out|zero bytes|communication|connection", complaint, re.IGNORECASE) is not None
+
+    def ask_limits(self) -> Optional[Command]:
+        """The configuration."""
+        return Command(("scontrol", "show", "config"), environment=_ENVIRONMENT)
+
+    def read_limits(self, answer: str) -> Optional[int]:
+        """The numbers of elements begin at 0, and ``MaxArraySize`` is more than the largest: with it at 0 there are no arrays."""
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE | re.ASCII)
+        return max(1, int(found.group(1)) - 1) if found else None
+
+    def is_refusal(self, complaint: str) -> bool:
+        """What Slurm says of what it can never give, or does not know; that a limit is reached now is not among it."""
+        return _REFUSALS.search(complaint) is not None
 
     def cancel(self, job_ids: Sequence[str]) -> Command:
         """Jobs that have ended or are not known any more are no error: ``-Q``."""
@@ -284,7 +352,9 @@ def _check(option: str) -> None:
     name = option.split("=")[0]
     short = name[:2] if not name.startswith("--") else name
     if short in _REFUSED:
-        raise InvalidRecord(f"option {option!r} is not possible for an allocation"[:200])
+        raise InvalidRecord(
+            f"option {option!r} is not possible here: lwfm sets it, or it would be another kind of job"[:200]
+        )
 
 
 _REFUSED = frozenset(

@@ -82,14 +82,13 @@ class Connection(sqlite3.Connection):
         self.flush()
         return super().cursor(*arguments, **options)
 
-    def count_job(self, workflow_id: Optional[str], before: Optional[str], after: str) -> None:
-        """A job of a workflow, or of none, has come to another state; ``before`` is None for a new job."""
+    def count_job(self, workflow_id: Optional[str], before: Optional[str], after: Optional[str]) -> None:
+        """A job of a workflow, or of none, has come to another state: from None for a new job, to None for one that goes."""
         changes = self._changes
-        key = (workflow_id or "", after)
-        changes[key] = changes.get(key, 0) + 1
-        if before is not None:
-            key = (workflow_id or "", before)
-            changes[key] = changes.get(key, 0) - 1
+        for state, change in ((after, 1), (before, -1)):
+            if state is not None:
+                key = (workflow_id or "", state)
+                changes[key] = changes.get(key, 0) + change
 
     def write_counts(self) -> None:
         """Write what has been counted since the last time."""

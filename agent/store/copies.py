@@ -155,7 +155,7 @@ def outputs_page(
 ) -> tuple[list[JSON], Optional[str]]:
     """What the jobs of all instances but ``origin`` have printed, by jobs, the newest first; and what to give as ``after``."""
     query = (
-        "select id from jobs where origin <> ? and (stdout is not null or stderr is not null or attempt > 1)"
+        "select id from jobs where coalesce(runner, origin) <> ? and (stdout is not null or stderr is not null or attempt > 1)"
         " and id < ? order by id desc limit ?"
     )
     ids = [str(row[0]) for row in connection.execute(query, (origin, after or "\x7f", limit))]

@@ -111,6 +111,14 @@ def _job(body: Mapping[str, Any]) -> None:
     JobDefn.from_json(body.get("definition"))
 
 
+def _adopt(body: Mapping[str, Any]) -> None:
+    _text(body, "job_id", "of", "site", needed=True)
+    if not body["job_id"].isascii():
+        raise InvalidRecord("job_id must be the id of a job")
+    _text(body, "workflow_id", "workflow_name", "parent_id", "reason")
+    JobDefn.from_json(body.get("definition"))
+
+
 def _status(body: Mapping[str, Any]) -> None:
     _text(body, "job_id", needed=True)
     if not body["job_id"].isascii():
@@ -122,6 +130,7 @@ def _status(body: Mapping[str, Any]) -> None:
         raise InvalidRecord("attempt must be a whole number")
     check_facts({name: body[name] for name in FACTS if name in body})
     _object(body, "stdout", "stderr")
+    _text(body, "runner")
 
 
 def _metasheet(body: Mapping[str, Any]) -> None:
@@ -176,6 +185,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "workflow": _workflow,
     "job": _job,
     "status": _status,
+    "adopt": _adopt,
     "metasheet": _metasheet,
     "handler": _handler,
     "unset": _unset,

@@ -54,7 +54,7 @@ class Fresh:
 
     def folded(self, record: Record) -> None:
         """A record was folded otherwise: what is at hand of its job is no longer true."""
-        if record.kind in ("job", "status"):
+        if record.kind in ("job", "status", "adopt"):
             job_id = record.body.get("job_id", record.uid)
             self._jobs.add(record.uid)
             self._at_hand.discard(job_id)

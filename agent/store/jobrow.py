@@ -10,22 +10,28 @@ from collections.abc import Iterable
 from typing import Optional
 
 MAX_ROWS = 20_000
-_COLUMNS = "state, attempt, workflow_id, site, retries, origin, handler_id, state_key, started_at"
-_QUERY = f"select {_COLUMNS} from jobs where id = ?"
+_QUERY = (
+    "select j.id, j.state, j.attempt, j.workflow_id, coalesce(a.site, j.site), j.retries, j.origin, j.handler_id, j.state_key,"
+    " j.started_at, j.runner, a.job_id is not null from jobs j left join local_adopted a on a.job_id = j.id where j.id in ("
+)
 _AT_A_TIME = 500
-_QUERY_MANY = f"select id, {_COLUMNS} from jobs where id in ("
 
 
 class JobRow:
-    """Where a job stands."""
+    """Where a job stands.
+
+    Args:
+        site: where it is to run; of a job that was adopted, here. ``adopted``: it is another instance's, and this one runs it.
+        runner: the instance that runs it, where that is known to be another than ``origin``.
+    """
 
     __slots__ = (
-        "attempt", "handler_id", "origin", "retries", "site", "started", "state", "state_key", "workflow_id",
+        "adopted", "attempt", "handler_id", "origin", "retries", "runner", "site", "started", "state", "state_key", "workflow_id",
     )  # fmt: skip
 
     def __init__(
         self, state: str, attempt: int, workflow_id: Optional[str], site: str, retries: int, origin: str,
-        handler_id: Optional[str], state_key: str, started_at: Optional[str],
+        handler_id: Optional[str], state_key: str, started_at: Optional[str], runner: Optional[str] = None, adopted: bool = False,
     ):  # fmt: skip
         self.state = state
         self.attempt = attempt
@@ -36,6 +42,8 @@ class JobRow:
         self.handler_id = handler_id
         self.state_key = state_key
         self.started = started_at is not None
+        self.runner = runner
+        self.adopted = bool(adopted)
 
 
 class JobRows:
@@ -48,10 +56,10 @@ class JobRows:
         """A job's row; None for an unknown job."""
         row = self._rows.get(job_id)
         if row is None:
-            found = connection.execute(_QUERY, (job_id,)).fetchone()
+            found = connection.execute(f"{_QUERY}?)", (job_id,)).fetchone()
             if found is None:
                 return None
-            row = JobRow(*found)
+            row = JobRow(*found[1:])
             self.put(job_id, row)
         return row
 
@@ -63,7 +71,7 @@ class JobRows:
         for start in range(0, len(missing), _AT_A_TIME):
             part = missing[start : start + _AT_A_TIME]
             marks = ",".join("?" * len(part))
-            for job_id, *columns in connection.execute(f"{_QUERY_MANY}{marks})", part):
+            for job_id, *columns in connection.execute(f"{_QUERY}{marks})", part):
                 self.put(job_id, JobRow(*columns))
                 found.add(job_id)
         return found

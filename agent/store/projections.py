@@ -152,9 +152,16 @@ def family(connection: Connection, origin: str) -> str:
     return min(seen)
 
 
-def counts(connection: Connection, origin: str, job_origin: str) -> bool:
-    """Whether what one origin says of a job of another decides the job's state: only its own family's word does."""
-    return origin == job_origin or family(connection, origin) == family(connection, job_origin)
+def counts(connection: Connection, origin: str, *deciding: Optional[str]) -> bool:
+    """Whether what an origin says of a job decides the job's state.
+
+    Args:
+        deciding: the origin of the job, and the one that runs it, if another does: only their own families' word counts.
+    """
+    if origin in deciding:
+        return True
+    own = family(connection, origin)
+    return any(own == family(connection, other) for other in deciding if other is not None)
 
 
 def _context(connection: Connection, record: Record, fresh: bool) -> None:
@@ -176,7 +183,7 @@ def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
     found = connection.execute(
         "select hlc, record_id, created_at from workflows where id = ?", (identifier,)
     ).fetchone()
-    created = min(record.wall_utc, found[2]) if found else record.wall_utc
+    created = min(record.wall_utc, found[2]) if found and found[0] else record.wall_utc
     if found and (found[0], found[1]) >= (record.hlc, record.uid):
         same = (found[0], found[1]) == (record.hlc, record.uid)
         connection.execute(
@@ -206,8 +213,11 @@ def _workflow(connection: Connection, record: Record, fresh: bool) -> None:
 def _job(connection: Connection, record: Record, fresh: bool) -> None:
     values = _job_values(record)
     if connection.execute(_INSERT_JOB, values).rowcount == 0:
-        _first_job(connection, record, values)
-        return
+        if _is_recorded(connection, record.uid):
+            _first_job(connection, record, values)
+            return
+        _remove_job(connection, record.uid)  # it was known from who runs it alone
+        connection.execute(_INSERT_JOB, values)
     connection.execute(_INSERT_STATUS, _first_status(record, values))
     _count_and_index(connection, record, values, connection.execute)
     _refold_job(connection, record.uid)
@@ -226,6 +236,76 @@ def _first_job(connection: Connection, record: Record, values: tuple[Any, ...]) 
     connection.execute("delete from statuses where job_id = ?1 and id = ?1", (record.uid,))
     connection.execute(_INSERT_STATUS, _first_status(record, values))
     _refold_job(connection, record.uid)
+
+
+def _is_recorded(connection: Connection, job: str) -> bool:
+    """Whether a job's own record is here, of which its first status comes."""
+    return connection.execute("select 1 from statuses where job_id = ?1 and id = ?1", (job,)).fetchone() is not None
+
+
+def _remove_job(connection: Connection, job: str) -> None:
+    found = connection.execute("select workflow_id, state from jobs where id = ?", (job,)).fetchone()
+    if found is not None:
+        connection.execute("delete from jobs where id = ?", (job,))
+        connection.count_job(found[0], found[1], None)
+
+
+def _adopt(connection: Connection, record: Record, fresh: bool) -> None:
+    """An instance runs a job that another has recorded. Until that one's record comes, this one tells of the job."""
+    body = record.body
+    job = body["job_id"]
+    if body.get("workflow_id") and body.get("workflow_name"):
+        _mention_workflow(connection, record)
+    values = (job, record.uid, record.origin, body["of"], text(body["site"]), record.hlc, record.wall_utc)
+    if connection.execute("insert into adoptions values (?,?,?,?,?,?,?) on conflict do nothing", values).rowcount == 0:
+        connection.execute(
+            "update adoptions set origin = min(origin, ?) where job_id = ? and id = ?", (record.origin, job, record.uid)
+        )
+    elif not _is_recorded(connection, job):
+        if _adopter(connection, job) != (record.uid, record.origin):
+            return  # it was adopted again since, which tells of it
+        _remove_job(connection, job)
+        told = {**body, "state": JobState.PENDING.value}
+        row = _job_values(record._replace(uid=job, origin=body["of"], body=told))
+        connection.execute(_INSERT_JOB, row)
+        connection.count_job(row[5], None, row[11])
+        _refold_job(connection, job)
+
+
+def _mention_workflow(connection: Connection, record: Record) -> None:
+    """A workflow that is known by name alone, until a record of it comes: any is newer than this."""
+    body = record.body
+    connection.execute(
+        "insert into workflows values (?,?,?,'',null,?,'{}','',null,'') on conflict (id) do update set"
+        " name = max(name, excluded.name), origin = min(origin, excluded.origin), created_at = min(created_at, excluded.created_at)"
+        " where hlc = ''",
+        (body["workflow_id"], body["of"], text(body["workflow_name"]), record.wall_utc),
+    )
+
+
+def _adopter(connection: Connection, job: str) -> Optional[tuple[str, str]]:
+    """The newest adoption of a job, and the instance that adopted it."""
+    found = connection.execute(
+        "select id, origin from adoptions where job_id = ? order by hlc desc, id desc limit 1", (job,)
+    ).fetchone()
+    return None if found is None else (str(found[0]), str(found[1]))
+
+
+def _runner(connection: Connection, job: str, origin: str) -> Optional[str]:
+    """The instance that runs a job, where it is another than the one that recorded it: which only that one can say.
+
+    Where its word has not come, the one that says to run it.
+    """
+    if not _is_recorded(connection, job):
+        adopter = _adopter(connection, job)
+        return adopter[1] if adopter else None
+    named = connection.execute(
+        "select origin, json_extract(facts, '$.runner') from statuses where job_id = ? and instr(facts, '\"runner\"')"
+        " order by status_key desc, id desc",
+        (job,),
+    ).fetchall()
+    found = next((runner for by, runner in named if runner is not None and counts(connection, by, origin)), None)
+    return None if found is None else str(found)
 
 
 def project_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[str]) -> None:
@@ -285,11 +365,11 @@ def _status(connection: Connection, record: Record, fresh: bool) -> None:
     if record.body["state"] == JobState.INFO.value:
         return
     job, attempt = record.body["job_id"], record.body.get("attempt", 1)
-    query = "select state_key, attempt, workflow_id, state, origin from jobs where id = ?"
+    query = "select state_key, attempt, workflow_id, state, origin, runner from jobs where id = ?"
     found = connection.execute(query, (job,)).fetchone()
-    if found is None or not counts(connection, record.origin, found[4]):
+    if found is None or not counts(connection, record.origin, found[4], found[5]):
         return
-    if columns["state_key"] > found[0]:
+    if columns["state_key"] > found[0] and "runner" not in record.body:
         _overlay(connection, job, columns, renew=attempt > found[1])
         connection.count_job(found[2], found[3], columns["state"])
     else:
@@ -314,9 +394,9 @@ def project_status(
     job_id, attempt, state, key = values[0], values[3], values[4], values[10]
     if job is None or state == "INFO":
         return True
-    if record.origin != job.origin and not counts(connection, record.origin, job.origin):
+    if record.origin != job.origin and not counts(connection, record.origin, job.origin, job.runner):
         return True
-    if key <= job.state_key:
+    if key <= job.state_key or "runner" in facts:
         _refold_job(connection, job_id)
         return False
     renew = attempt > job.attempt
@@ -371,11 +451,13 @@ def _refold_job(connection: Connection, job: str) -> None:
     """Fold the statuses of one job again, in their order: for records that came out of order."""
     query = "select workflow_id, state, origin from jobs where id = ?"
     workflow, before, origin = connection.execute(query, (job,)).fetchone()
+    runner = _runner(connection, job, origin)
+    connection.execute("update jobs set runner = ?1 where id = ?2 and runner is not ?1", (runner, job))
     query = (
         "select attempt, state, reason, native_status, time, status_key, facts, origin from statuses"
         " where job_id = ? and state <> 'INFO' order by status_key, id"
     )
-    rows = [row for row in connection.execute(query, (job,)).fetchall() if counts(connection, row[7], origin)]
+    rows = [row for row in connection.execute(query, (job,)).fetchall() if counts(connection, row[7], origin, runner)]
     last_attempt = 0
     for attempt, state, reason, native, time, key, facts, _ in rows:
         columns = {"state": state, "attempt": attempt, "reason": reason, "native_status": native, "status_at": time}
@@ -575,6 +657,7 @@ _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
     "firing": _firing,
     "log": _log,
     "node": _node,
+    "adopt": _adopt,
 }
 
 

@@ -23,7 +23,7 @@ JSON = dict[str, Any]
 TABLE_OF = {"job": "jobs", "workflow": "workflows", "data": "metasheets", "handler": "handlers", "log": "logs"}
 _JOB_COLUMNS = (
     "j.id as job_id, j.state, j.attempt, j.reason, j.native_status, j.name, j.command, j.site, j.workflow_id, j.parent_id,"
-    " j.origin, o.host as origin_host, j.submitted_at, j.status_at as time, j.cores, j.meta, "
+    " j.origin, o.host as origin_host, j.runner, j.submitted_at, j.status_at as time, j.cores, j.meta, "
     + ", ".join(f"j.{name}" for name in FACTS)
 )
 _FROM_JOBS = " from jobs j left join origins o on o.id = j.origin"
@@ -120,6 +120,9 @@ def job_details(connection: sqlite3.Connection, job_id: str) -> JSON:
         details["context"] = json.loads(context[0]["body"]) if context else {}
     details.update({key: extra[key] for key in ("handler_id", "trigger_job", "trigger_data") if key in extra})
     details.update({key: json.loads(extra[key]) for key in ("stdout", "stderr") if key in extra})
+    adopted = connection.execute("select site from local_adopted where job_id = ?", (job_id,)).fetchone()
+    if adopted is not None:
+        details["adopted_at"] = adopted[0]
     return details
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -32,6 +32,7 @@ PROJECTIONS = (
     "search",
     "job_counts",
     "nodes",
+    "adoptions",
 )
 
 _TABLES = """
@@ -238,6 +239,21 @@ def _migrations() -> Any:
             ") without rowid"
         )
         db.execute("create table local_peers (name text primary key, body text not null) without rowid")
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m008_adoptions(db: sqlite_utils.Database) -> None:
+        """Jobs that another instance runs than the one that recorded them, and those of others that this one runs."""
+        _begin(db)
+        db.execute("alter table jobs add column runner text")
+        db.execute(
+            "create table adoptions ("
+            " job_id text not null, id text not null, origin text not null, job_origin text not null, site text not null,"
+            " hlc text not null, time text not null, primary key (job_id, id)"
+            ") without rowid"
+        )
+        db.execute(
+            "create table local_adopted (job_id text primary key, site text not null, request text not null) without rowid"
+        )
 
     return migrations
 

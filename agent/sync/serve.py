@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from ..errors import InvalidRecord, LwfmError
@@ -13,15 +13,20 @@ from .remote import head_of, packet_of
 from .replica import Replica, Want
 
 MAX_WANTS = 100_000
+_NO_OTHERS: Mapping[str, Callable[[Frame], object]] = {}
 
 
 class Server:
-    """Answers what comes on ``line`` from ``replica``; what has to do with the contents of data goes to ``contents``."""
+    """Answers what comes on ``line`` from ``replica``; what has to do with the contents of data, and calls, go elsewhere.
 
-    def __init__(self, line: Line, replica: Replica, contents: Optional[Callable[[Frame], object]] = None):
+    Args:
+        others: what answers a frame, by its type.
+    """
+
+    def __init__(self, line: Line, replica: Replica, others: Mapping[str, Callable[[Frame], object]] = _NO_OTHERS):
         self._line = line
         self._replica = replica
-        self._contents = contents
+        self._others = others
         self._agreed: Optional[int] = None
 
     def run(self) -> None:
@@ -63,8 +68,8 @@ class Server:
             check_hash(theirs)
             notice = self._replica.settle_fork(str(origin), int(at or 0), str(theirs))
             self._line.send({"t": "settled", "notice": notice})
-        elif kind == "contents" and self._contents is not None:
-            self._contents(frame)
+        elif kind in self._others:
+            self._others[kind](frame)
         else:
             raise InvalidRecord(f"{str(kind)[:40]!r} is nothing that is asked here")
 

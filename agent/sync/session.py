@@ -15,7 +15,7 @@ from ..client import Client
 from ..errors import LwfmError
 from ..paths import Home
 from ..store.batch import vector_to_json
-from . import contents, exchange
+from . import calls, contents, exchange, files
 from .address import Address
 from .agent_replica import AgentReplica
 from .far import command_line
@@ -143,4 +143,11 @@ def serve(client: Client, home: Home) -> None:
     """As the far side: answer on standard input and output, until they end. What anything else prints goes to standard error."""
     line = Line(StandardStream())
     line.greet()
-    Server(line, AgentReplica(client), lambda frame: contents.answer(line, frame, client, home)).run()
+    others = {
+        "contents": lambda frame: contents.answer(line, frame, client, home),
+        "call": lambda frame: calls.answer(line, frame, client),
+        "offer": lambda frame: files.answer(line, frame, home),
+        "bring": lambda frame: files.answer(line, frame, home),
+        "remove": lambda frame: files.answer(line, frame, home),
+    }
+    Server(line, AgentReplica(client), others).run()

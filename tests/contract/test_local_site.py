@@ -17,11 +17,11 @@ from lwfm.models import JobDefn
 from lwfm.sites.base import JobRequest, Observation, Resource, SiteContext
 from lwfm.sites.local import LocalSite
 from lwfm.states import JobState
+from lwfm.testing import SiteContract, SiteUnderTest
 from lwfm.wire import Message
 
 from support.agents import new_home
 from support.fake_agent import FakeAgent, WorkerProcess, printed
-from support.site_contract import SiteContract, SiteUnderTest
 
 CORES = 4
 

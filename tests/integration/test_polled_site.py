@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from lwfm import errors
+from lwfm.client import Client
+from lwfm.errors import LwfmError
 
 from support.agents import LINK, Agent, running_agent
 from support.waiting import wait_until
@@ -36,10 +40,11 @@ def agent_with(sites: str) -> Any:
     return running_agent(sites=sites, env={"PYTHONPATH": os.pathsep.join([str(LINK), support])})
 
 
-@pytest.fixture
-def agent(traces: Path) -> Iterator[Agent]:
+@pytest.fixture(params=["in the agent", "in its own process"])
+def agent(traces: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
     """An agent that knows the site ``shell``."""
-    with agent_with(section("shell", traces)) as running:
+    more = "process = true" if request.param == "in its own process" else ""
+    with agent_with(section("shell", traces, more)) as running:
         yield running
 
 
@@ -116,6 +121,60 @@ def test_cancel_reaches_the_site(agent: Agent, traces: Path) -> None:
     agent.cancel(job)
     assert agent.wait(job)["state"] == "CANCELLED"
     (traces / "{go}").touch()
+
+
+def driver_processes(agent: Agent) -> list[int]:
+    """The processes of drivers that run."""
+    return [pid for pid, words in agent.processes().items() if "site-host" in words]
+
+
+def test_the_process_of_a_driver_may_die(agent: Agent, traces: Path) -> None:
+    """The next question starts another; nothing is run twice, and nobody need do anything."""
+    job = agent.submit(f"while [ ! -e {traces}/go ]; do sleep 0.05; done; echo ran >> {traces}/journal", site="shell")
+    wait_until(lambda: agent.job(job)["state"] == "RUNNING", "it runs")
+    for pid in driver_processes(agent):
+        os.kill(pid, signal.SIGKILL)
+    (traces / "go").touch()
+    assert agent.wait(job)["state"] == "COMPLETE"
+    assert (traces / "journal").read_text() == "ran\n"
+
+
+def test_a_driver_that_takes_long_to_load_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Neither the start of the agent nor other sites; nor does one that hangs."""
+    driver = Path(__file__).resolve().parents[1] / "support" / "odd_site.py"
+    section = f'driver = "{driver}:OddSite"\nbegin = "hang"\nprocess = true\n'
+    with running_agent(sites=f"[slow]\n{section}[slower]\n{section}") as agent:
+        assert {item["name"]: item["state"] for item in agent.client.get("/v1/sites")["sites"]} == {
+            "local": "ready", "allocation": "ready", "slow": "starting", "slower": "starting",
+        }  # fmt: skip
+        asking = threading.Thread(target=_submit_in_vain, args=(agent.new_client(),), daemon=True)
+        asking.start()
+        assert agent.wait(agent.submit("true"))["state"] == "COMPLETE"
+        assert asking.is_alive(), "the site cannot have answered"
+    asking.join(30)
+
+
+def test_nor_does_one_in_the_agent_that_takes_long_to_make(tmp_path: Path) -> None:
+    """Of a site that is configured while the agent runs."""
+    driver = Path(__file__).resolve().parents[1] / "support" / "odd_site.py"
+    with running_agent() as agent:
+        agent.configure(f'[slow]\ndriver = "{driver}:OddSite"\nbegin = "wait"\n')
+        asking = threading.Thread(target=_submit_in_vain, args=(agent.new_client(),), daemon=True)
+        asking.start()
+        assert agent.wait(agent.submit("true"))["state"] == "COMPLETE"
+        assert asking.is_alive(), "its driver cannot be there"
+        (agent.home.root / "go").touch()
+        asking.join(30)
+        assert len(agent.client.get("/v1/jobs", {"site": "slow"})["jobs"]) == 1
+
+
+def _submit_in_vain(client: Client) -> None:
+    try:
+        client.post("/v1/jobs", {"jobs": [{"command": "true"}], "site": "slow"})
+    except LwfmError:
+        pass
+    finally:
+        client.close()
 
 
 def test_cancel_is_told_after_a_restart_too(agent: Agent, traces: Path) -> None:

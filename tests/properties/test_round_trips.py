@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any, Optional
 
 import pytest
@@ -22,6 +23,8 @@ from lwfm.models import (
     Workflow,
 )
 from lwfm.records import Record
+from lwfm.sites.base import JobRequest, Observation, Resource, StoredData
+from lwfm.sites.pipe import Pipe
 from lwfm.states import JobState
 from lwfm.store.log import GENESIS, encode_body, row_hash
 from lwfm.wire import Decoder, Message, encode
@@ -161,3 +164,49 @@ def test_a_recorded_definition_is_read_as_one_that_is_checked(body: dict[str, An
     assert read == checked
     assert repr(read) == repr(checked)
     assert read.to_json() == checked.to_json()
+
+
+# ------------------------------------------------------------------------------------------------- to a driver and back
+
+OBSERVATION = st.builds(
+    Observation,
+    st.sampled_from(list(JobState)),
+    st.none() | RAW_WORD,
+    st.none() | RAW_WORD,
+    st.none() | RAW_WORD,
+    st.dictionaries(WORD, VALUE, max_size=3),
+)
+STORED = st.builds(
+    StoredData, WORD, RAW_WORD, st.none() | WORD, st.none() | st.integers(0, 2**63), st.none() | st.just("f" * 64)
+)
+ENVIRONMENT = st.dictionaries(WORD, RAW_WORD, max_size=3)
+
+
+def piped(value: Any) -> Any:
+    """What the other side of a pipe finds."""
+    ours, theirs = socket.socketpair()
+    here, there = Pipe(ours), Pipe(theirs)
+    try:
+        here.send({"value": value})
+        return there.receive().head["value"]
+    finally:
+        here.close()
+        there.close()
+
+
+@SETTINGS
+@given(DEFN, UNKNOWN, WORD, st.integers(1, 9), ENVIRONMENT, ENVIRONMENT, st.frozensets(WORD, max_size=3))
+def test_a_request_comes_to_its_driver_as_it_is(
+    body: Any, unknown: Any, job: str, attempt: int, environment: Any, variables: Any, labels: frozenset[str]
+) -> None:
+    request = JobRequest(job, attempt, JobDefn.from_json({**unknown, **body}), "c", environment, variables, labels)
+    assert JobRequest.from_json(piped(request.to_json()), piped(environment)) == request
+
+
+@SETTINGS
+@given(OBSERVATION, STORED, st.dictionaries(WORD, VALUE, max_size=3))
+def test_what_a_driver_answers_comes_back_as_it_is(observed: Observation, stored: StoredData, facts: Any) -> None:
+    assert Observation.from_json(piped(observed.to_json())) == observed
+    assert StoredData.from_json(piped(stored.to_json())) == stored
+    resource = Resource("r", "node", "up", facts)
+    assert Resource.from_json(piped(resource.to_json())) == resource

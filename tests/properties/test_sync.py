@@ -16,6 +16,10 @@ from typing import Optional
 import pytest
 
 from lwfm.errors import Conflict
+from lwfm.models import JobDefn
+from lwfm.recorder import Recorder
+from lwfm.service import Adopted
+from lwfm.states import JobState
 from lwfm.store import schema
 from lwfm.store.identity import FILE
 from lwfm.sync.frames import Cut
@@ -43,6 +47,7 @@ class World:
         self.forks = 0
         self.threads: list[Thread] = []
         self.backups: dict[int, Path] = {}
+        self.handed: list[tuple[str, str]] = []
         for _ in range(self.draw.randint(4, 6)):
             self.threads.append(Thread(self._directory()))
 
@@ -55,6 +60,7 @@ class World:
     def run(self) -> None:
         actions = {
             "write": 40, "sync": 25, "cut": 25, "kill": 6, "backup": 8, "clone": 2, "restore": 2, "unseen": 5, "twin": 4, "anew": 1,
+            "hand": 12, "tell": 12,
         }  # fmt: skip
         for _ in range(STEPS):
             name = self.draw.choices(list(actions), list(actions.values()))[0]
@@ -65,6 +71,28 @@ class World:
 
     def do_write(self) -> None:
         write_something(self.threads[self.pick()], self.draw)
+
+    def do_hand(self) -> None:
+        """One instance hands a job to another, perhaps not for the first time, or its answer is lost on the way."""
+        near, far = self.draw.sample(self.threads, 2)
+        if near.store.origin == far.store.origin:
+            return
+        waiting = {row[0] for row in near.connection.execute("select id from jobs where state = 'PENDING'")}
+        open_jobs = [job for job, origin in self.handed if origin == near.store.origin and job in waiting]
+        job = self.draw.choice(open_jobs) if open_jobs and self.draw.random() < 0.3 else near.submit("true")
+        self.handed.append((job, near.store.origin))
+        near.unit(near.service.hand_over, [(job, 1)], far.store.origin, "far")
+        if self.draw.random() < 0.9:
+            asked = Adopted(job, "local", JobDefn("true"))
+            for _ in range(self.draw.choice([1, 1, 2])):
+                far.unit(far.service.adopt, near.store.origin, [asked])
+
+    def do_tell(self) -> None:
+        """An instance tells of a job that it runs for another, or of one that it only once ran."""
+        thread = self.threads[self.pick()]
+        jobs = [row[0] for row in thread.connection.execute("select job_id from local_adopted order by job_id")]
+        if jobs:
+            thread.unit(tell, self.draw.choice(jobs), self.draw.choice(["RUNNING", "FINISHING", "COMPLETE", "FAILED"]))
 
     def do_sync(self, cut_after: Optional[int] = None) -> None:
         near, far = self.draw.sample(self.threads, 2)
@@ -217,6 +245,12 @@ class World:
 def ids(thread: Thread) -> set[str]:
     """What a store knows, whatever origin it stands under."""
     return {f"{kind} {uid}" for kind, uid in thread.connection.execute("select kind, uid from log")}
+
+
+def tell(recorder: Recorder, job_id: str, state: str) -> None:
+    job = recorder.job_now(job_id)
+    if job is not None:
+        recorder.record_status(job, JobState(state))
 
 
 def log_of(thread: Thread) -> list[tuple[object, ...]]:

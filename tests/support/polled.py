@@ -14,7 +14,6 @@ import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Optional
 
 from lwfm import handover
@@ -28,7 +27,7 @@ from lwfm.recorder import Effects, Recorder
 from lwfm.requests import RequestBuilder
 from lwfm.service import Service
 from lwfm.sitecalls import SiteCalls
-from lwfm.sites.base import JobRequest, Observation, Repo, Run, SiteContext, SiteDriver
+from lwfm.sites.base import JobRequest, Observation, Repo, Run
 from lwfm.states import JobState
 from lwfm.store import queries
 from lwfm.turns import PolledSite, Turns
@@ -118,7 +117,7 @@ class Rig:
         self.calls = SiteCalls()
         self.tasks: list[asyncio.Future[Any]] = []
         self.bringing = Bringing(
-            self.writer, thread.outputs, self.calls, self._driver, lambda name: self.site(name).health.bad,
+            self.writer, thread.outputs, self.calls, self._pillar, lambda name: self.site(name).health.bad,
             self.builder.build, lambda work: self.tasks.append(asyncio.ensure_future(work)), pause_s=0.001,
         )  # fmt: skip
         self.turns = Turns(
@@ -202,10 +201,8 @@ class Rig:
     async def reasons(self, job_id: str) -> list[str]:
         return [item.get("reason", "") for item in await self.writer.read(queries.statuses, job_id)]
 
-    def _driver(self, name: str) -> SiteDriver:
-        driver = SiteDriver(SiteContext(name, {}, Path("/"), Path("/")))
-        driver.run, driver.repo = self.run(name), self.repos.get(name)
-        return driver
+    def _pillar(self, name: str, pillar: str) -> Any:
+        return self.run(name) if pillar == "run" else self.repos.get(name)
 
     def _complete(self, recorder: Recorder) -> None:
         if recorder.effects.pending:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lwfm.errors import SiteError
-from lwfm.sites.batch import AllocationRequest, Command
+from lwfm.sites.batch import BatchRequest, Command
 from lwfm.sites.commands import BatchCommands, find_scheduler, run
 from lwfm.sites.slurm import Slurm
 
@@ -73,7 +73,7 @@ def test_no_accounting_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     programs(tmp_path, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert BatchCommands(Slurm()).ended(["1"]) == {}
-    programs(tmp_path, sacct="echo '1|TIMEOUT'")
+    programs(tmp_path, sacct="echo '1|TIMEOUT|0:0'")
     assert BatchCommands(Slurm()).ended(["1"])["1"].native_state == "TIMEOUT"
     assert BatchCommands(Slurm()).ended([]) == {}
 
@@ -82,7 +82,7 @@ def test_a_submission_that_tells_no_id_may_have_been_taken(tmp_path: Path, monke
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     programs(tmp_path, sbatch='echo "$SLURM_JOB_ID" >&2; echo queued')
-    request = AllocationRequest(1, 60.0)
+    request = BatchRequest(1, 60.0)
     with pytest.raises(SiteError, match="does not tell the id") as caught:
         BatchCommands(Slurm()).submit(request, "", "o", "/")
     assert caught.value.transient

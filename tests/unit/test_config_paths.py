@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lwfm import paths
-from lwfm.config import SiteConfig, read_sites
+from lwfm.config import SiteConfig, VenvConfig, read_sites
 from lwfm.errors import ConfigError, InsecureState
 from lwfm.filesystems import filesystem_type, is_shared
 from lwfm.paths import Home, check_owner, locate, private_directory, running_archive, self_command
@@ -46,6 +46,13 @@ def test_sites_and_their_options(tmp_path: Path) -> None:
         (b'["a/b"]\ndriver = "x"\n', "cannot be a site's name"),
         (b'[" "]\ndriver = "x"\n', "cannot be a site's name"),
         (b"\xff\xfe", "cannot read"),
+        (b'[a]\ndriver = "x"\nprocess = 1\n', "process of [a] must be true or false"),
+        (b'[a]\ndriver = "x"\nvenv = true\n', "venv must be text"),
+        (b'[a]\ndriver = "x"\nvenv = "v"\npython = 3.12\n', "python must be text"),
+        (b'[a]\ndriver = "x"\npillars = "local"\n', "pillars must name drivers"),
+        (b'[a]\ndriver = "x"\npillars.run = ""\n', "pillars must name drivers"),
+        (b'[a]\ndriver = "x"\npillars.jobs = "local"\n', "there is no pillar 'jobs'"),
+        (b"[a]\npillars = {}\n", "section [a] names no driver"),
     ],
 )
 def test_what_is_wrong_in_it_is_named(tmp_path: Path, content: bytes, said: str) -> None:
@@ -55,6 +62,23 @@ def test_what_is_wrong_in_it_is_named(tmp_path: Path, content: bytes, said: str)
         read_sites(path)
     assert said in raised.value.message
     assert str(path) in raised.value.message
+
+
+def test_what_says_where_a_driver_runs_is_no_option_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "sites.toml"
+    path.write_text(
+        '[a]\ndriver = "x"\nvenv = "v"\nrequirements = "r.txt"\npython = "3.12"\nmore = 1\n'
+        '[b]\ndriver = "x"\nprocess = true\nrequirements = "an option"\npython = 3\nrun = "another"\n'
+        '[c]\npillars.run = "x"\npillars.repo = "local"\n'
+    )
+    found = read_sites(path)
+    assert found["a"] == SiteConfig("a", "x", {"more": 1}, venv=VenvConfig("v", "r.txt", "3.12"))
+    assert found["b"] == SiteConfig(
+        "b", "x", {"requirements": "an option", "python": 3, "run": "another"}, process=True
+    )
+    assert found["c"] == SiteConfig("c", None, {}, pillars={"run": "x", "repo": "local"})
+    assert found["c"].drivers == ("x", "local")
+    assert [found["c"].driver_of(pillar) for pillar in ("auth", "run", "repo")] == [None, "x", "local"]
 
 
 def test_a_directory_in_its_place(tmp_path: Path) -> None:

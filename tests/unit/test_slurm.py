@@ -6,7 +6,7 @@ import pytest
 
 from lwfm.errors import InvalidRecord
 from lwfm.sites import slurm
-from lwfm.sites.batch import AllocationRequest, BatchJob, Partition, request_of
+from lwfm.sites.batch import BatchJob, BatchRequest, Partition, request_of
 from lwfm.sites.slurm import Slurm, gpus_of, inside_variables, node_state
 
 MIB = 1024 * 1024
@@ -28,14 +28,14 @@ closed|n4|drained|2|0/0/2/2|4000|gpu:2|bad | disk, really
 test*|n4|drained|2|0/0/2/2|4000|gpu:2|bad | disk, really
 """
 RECORDED_JOBS = """\
-1|COMPLETING|1|9:01|1795359880|n1|None|lwfm:abc def|x
-5|FAILED|1|10:00|1795359848|n3|NonZeroExitCode|(null)
-2|PENDING|4|10:00|N/A||Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions|(null)
-6|PENDING|400|UNLIMITED|N/A||PartitionConfig|(null)
-3|PENDING|1|10:00|N/A||JobHeldUser|(null)
-4|TIMEOUT|1|0:30|1795359878|n3|TimeLimit|(null)
+1|COMPLETING|1|9:01|1795359880|1795359270|n1|None|lwfm:abc def|x
+5|FAILED|1|10:00|1795359848|1795359247|n3|NonZeroExitCode|(null)
+2|PENDING|4|10:00|N/A|N/A||Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions|(null)
+6|PENDING|400|UNLIMITED|N/A|N/A||PartitionConfig|(null)
+3|PENDING|1|10:00|N/A|N/A||JobHeldUser|(null)
+4|TIMEOUT|1|0:30|1795359878|1795359848|n3|TimeLimit|(null)
 """
-RECORDED_RUNNING = "1|RUNNING|2|9:32|2026-11-22T14:48:52|n[1-2]|None|lwfm:abc def|x\n"
+RECORDED_RUNNING = "1|RUNNING|2|9:32|2026-11-22T14:48:52|2026-11-22T14:39:00|n[1-2]|None|lwfm:abc def|x\n"
 """Asked without ``SLURM_TIME_FORMAT``."""
 
 
@@ -74,7 +74,10 @@ def test_jobs_as_recorded() -> None:
     assert {job.job_id: job.phase for job in jobs.values()} == {
         "1": "ending", "5": "ended", "2": "pending", "6": "pending", "3": "pending", "4": "ended",
     }  # fmt: skip
-    assert jobs["1"] == BatchJob("1", "ending", "COMPLETING", None, 1, ("n1",), 1795359880.0, "lwfm:abc def|x")
+    assert jobs["1"] == BatchJob(
+        "1", "ending", "COMPLETING", None, 1, ("n1",), 1795359880.0, "lwfm:abc def|x", 1795359270.0
+    )
+    assert {job.job_id: job.outcome for job in jobs.values()} == dict.fromkeys("1236") | {"4": "failed", "5": "failed"}
     assert str(jobs["2"].reason).startswith("Nodes required for job are DOWN, DRAINED")
     assert (jobs["2"].nodes, jobs["2"].hosts, jobs["2"].ends_at) == (4, (), None)
     assert jobs["4"].reason == "TimeLimit"
@@ -110,20 +113,21 @@ def test_every_state_of_a_job_in_the_manual_is_known() -> None:
         " SUSPENDED TIMEOUT"
     )
     assert set(told.split()) <= set(slurm.JOB_PHASES)
-    (job,) = Slurm().read_jobs("9|DREAMING|1|1:00|N/A||None|(null)\n", NOW)
+    (job,) = Slurm().read_jobs("9|DREAMING|1|1:00|N/A|N/A||None|(null)\n", NOW)
     assert (job.phase, job.native_state) == ("unknown", "DREAMING")
 
 
 def test_the_accounting_tells_of_jobs_that_are_gone() -> None:
     """Form of sacct(1); the recorded Slurm keeps none."""
-    told = "11|TIMEOUT\n12|CANCELLED by 1000\n13|COMPLETED\n\n14|\n"
-    assert [(job.job_id, job.phase, job.native_state) for job in Slurm().read_ended(told)] == [
-        ("11", "ended", "TIMEOUT"),
-        ("12", "ended", "CANCELLED"),
-        ("13", "ended", "COMPLETED"),
+    told = "11|TIMEOUT|0:0\n12|CANCELLED by 1000|0:15\n13_4|FAILED|3:0\n\n14||\n"
+    assert [
+        (job.job_id, job.phase, job.native_state, job.outcome, job.exit_code) for job in Slurm().read_ended(told)
+    ] == [
+        ("11", "ended", "TIMEOUT", "failed", 0),
+        ("12", "ended", "CANCELLED", "cancelled", None),
+        ("13_4", "ended", "FAILED", "failed", 3),
     ]
-    command = Slurm().ask_ended(["11", "12"])
-    assert command is not None
+    (command,) = Slurm().ask_ended(["11", "12"])
     assert command.argv[:6] == ("sacct", "-n", "-P", "-X", "-j", "11,12")
 
 
@@ -146,7 +150,7 @@ def test_what_users_have_set_for_themselves_does_not_change_the_answers() -> Non
 
 
 def test_an_allocation_is_asked_for_as_whole_nodes() -> None:
-    request = AllocationRequest(4, 3601.0, "lwfm:token", "debug", "phys", "high", "study", options=("--constraint=ib",))
+    request = BatchRequest(4, 3601.0, "lwfm:token", "debug", "phys", "high", "study", options=("--constraint=ib",))
     command = Slurm().submit(request, "#!/bin/sh\n", "/home/me/100%/job.out", "/home/me")
     assert command.stdin == "#!/bin/sh\n"
     assert command.argv == (
@@ -157,7 +161,7 @@ def test_an_allocation_is_asked_for_as_whole_nodes() -> None:
 
 
 def test_or_as_parts_of_nodes() -> None:
-    request = AllocationRequest(1, 60.0, cores=3, gpus=1, memory_bytes=5 * 1024 * MIB)
+    request = BatchRequest(1, 60.0, cores=3, gpus=1, memory_bytes=5 * 1024 * MIB)
     words = Slurm().submit(request, "", "o", "/").argv
     assert {"--cpus-per-task=3", "--gpus-per-node=1", "--mem=5120M", "--time=1"} <= set(words)
     assert not {"--exclusive", "--mem=0"} & set(words)
@@ -167,8 +171,8 @@ def test_or_as_parts_of_nodes() -> None:
     "option", ["--array=1-3", "-a1-3", "--wrap=true", "-W", "--test-only", "--nodes=3", "-N3", "-o/tmp/x"]
 )
 def test_an_option_must_not_make_it_something_else(option: str) -> None:
-    with pytest.raises(InvalidRecord, match="is not possible for an allocation"):
-        Slurm().submit(AllocationRequest(1, 60.0, options=(option,)), "", "o", "/")
+    with pytest.raises(InvalidRecord, match="is not possible here"):
+        Slurm().submit(BatchRequest(1, 60.0, options=(option,)), "", "o", "/")
 
 
 @pytest.mark.parametrize(
@@ -189,10 +193,10 @@ def test_what_a_person_asks_for() -> None:
         "nodes": 2, "time": "1:30:00", "partition": "p", "account": 4711, "cores": 8, "gpus": 0, "memory": "4G",
         "option": ["--a=1", "-C ib"],
     }  # fmt: skip
-    assert request_of(spec, "m") == AllocationRequest(
+    assert request_of(spec, "m") == BatchRequest(
         2, 5400.0, "m", "p", "4711", None, "lwfm", 8, 0, 4 * 1024 * MIB, ("--a=1", "-C ib")
     )
-    assert request_of({"time": 90}, "") == AllocationRequest(1, 90.0)
+    assert request_of({"time": 90}, "") == BatchRequest(1, 90.0)
     assert request_of({"time": "10m", "option": "--x"}, "").options == ("--x",)
 
 

@@ -1,0 +1,379 @@
+"""The site ``ssh``: another instance, through a line to it. See ``docs/decisions/0008-sites.md``.
+
+A job that is handed over keeps its id: the other instance adopts it, runs it at one of its own sites and records what becomes of
+it, and this instance takes those records over like any others (:mod:`.exchange`), in one question for all jobs. So nothing is lost
+when either side sleeps or the line breaks, and whatever else happens there to the same workflow comes along.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
+
+from ..client import Client
+from ..client.connection import find_endpoint, path_of
+from ..errors import ConfigError, InvalidRecord, LoginRequired, LwfmError, NotFound, SiteError
+from ..files import checksum, file_url
+from ..models import JobDefn
+from ..redaction import taken_along
+from ..sites.base import Auth, JobRequest, Observation, Repo, Resource, Run, SiteContext, SiteDriver, Spin, StoredData
+from ..states import JobState
+from . import exchange, files
+from .address import Address, parse
+from .agent_replica import AgentReplica
+from .calls import RemoteApi
+from .frames import Cut, Line
+from .remote import RemoteReplica
+from .session import connected
+from .transport import Asker
+
+JSON = dict[str, Any]
+T = TypeVar("T")
+JOBS_AT_ONCE = 1000
+AT_ONCE_S = 0.5
+_PLACE = "lwfm put FILE PATH --site NAME; a relative PATH lies in the repository there"
+_SSH_OPTIONS = (
+    "user", "port", "identity", "transport", "remote_path", "remote_python", "remote_home", "ssh_config",
+)  # fmt: skip
+_OPTIONS = frozenset(("host", "site", "directory", *_SSH_OPTIONS))
+
+
+class SshSite(SiteDriver):
+    """Another instance. Options: ``host`` and how ssh reaches it (see ``docs/ssh.md``), ``site``: which of its sites runs jobs (its
+    ``local`` one), ``directory``: where there, unless a job says so (the user's home)."""
+
+    own_process = True
+
+    def __init__(self, context: SiteContext):
+        super().__init__(context)
+        unknown = sorted(set(context.options) - _OPTIONS)
+        if unknown:
+            raise ConfigError(
+                f"site {context.name!r} has an option that the driver ssh does not know: {unknown[0]}",
+                hint=f"it knows {', '.join(sorted(_OPTIONS))}",
+            )
+        try:
+            ssh = {name: context.options.get(name) for name in _SSH_OPTIONS}
+            address = parse(str(context.options.get("host") or context.name), **ssh)
+        except (InvalidRecord, TypeError) as error:
+            raise ConfigError(f"site {context.name!r}: {error}") from None
+        self._link = Link(address, context.name)
+        client = Client(find_endpoint(context.home), None)
+        site = str(context.options.get("site") or "local")
+        directory = context.options.get("directory")
+        self.auth = SshAuth(self._link)
+        self.run = SshRun(self._link, client, site, None if directory is None else str(directory))
+        self.repo = SshRepo(self._link)
+        self.spin = SshSpin(self._link, site)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._link.close()
+
+
+class There(NamedTuple):
+    """The other instance, as it said when the line was opened."""
+
+    origin: str
+    host: str
+
+
+class Link:
+    """The line to the other instance: opened when it is first needed, kept, and opened again when it has broken.
+
+    Args:
+        address: where. ``site``: its name, for people.
+    """
+
+    def __init__(self, address: Address, site: str):
+        self._address = address
+        self._site = site
+        self._lock = threading.RLock()
+        self._held = ExitStack()
+        self._line: Optional[Line] = None
+        self._there = There("", "")
+
+    def ask(self, work: Callable[[Line, There], T]) -> T:
+        """Do something over the line that may be done again: when the line turns out to have broken, it is opened once more.
+
+        Raises:
+            LoginRequired: a person has to log in first. SiteError: the other side cannot be reached, ``transient``.
+        """
+        with self._lock:
+            was_open = self._line is not None
+            try:
+                return self._once(work)
+            except Cut:
+                if not was_open:
+                    raise
+            return self._once(work)
+
+    def ask_at_once(self, work: Callable[[Line], object]) -> None:
+        """Do something over the line, if it is there and nobody else uses it."""
+        if not self._lock.acquire(timeout=AT_ONCE_S):
+            return
+        try:
+            if self._line is not None:
+                self._once(lambda line, _: work(line))
+        except SiteError as error:
+            if not error.transient:
+                raise
+        finally:
+            self._lock.release()
+
+    def open(self, asker: Optional[Asker]) -> There:
+        """Open the line, if it is not; the other side.
+
+        Args:
+            asker: whom to ask for passwords and the like; None: nobody.
+        """
+        with self._lock:
+            if self._line is None:
+                try:
+                    self._line = self._held.enter_context(connected(self._address, asker))
+                    hello = RemoteReplica(self._line).hello(None)
+                    self._there = There(hello.origin, hello.host)
+                except BaseException:
+                    self.close()
+                    raise
+            return self._there
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a line, as far as is known."""
+        return self._line is not None
+
+    def close(self) -> None:
+        """Hang up."""
+        with self._lock:
+            self._line = None
+            self._held.close()
+
+    def _once(self, work: Callable[[Line, There], T]) -> T:
+        try:
+            there = self.open(None)
+        except LoginRequired as error:
+            raise LoginRequired(f"{self._address}: {error.message}", hint=f"lwfm site login {self._site}") from error
+        assert self._line is not None
+        try:
+            return work(self._line, there)
+        except Cut as cut:
+            self._line = None
+            held, self._held = self._held, ExitStack()
+            held.__exit__(type(cut), cut, cut.__traceback__)  # raises what explains it, where something does
+            raise
+        except LwfmError:
+            raise
+        except BaseException:  # half an answer may be on the line
+            self.close()
+            raise
+
+
+class SshAuth(Auth):
+    """Logging in to the host."""
+
+    def __init__(self, link: Link):
+        self._link = link
+
+    def login(self, ask: Callable[[str, bool], str]) -> None:
+        """Open the line; what ssh has to know is asked of the person."""
+        self._link.close()
+        self._link.open(_Asker(ask))
+
+    def is_auth_current(self) -> bool:
+        """Whether the line is there, or can be opened without a question."""
+        try:
+            self._link.ask(lambda line, _: RemoteReplica(line).hello(None))
+        except LoginRequired:
+            return False
+        return True
+
+
+class _Asker:
+    """See :class:`~.transport.Asker`."""
+
+    def __init__(self, ask: Callable[[str, bool], str]):
+        self._ask = ask
+
+    def ask(self, prompt: str, echo: bool) -> str:
+        return self._ask(prompt, not echo)
+
+    def confirm(self, question: str) -> bool:
+        return self._ask(f"{question} (yes or no)", False).strip().lower() in ("yes", "y")
+
+
+class SshRun(Run):
+    """Jobs, run by the other instance.
+
+    Args:
+        client: of the agent here. ``site``: of the other instance. ``directory``: there; None: the user's home.
+    """
+
+    records_come = True
+
+    def __init__(self, link: Link, client: Client, site: str, directory: Optional[str]):
+        self._link = link
+        self._client = client
+        self._site = site
+        self._directory = directory
+
+    def check(self, defn: JobDefn) -> None:
+        """Let the other instance judge a definition, where that takes no time; else it does when the job comes there."""
+        body = {"site": self._site, "definition": defn.to_json()}
+        self._link.ask_at_once(lambda line: RemoteApi(line).post("/v1/jobs/check", body))
+
+    def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
+        """Have the other instance adopt jobs. It is recorded here before that it is that instance which runs them."""
+        said: dict[str, Observation] = {}
+        for start in range(0, len(requests), JOBS_AT_ONCE):
+            part = requests[start : start + JOBS_AT_ONCE]
+            said.update(self._link.ask(lambda line, there, part=part: self._hand_over(line, there, part)))  # type: ignore[misc]
+        return said
+
+    def _hand_over(self, line: Line, there: There, requests: Sequence[JobRequest]) -> dict[str, Observation]:
+        origin = self._client.get("/v1/agent")["origin"]
+        if origin == there.origin:
+            raise SiteError(
+                "what answers there is this very instance", hint="another home there: remote_home in sites.toml"
+            )
+        body = {
+            "jobs": [[request.job_id, request.attempt] for request in requests],
+            "runner": there.origin,
+            "host": there.host,
+        }
+        answer = self._client.post("/v1/jobs/hand-over", body, repeatable=True)
+        withheld, workflows = set(answer["withheld"]), answer["workflows"]
+        going = [request for request in requests if request.job_id not in withheld]
+        api, said = RemoteApi(line), {}
+        asked = {"origin": origin, "jobs": [self._asked(request, workflows) for request in going]}
+        for told in api.post("/v1/jobs/adopt", asked)["jobs"] if going else ():
+            refused = told.get("refused")
+            state = JobState.FAILED if refused else JobState.PENDING
+            reason = f"the instance on {there.host} did not take it: {refused}" if refused else None
+            said[str(told["job_id"])] = Observation(state, reason=reason, facts={"refused": True} if refused else {})
+        return said
+
+    def _asked(self, request: JobRequest, workflows: Mapping[str, str]) -> JSON:
+        """A job as the other instance is asked to run it: the submitter's own directory and environment are not taken along."""
+        definition = request.defn.to_json()
+        if definition.get("cwd") == request.submitted_from:
+            definition.pop("cwd", None)
+        if self._directory is not None:
+            definition.setdefault("cwd", self._directory)
+        for key in ("job_id", "site", "sites", "occurrence"):
+            definition.pop(key, None)
+        variables = {name: value for name, value in request.variables.items() if name.startswith("LWFM_TRIGGER_")}
+        workflow = request.variables.get("LWFM_WORKFLOW_ID")
+        asked = {
+            "job_id": request.job_id, "site": self._site, "definition": definition, "variables": variables,
+            "workflow_id": workflow, "workflow_name": workflows.get(workflow or ""), "attempt": request.attempt,
+            "environment": taken_along(request.environment),
+        }  # fmt: skip
+        return {key: value for key, value in asked.items() if value is not None}
+
+    def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
+        """Bring what is recorded there and not here; statuses come with that."""
+        del job_ids
+        near = AgentReplica(self._client)
+        self._link.ask(lambda line, _: exchange.exchange(near, RemoteReplica(line), pull=True, push=False))
+        return {}
+
+    def cancel(self, job_id: str, attempt: int, reason: str) -> None:
+        """Ask for the end of a job."""
+        del attempt
+        path = f"{path_of('jobs', job_id)}/cancel"
+        self._link.ask(lambda line, _: RemoteApi(line).post(path, {"reason": reason}))
+
+    def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
+        """A piece of what a job has printed there."""
+        query = {"stream": stream, "offset": offset, "limit": limit}
+        path = f"{path_of('jobs', job_id)}/output"
+        try:
+            return self._link.ask(lambda line, _: RemoteApi(line).get_bytes(path, query).body)
+        except NotFound:
+            return b""  # it has not come there yet
+
+
+class SshRepo(Repo):
+    """Files of the other host."""
+
+    def __init__(self, link: Link):
+        self._link = link
+
+    def put(self, local_path: Path, site_path: Optional[str], properties: Mapping[str, Any]) -> StoredData:
+        """Copy a file or directory to a place there."""
+        del properties
+        if site_path is None:
+            raise SiteError("a file of this host cannot be put at the other one without a place there", hint=_PLACE)
+        if local_path.is_dir():
+            path = self._link.ask(lambda line, _: files.send_tree(line, local_path, site_path))
+            host = self._link.open(None).host
+            return StoredData(file_url(host, path), path, host)
+        if not local_path.is_file():
+            raise NotFound(f"there is no file {local_path}")
+        sha256, size = checksum(local_path), local_path.stat().st_size
+        offer = files.Offer(sha256, size, local_path.name, site_path)
+        path = self._link.ask(lambda line, _: files.send(line, offer, local_path))
+        host = self._link.open(None).host
+        return StoredData(file_url(host, path), path, host, size, sha256)
+
+    def get(self, stored: StoredData, local_path: Path) -> StoredData:
+        """Bring a file or directory from there."""
+        target = local_path / Path(stored.path).name if local_path.is_dir() else local_path
+        sha256, size = self._link.ask(lambda line, _: files.fetch(line, stored.path, stored.sha256, target))
+        here = str(target.absolute())
+        return StoredData(file_url(socket.gethostname(), here), here, socket.gethostname(), size, sha256)
+
+    def remove(self, stored: StoredData) -> None:
+        """Remove a file or directory there."""
+        self._link.ask(lambda line, _: files.remove(line, stored.path))
+
+
+class SshSpin(Spin):
+    """The sites of the other instance, and what they compute on."""
+
+    def __init__(self, link: Link, site: str):
+        self._link = link
+        self._site = site
+
+    def list(self) -> Sequence[Resource]:
+        """All of all its sites; a site that does not answer is listed with its reason."""
+
+        def work(line: Line, _: There) -> Sequence[Resource]:
+            api = RemoteApi(line)
+            found: list[Resource] = []
+            for site in api.get("/v1/sites")["sites"]:
+                name = str(site["name"])
+                found.append(Resource(name, "site", str(site.get("state")), {"driver": site.get("driver")}))
+                if "spin" in site.get("pillars", ()):
+                    try:
+                        listed = api.get(f"{path_of('sites', name)}/resources")["resources"]
+                    except LwfmError as error:
+                        if isinstance(error, Cut):
+                            raise
+                        found[-1] = Resource(name, "site", "failed", {"reason": error.message})
+                        continue
+                    found += [_resource(name, item) for item in listed]
+            return found
+
+        return self._link.ask(work)
+
+    def create(self, kind: str, spec: Mapping[str, Any]) -> Resource:
+        """Make a resource of the site there."""
+        body = {"kind": kind, "spec": dict(spec)}
+        path = f"{path_of('sites', self._site)}/resources"
+        return _resource(self._site, self._link.ask(lambda line, _: RemoteApi(line).post(path, body)))
+
+    def destroy(self, resource_id: str) -> None:
+        """Give a resource back."""
+        site, _, name = resource_id.partition("/") if "/" in resource_id else (self._site, "", resource_id)
+        self._link.ask(lambda line, _: RemoteApi(line).delete(path_of("sites", site, "resources", name)))
+
+
+def _resource(site: str, item: JSON) -> Resource:
+    facts = item.get("facts") or {}
+    return Resource(f"{site}/{item.get('resource_id')}", str(item.get("kind")), str(item.get("state")), facts)

@@ -1,0 +1,253 @@
+"""The site ``ssh`` for real: jobs handed to the agent of another instance over a real sshd, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from lwfm.sites.base import Observation, SiteContext
+from lwfm.states import JobState
+from lwfm.store.projections import FACTS
+from lwfm.sync.site import SshSite
+from lwfm.testing import SiteContract, SiteUnderTest
+
+from support.peers import Network, Place, a_network, kill
+from support.ssh_server import sshd_program
+from support.waiting import wait_until
+
+SITE = """\
+[cluster]
+driver = "ssh"
+host = "{host}"
+ssh_config = "{config}"
+remote_path = "{script}"
+remote_home = "{home}"
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Network]:
+    if sshd_program() is None:
+        pytest.skip("there is no sshd")
+    with a_network(tmp_path) as made:
+        yield made
+
+
+def configure(network: Network, near: Place, far: Place, more: str = "") -> None:
+    """Make ``far`` the site ``cluster`` of ``near``."""
+    near.configure(SITE.format(host=far.name, config=network.config, script=network.script, home=far.home.root) + more)
+
+
+@pytest.fixture
+def places(network: Network) -> tuple[Place, Place]:
+    near, far = network.place("near"), network.place("far")
+    configure(network, near, far)
+    return near, far
+
+
+def ran(directory: Path, job: str) -> int:
+    """How often a job has been started, by its own word."""
+    return len(list(directory.glob(f"{job}.*")))
+
+
+def witness(directory: Path, body: str = ":") -> str:
+    """A command that leaves a file for each time that it is started."""
+    return f'mktemp -q "{directory}/$LWFM_JOB_ID.XXXXXX" > /dev/null; {body}'
+
+
+def host_of(place: Place) -> list[int]:
+    """The processes of the drivers of a place."""
+    return [pid for pid, words in place.processes().items() if " site-host " in words]
+
+
+class TestContract(SiteContract):
+    """The driver by itself: what comes of jobs is asked of the agent here, to which their records come."""
+
+    @pytest.fixture(scope="class")
+    def site(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteUnderTest]:
+        if sshd_program() is None:
+            pytest.skip("there is no sshd")
+        directory = tmp_path_factory.mktemp("ssh")
+        with a_network(directory) as network:
+            near, far = network.place("near"), network.place("far")
+            options = {"host": "far", "ssh_config": str(network.config), "remote_path": str(network.script)}
+            options["remote_home"] = str(far.home.root)
+            driver = SshSite(SiteContext("cluster", options, near.home.root, near.home.repository))
+            assert driver.run is not None
+            ask = driver.run.status
+
+            def reported(job_ids: Sequence[str]) -> dict[str, Observation]:
+                ask([])
+                return {job_id: observed(near, job_id) for job_id in job_ids}
+
+            there = tmp_path_factory.mktemp("there")
+            yield SiteUnderTest(driver, tmp_path_factory.mktemp("here"), str(there), reported)
+            driver.close()
+
+
+def observed(place: Place, job_id: str) -> Observation:
+    job = place.job(job_id)
+    facts = {name: job[name] for name in FACTS if name in job}
+    return Observation(JobState(job["state"]), job.get("native_status"), job.get("native_id"), job.get("reason"), facts)
+
+
+def test_a_job_there_looks_like_one_here(places: tuple[Place, Place]) -> None:
+    near, far = places
+    job = near.submit("echo out; echo err >&2; pwd; exit 3", site="cluster", meta={"kind": "there"})
+    ended = near.wait(job)
+    assert (ended["state"], ended["exit_code"], ended["site"]) == ("FAILED", 3, "cluster")
+    assert ended["runner"] == far.client.get("/v1/agent")["origin"]
+    assert "started_at" in ended
+    assert near.output(job) == f"out\n{Path.home()}\n".encode()
+    assert near.output(job, "stderr") == b"err\n"
+    assert [found["job_id"] for found in near.client.get("/v1/jobs", {"match": "kind=there"})["jobs"]] == [job]
+    assert far.job(job)["state"] == "FAILED"
+    assert far.output(job) == near.output(job)
+    for place in places:
+        assert place.json("store", "verify")["ok"]
+
+
+def test_many_are_run_once_each_and_secrets_stay_out_of_the_stores(places: tuple[Place, Place], tmp_path: Path) -> None:
+    near, _ = places
+    env = {"API_TOKEN": "hunter2hunter2", "GREETING": "hello"}
+    jobs = near.submit_many(
+        [{"command": witness(tmp_path, 'echo "$GREETING $API_TOKEN"'), "env": env}] * 200, site="cluster"
+    )
+    assert {job["state"] for job in near.wait_all(jobs)} == {"COMPLETE"}
+    assert {ran(tmp_path, job) for job in jobs} == {1}
+    assert near.output(jobs[7]) == b"hello hunter2hunter2\n"
+    for place in places:
+        text = place.home.database.read_bytes() + Path(f"{place.home.database}-wal").read_bytes()
+        assert b"GREETING" in text
+        bodies = "".join(row[0] for row in place.query("select body from log"))
+        assert "hunter2" not in bodies
+
+
+def test_cancelled_while_it_runs_and_before_it_is_there(places: tuple[Place, Place], network: Network) -> None:
+    near, far = places
+    job = near.submit("sleep 600", site="cluster")
+    near.wait_state(job, "RUNNING")
+    near.client.post(f"/v1/jobs/{job}/cancel", {"reason": "enough"})
+    assert (near.wait(job)["state"], far.wait(job)["state"]) == ("CANCELLED", "CANCELLED")
+    network.server.stop()
+    waiting = near.submit("true", site="cluster")
+    wait_until(lambda: any("cluster" in (s.get("reason") or "") for s in near.statuses(waiting)), "the trouble is told")
+    near.client.post(f"/v1/jobs/{waiting}/cancel", {"reason": "never mind"})
+    assert near.state(waiting) in ("FINISHING", "CANCELLED")
+
+
+def test_what_happens_there_fires_here_and_the_other_way(places: tuple[Place, Place], tmp_path: Path) -> None:
+    """A job's end there starts one here; data put there by it does; and a job's end here starts one there."""
+    near, _ = places
+    gate = tmp_path / "gate"
+    workflow = near.workflow()
+    data = tmp_path / "result.csv"
+    body = f"while [ ! -e {gate} ]; do sleep 0.02; done; echo 1,2 > {data}; lwfm put {data} --meta kind=result"
+    there = near.submit(body, site="cluster", workflow=workflow)
+    by_end = near.on_job(there, 'echo "after $LWFM_TRIGGER_JOB"')
+    by_data = near.on("data", {"match": {"kind": "result"}}, 'echo "got $LWFM_TRIGGER_PATH"')
+    gate.touch()
+    assert near.wait(there)["state"] == "COMPLETE", near.output(there, "stderr")
+    (after,) = by_end["job_ids"]
+    assert near.wait(after)["state"] == "COMPLETE"
+    assert near.output(after) == f"after {there}\n".encode()
+    (got,) = by_data["job_ids"]
+    assert near.wait(got)["state"] == "COMPLETE"
+    assert near.output(got) == f"got {data}\n".encode()
+    handler = near.on_job(after, "echo back there", site="cluster")
+    (back,) = handler["job_ids"]
+    assert near.wait(back)["state"] == "COMPLETE"
+    assert near.output(back) == b"back there\n"
+    (sheet,) = near.client.get("/v1/data", {"match": "kind=result", "op": "put"})["data"]
+    assert sheet["job_id"] == there
+    assert sheet["workflow_id"] == workflow
+
+
+@pytest.mark.parametrize("victim", ["near agent", "far agent", "driver", "connection", "far side"])
+def test_a_death_in_the_middle_costs_nothing(
+    places: tuple[Place, Place], network: Network, tmp_path: Path, victim: str
+) -> None:
+    near, far = places
+    gate = tmp_path / "gate"
+    body = witness(tmp_path, f"while [ ! -e {gate} ]; do sleep 0.05; done")
+    jobs = near.submit_many([{"command": body}] * 20, site="cluster")
+    wait_until(lambda: sum(ran(tmp_path, job) for job in jobs) >= 1, "a job to run", on_timeout=far.log)
+    if victim == "near agent":
+        near.kill()
+        gate.touch()
+        near.start()
+    elif victim == "far agent":
+        kill(far.agent_pids())
+        gate.touch()
+    elif victim == "driver":
+        kill(host_of(near))
+        gate.touch()
+    elif victim == "connection":
+        network.server.cut()
+        gate.touch()
+    else:
+        kill(far.serving())
+        gate.touch()
+    assert {job["state"] for job in near.wait_all(jobs)} == {"COMPLETE"}
+    assert {ran(tmp_path, job) for job in jobs} == {1}
+    for job in jobs:
+        states = [status["state"] for status in near.statuses(job) if status["state"] in ("COMPLETE", "FAILED")]
+        assert states == ["COMPLETE"]
+
+
+def test_the_laptop_sleeps_and_what_was_missed_fires_once(places: tuple[Place, Place], tmp_path: Path) -> None:
+    near, far = places
+    job = near.submit(f"while [ ! -e {tmp_path}/gate ]; do sleep 0.05; done", site="cluster")
+    handler = near.on_job(job, witness(tmp_path))
+    near.wait_state(job, "RUNNING")
+    near.kill()
+    kill(host_of(near))
+    (tmp_path / "gate").touch()
+    far.wait(job)
+    near.start()
+    (fired,) = handler["job_ids"]
+    assert near.wait(fired)["state"] == "COMPLETE"
+    assert ran(tmp_path, fired) == 1
+    assert len(near.query("select 1 from firings")) == 1
+
+
+def test_files_go_there_and_come_back(places: tuple[Place, Place], tmp_path: Path) -> None:
+    near, far = places
+    source = tmp_path / "input.dat"
+    source.write_bytes(os.urandom(3 << 20))
+    body = {"site": "cluster", "path": str(source), "site_path": "in/input.dat", "properties": {"kind": "input"}}
+    put = near.client.post("/v1/data", body)
+    lies = far.home.repository / "in" / "input.dat"
+    assert lies.read_bytes() == source.read_bytes()
+    assert (put["site"], put["path"]) == ("cluster", str(lies))
+    back = tmp_path / "back.dat"
+    near.client.post("/v1/data/fetch", {"data": put["data_id"], "path": str(back)})
+    assert back.read_bytes() == source.read_bytes()
+    back.unlink()
+    lies.write_bytes(b"changed")
+    done = near.lwfm("get", put["data_id"], str(tmp_path / "again"))
+    assert done.returncode != 0
+    assert "checksum" in done.stderr
+    assert not (tmp_path / "again").exists()
+    lies.unlink()
+    assert "gone" in near.lwfm("get", put["data_id"], str(tmp_path / "again")).stderr
+
+
+def test_its_sites_and_their_nodes_are_listed(places: tuple[Place, Place]) -> None:
+    near, _ = places
+    found = near.json("spin", "list", "--site", "cluster")
+    assert any(item["resource_id"] == "local" and item["kind"] == "site" for item in found), json.dumps(found)
+    assert any(item["resource_id"].startswith("local/") and item["kind"] == "node" for item in found)
+
+
+def test_its_driver_goes_with_the_agent(places: tuple[Place, Place]) -> None:
+    near, _ = places
+    near.wait(near.submit("true", site="cluster"))
+    (driver,) = host_of(near)
+    near.kill()
+    wait_until(lambda: driver not in host_of(near), "the driver to leave")
+    near.start()

@@ -1,0 +1,146 @@
+"""Jobs that another instance runs: whose word counts, in whatever order records come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from lwfm.errors import Conflict
+from lwfm.models import JobDefn
+from lwfm.service import Adopted
+from lwfm.states import JobState
+from lwfm.store import queries
+
+from support.replicas import StoreReplica, sync
+from support.threads import Thread, tables
+
+
+@pytest.fixture
+def threads(tmp_path: Path) -> Iterator[list[Thread]]:
+    made = []
+    for name in ("near", "far", "third"):
+        (tmp_path / name).mkdir()
+        made.append(Thread(tmp_path / name))
+    yield made
+    for thread in made:
+        assert thread.verify() == []
+        thread.close()
+
+
+def hand(near: Thread, far: Thread, job: str) -> None:
+    near.unit(near.service.hand_over, [(job, 1)], far.store.origin, "far")
+    adopt(near, far, job)
+
+
+def adopt(near: Thread, far: Thread, job: str) -> None:
+    far.unit(far.service.adopt, near.store.origin, [Adopted(job, "local", JobDefn("true"), "w1", "a name")])
+
+
+def pull(near: Thread, far: Thread) -> None:
+    sync(StoreReplica(near), StoreReplica(far), pull=True, push=False)
+
+
+def test_it_runs_there_and_ends_here(threads: list[Thread]) -> None:
+    near, far, _ = threads
+    job = near.submit("true")
+    hand(near, far, job)
+    assert far.effects.pending == {job: None}
+    assert far.state(job) == "PENDING"
+    far.status(job, "RUNNING", host="n1")
+    far.status(job, "COMPLETE", exit_code=0)
+    assert near.state(job) == "PENDING"
+    pull(near, far)
+    told = queries.job(near.connection, job)
+    assert (told["state"], told["exit_code"], told["runner"]) == ("COMPLETE", 0, far.store.origin)
+    assert told["origin"] == near.store.origin
+    assert [change.after for change in near.effects.changes if change.job_id == job] == [JobState.COMPLETE]
+
+
+def test_an_adoption_is_made_once(threads: list[Thread]) -> None:
+    near, far, _ = threads
+    job = near.submit("true")
+    hand(near, far, job)
+    before = far.connection.execute("select count(*) from log").fetchone()
+    far.effects.pending.clear()
+    adopt(near, far, job)
+    assert far.connection.execute("select count(*) from log").fetchone() == before
+    assert far.effects.pending == {}
+
+
+def test_a_job_that_is_here_already_is_not_taken_for_another(threads: list[Thread]) -> None:
+    near, far, _ = threads
+    job = far.submit("true")
+    with pytest.raises(Conflict, match="already"):
+        adopt(near, far, job)
+
+
+def test_nobody_decides_who_was_not_asked(threads: list[Thread]) -> None:
+    """Whoever says that it runs a job is believed only as long as the job's own instance has not spoken."""
+    near, far, third = threads
+    job = near.submit("true")
+    adopt(near, third, job)
+    third.status(job, "COMPLETE")
+    pull(near, third)
+    assert near.state(job) == "PENDING"
+    hand(near, far, job)
+    far.status(job, "FAILED", reason="no")
+    pull(near, far)
+    assert near.state(job) == "FAILED"
+    pull(third, near)
+    assert third.state(job) == "FAILED"
+
+
+def test_it_may_be_handed_on(threads: list[Thread]) -> None:
+    near, far, third = threads
+    job = near.submit("true")
+    hand(near, far, job)
+    hand(near, third, job)
+    far.status(job, "COMPLETE")
+    pull(near, far)
+    assert near.state(job) == "PENDING", "it is not the one's any more"
+    third.status(job, "RUNNING")
+    pull(near, third)
+    assert near.state(job) == "RUNNING"
+
+
+def test_the_order_in_which_records_come_makes_no_difference(threads: list[Thread], tmp_path: Path) -> None:
+    near, far, third = threads
+    job = near.submit("true", meta={"kind": "x"})
+    near.status(job, "INFO")
+    hand(near, far, job)
+    far.status(job, "RUNNING")
+    adopt(near, third, job)
+    third.status(job, "COMPLETE")
+    far.status(job, "FAILED", reason="its own")
+    found = []
+    for number, order in enumerate(permutations([near, far, third])):
+        (tmp_path / f"reader{number}").mkdir()
+        reader = Thread(tmp_path / f"reader{number}")
+        for source in order:
+            pull(reader, source)
+        assert reader.state(job) == "FAILED"
+        folded = tables(reader.connection)
+        found.append(
+            {name: folded[name] for name in ("workflows", "jobs", "statuses", "adoptions", "job_counts", "properties")}
+        )
+        assert reader.verify() == []
+        reader.close()
+    assert all(other == found[0] for other in found)
+
+
+def test_what_is_adopted_is_run_after_a_restart(threads: list[Thread]) -> None:
+    from lwfm.recovery import unplaced
+
+    near, far, _ = threads
+    job = near.submit("true")
+    hand(near, far, job)
+    far.crash()
+    assert far.unit(unplaced, ["local"]) == [job]
+    assert near.unit(unplaced, ["cluster"]) == []
+    sync(StoreReplica(near), StoreReplica(far))
+    assert far.unit(unplaced, ["local"]) == [job], "its own record has come as well"
+    far.status(job, "COMPLETE")
+    assert far.unit(unplaced, ["local"]) == []
