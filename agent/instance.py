@@ -352,7 +352,7 @@ class Instance:
 
         def accepts(name: str, defn: JobDefn) -> None:
             run = self.registry.pillar(name, "run")
-            if not isinstance(run, ProcessRun):
+            if not isinstance(run, ProcessRun) and "/" not in name:
                 called(name, run.check, defn)
 
         def standing(name: str) -> Standing:
@@ -386,6 +386,8 @@ class Instance:
         """Why a site refuses a job; only a driver in a process of its own is waited for, while the event loop goes on."""
         try:
             run = await self.pillar(site, "run")
+            if "/" in site:
+                return None  # it is judged where it leads to
             if isinstance(run, ProcessRun):
                 await asyncio.to_thread(called, site, run.check, defn)
             else:

@@ -89,7 +89,9 @@ class RequestBuilder:
             variables["LWFM_WORKFLOW_ID"] = workflow
         environment = {**taken_over(os.environ), **asked["environment"], **self._environment_of_ours()}
         context = hashlib.sha256(repr(sorted(environment.items())).encode("utf-8", "surrogateescape")).hexdigest()
-        return JobRequest(job_id, attempt, defn, context, environment, variables, self.labels(site))
+        return JobRequest(
+            job_id, attempt, defn, context, environment, variables, self.labels(site), None, site.partition("/")[2]
+        )
 
     def _of_new(self, connection: Connection, job_id: str, new: NewJob) -> SiteRequest:
         of = new.body.get
@@ -116,7 +118,8 @@ class RequestBuilder:
         if defn.cwd is None and cwd:
             object.__setattr__(defn, "cwd", cwd)
         environment, directory = self._environment(connection, context_id)
-        return JobRequest(job_id, attempt, defn, context_id or "", environment, variables, self.labels(site), directory)
+        told = context_id or "", environment, variables, self.labels(site), directory, site.partition("/")[2]
+        return JobRequest(job_id, attempt, defn, *told)
 
     def _environment(self, connection: Connection, context_id: Optional[str]) -> tuple[dict[str, str], Optional[str]]:
         """The variables of a submitter, and its directory."""

@@ -90,7 +90,10 @@ async def resource_create(instance: Instance, call: Call) -> JSON:
     """Make a resource."""
     name, body = call.arguments[0], call.body()
     create = (await instance.pillar(name, "spin")).create
-    made: Resource = await instance.call_site(name, create, str(body.get("kind") or ""), body.get("spec") or {})
+    spec, _, place = body.get("spec") or {}, *name.partition("/")[1:]
+    if place and isinstance(spec, dict):
+        spec = {**spec, "site": place}
+    made: Resource = await instance.call_site(name, create, str(body.get("kind") or ""), spec)
     return made.to_json()
 
 

@@ -41,6 +41,7 @@ class JobRequest:
         variables: what lwfm tells this job (``LWFM_*``).
         labels: what its site asks of the nodes it runs on, where those are the agent's own.
         submitted_from: the submitter's directory, which ``defn.cwd`` is where the job names none.
+        site: of a site that leads to others the one that is meant: what follows the slash in the name; empty: its own choice.
     """
 
     job_id: str
@@ -51,6 +52,7 @@ class JobRequest:
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
     submitted_from: Optional[str] = None
+    site: str = ""
 
     def to_json(self) -> JSON:
         """The request without its environment, which many have in common."""
@@ -62,6 +64,7 @@ class JobRequest:
             "variables": dict(self.variables),
             "labels": sorted(self.labels),
             "submitted_from": self.submitted_from,
+            "site": self.site,
         }
 
     @classmethod
@@ -76,6 +79,7 @@ class JobRequest:
             body["variables"],
             frozenset(body["labels"]),
             body.get("submitted_from"),
+            body.get("site", ""),
         )
 
 

@@ -25,6 +25,10 @@ IN_AGENT = ("local", "allocation")
 ENTRY_POINT_GROUP = "lwfm.sites"
 
 
+LEADS_ON = frozenset({"ssh"})
+"""Drivers of sites that have sites themselves, which are named as ``NAME/SITE``."""
+
+
 def load(name: str, directory: Path) -> type[SiteDriver]:
     """The driver class that ``name`` means: a built-in, an entry point, ``package.module:Class`` or ``FILE.py:Class``.
 

@@ -17,7 +17,7 @@ from ..config import PILLARS, SiteConfig
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError, UnknownSite
 from ..limits import Limits
 from .base import SiteContext, SiteDriver, in_turn
-from .loading import IN_AGENT, load
+from .loading import IN_AGENT, LEADS_ON, load
 from .process import ProcessSite, log_of
 from .sandbox import Venv
 
@@ -65,8 +65,10 @@ class Registry:
 
     def is_made(self, name: str) -> bool:
         """Whether asking for a pillar of this site takes no time."""
-        entry = self._entries.get(name)
-        return entry is None or entry.drivers is not None
+        try:
+            return self._entry(name).drivers is not None
+        except UnknownSite:
+            return True
 
     def make(self, name: str) -> Mapping[str, SiteDriver]:
         """The drivers of a site by their names, made if need be. May block.
@@ -149,6 +151,10 @@ class Registry:
 
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)
+        if entry is None and "/" in name:
+            entry = self._entries.get(name.partition("/")[0])
+            if entry is not None and entry.config.driver not in LEADS_ON:
+                raise UnknownSite(f"site {entry.config.name!r} leads to no other sites: there is no {name!r}")
         if entry is None:
             known = ", ".join(sorted(self._entries))
             raise UnknownSite(f"there is no site {name!r}", hint=f"known sites: {known}; others go into sites.toml")

@@ -1,4 +1,4 @@
-"""The site ``ssh``: another instance, through a line to it. See ``docs/decisions/0008-sites.md``.
+"""The site ``ssh``: another instance, through a line to it. See ``docs/decisions/0010-jobs-of-other-instances.md``.
 
 A job that is handed over keeps its id: the other instance adopts it, runs it at one of its own sites and records what becomes of
 it, and this instance takes those records over like any others (:mod:`.exchange`), in one question for all jobs. So nothing is lost
@@ -269,7 +269,7 @@ class SshRun(Run):
         variables = {name: value for name, value in request.variables.items() if name.startswith("LWFM_TRIGGER_")}
         workflow = request.variables.get("LWFM_WORKFLOW_ID")
         asked = {
-            "job_id": request.job_id, "site": self._site, "definition": definition, "variables": variables,
+            "job_id": request.job_id, "site": request.site or self._site, "definition": definition, "variables": variables,
             "workflow_id": workflow, "workflow_name": workflows.get(workflow or ""), "attempt": request.attempt,
             "environment": taken_along(request.environment),
         }  # fmt: skip
@@ -363,10 +363,11 @@ class SshSpin(Spin):
         return self._link.ask(work)
 
     def create(self, kind: str, spec: Mapping[str, Any]) -> Resource:
-        """Make a resource of the site there."""
-        body = {"kind": kind, "spec": dict(spec)}
-        path = f"{path_of('sites', self._site)}/resources"
-        return _resource(self._site, self._link.ask(lambda line, _: RemoteApi(line).post(path, body)))
+        """Make a resource of a site there: that of the key ``site`` in ``spec``."""
+        given = dict(spec)
+        site = str(given.pop("site", self._site))
+        path, body = f"{path_of('sites', site)}/resources", {"kind": kind, "spec": given}
+        return _resource(site, self._link.ask(lambda line, _: RemoteApi(line).post(path, body)))
 
     def destroy(self, resource_id: str) -> None:
         """Give a resource back."""

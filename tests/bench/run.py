@@ -6,6 +6,7 @@
     ./lwfm.sh bench allocation         over the nodes of a real Slurm on this machine (needs root and Slurm)
     ./lwfm.sh bench million            the store of a million jobs (makes it first: some minutes)
     ./lwfm.sh bench sync --help        two instances over a real sshd (its data part needs root)
+    ./lwfm.sh bench remote --help      jobs at another instance, over a real sshd
 
 Machines are shared and noisy: read the ratios and medians, and run it again when they surprise.
 Ends with 1 when a target is missed.
@@ -240,7 +241,7 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
 
 def main() -> int:
     """Run what is asked for."""
-    if sys.argv[1:2] in (["simulated"], ["sync"]):  # these have options of their own
+    if sys.argv[1:2] in (["simulated"], ["sync"], ["remote"]):  # these have options of their own
         return subprocess.run([sys.executable, str(HERE / f"{sys.argv[1]}.py"), *sys.argv[2:]], check=False).returncode
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from lwfm.errors import LwfmError, UnknownSite
 from lwfm.sites.base import Observation, SiteContext
 from lwfm.states import JobState
 from lwfm.store.projections import FACTS
 from lwfm.sync.site import SshSite
 from lwfm.testing import SiteContract, SiteUnderTest
 
+from support.agents import LINK
 from support.peers import Network, Place, a_network, kill
-from support.ssh_server import sshd_program
+from support.ssh_server import make_key, sshd_program
 from support.waiting import wait_until
 
 SITE = """\
@@ -242,6 +244,63 @@ def test_its_sites_and_their_nodes_are_listed(places: tuple[Place, Place]) -> No
     found = near.json("spin", "list", "--site", "cluster")
     assert any(item["resource_id"] == "local" and item["kind"] == "site" for item in found), json.dumps(found)
     assert any(item["resource_id"].startswith("local/") and item["kind"] == "node" for item in found)
+
+
+def test_its_sites_are_sites_here(network: Network, tmp_path: Path) -> None:
+    """``cluster/NAME`` is the site NAME of the other instance: also one that has to be asked, and one that is not there."""
+    near, far = network.place("near"), network.place("far", started=False)
+    far.env["PYTHONPATH"] = os.pathsep.join([str(LINK), str(Path(__file__).resolve().parents[1])])
+    (traces := tmp_path / "traces").mkdir()
+    far.configure(f'[queue]\ndriver = "support.shell_site:ShellSite"\ndirectory = "{traces}"\n')
+    far.start()
+    configure(network, near, far)
+    job = near.submit("echo queued", site="cluster/queue")
+    assert near.wait(job)["state"] == "COMPLETE"
+    assert near.output(job) == b"queued\n"
+    assert list(traces.glob(f"{job}*")), "it ran there"
+    assert near.job(job)["site"] == "cluster/queue"
+    lost = near.wait(near.submit("true", site="cluster/nowhere"))
+    assert lost["state"] == "FAILED"
+    assert "there is no site 'nowhere'" in lost["reason"]
+    with pytest.raises(UnknownSite):
+        near.submit("true", site="local/nowhere")
+
+
+def test_jobs_wait_for_a_login_and_go_on_after_it(
+    places: tuple[Place, Place], network: Network, tmp_path: Path
+) -> None:
+    near, _ = places
+    key = make_key(tmp_path / "locked", passphrase="open sesame")
+    network.server.authorize(key)
+    network.config.write_text(network.config.read_text().replace(str(network.server.identity), str(key)))
+    job = near.submit("echo after the login", site="cluster")
+    wait_until(
+        lambda: any("lwfm site login cluster" in (item.get("reason") or "") for item in near.statuses(job)),
+        "the job to say what it waits for",
+        on_timeout=near.log,
+    )
+    assert near.client.get("/v1/sites/cluster")["state"] == "login"
+    asked = near.client.post("/v1/sites/cluster/login", {"answers": []})
+    assert [question["secret"] for question in asked["questions"]] == [True]
+    assert str(key) in asked["questions"][0]["prompt"]
+    with pytest.raises(LwfmError):
+        near.client.post("/v1/sites/cluster/login", {"answers": ["wrong"] * 5})
+    assert near.client.post("/v1/sites/cluster/login", {"answers": ["open sesame"]})["current"] is True
+    assert near.wait(job)["state"] == "COMPLETE"
+    assert "open sesame" not in near.log()
+
+
+def test_a_host_without_lwfm_is_told_as_that(network: Network) -> None:
+    near, far = network.place("near"), network.place("far", started=False)
+    near.configure(SITE.format(host="far", config=network.config, script="/nowhere/lwfm", home=far.home.root))
+    job = near.submit("true", site="cluster")
+    wait_until(
+        lambda: any("no lwfm at /nowhere/lwfm" in (item.get("reason") or "") for item in near.statuses(job)),
+        "the job to say what is wrong",
+        on_timeout=lambda: f"{near.statuses(job)}",
+    )
+    near.client.post(f"/v1/jobs/{job}/cancel", {})
+    assert near.wait(job)["state"] == "CANCELLED"
 
 
 def test_its_driver_goes_with_the_agent(places: tuple[Place, Place]) -> None:
