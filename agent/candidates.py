@@ -142,7 +142,7 @@ class Placing:
 
 def full(site: str, max_jobs: Optional[int]) -> str:
     """What is said of a site that may have no more jobs."""
-    return f"site {site} has or awaits the {max_jobs} jobs that it may have at once (max_jobs)"
+    return f"site {site} has, or awaits, as many jobs as it may have at once (max_jobs = {max_jobs})"
 
 
 def _all_refuse(choice: Choice) -> LwfmError:

@@ -10,6 +10,7 @@ import click
 
 from .. import hostlist
 from ..client.connection import NO_TIMEOUT, path_of
+from ..config import ALLOCATION_SITE
 from ..errors import ConfigError, SiteError, UnknownSite
 from ..library.manager import LwfManager
 from ..library.submission import capture_context
@@ -89,12 +90,13 @@ def show(session: Session, name: str, as_json: bool) -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.pass_obj
 def check(session: Session, names: tuple[str, ...], run: bool, timeout: float, as_json: bool) -> int:
-    """Try each pillar of a site, or of all sites.
+    """Try each pillar of a site, or of all sites but 'allocation', whose nodes are among those of 'local'.
 
     Auth: whether we are logged in. Run: whether it takes jobs and answers. Repo: a small file is put, fetched, compared and
     removed. Spin: what there is. The exit code is 6 unless all are well.
     """
-    listed = names or tuple(item["name"] for item in session.client.get("/v1/sites")["sites"])
+    found = () if names else session.client.get("/v1/sites")["sites"]
+    listed = names or tuple(item["name"] for item in found if item["name"] != ALLOCATION_SITE)
     body = {"timeout_s": timeout, **({"run": True, "context": capture_context()} if run else {})}
     answers = [_checked(session, name, body) for name in listed]
     if as_json:

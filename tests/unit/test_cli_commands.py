@@ -513,7 +513,7 @@ class TestPlaces:
         checks = [{"pillar": "run", "ok": True, "message": "m"}]
         api.replies["POST /v1/sites/local/check"] = lambda request: {"name": "local", "checks": checks}
         api.replies["POST /v1/sites/far/check"] = errors.ConfigError("no such driver")
-        api.replies["GET /v1/sites"] = {"sites": [{"name": "local"}, {"name": "far"}]}
+        api.replies["GET /v1/sites"] = {"sites": [{"name": "local"}, {"name": "allocation"}, {"name": "far"}]}
         assert main(["site", "check", "local", "--timeout", "5m"]) == 0
         assert api.requests[-1].body == {"timeout_s": 300.0}
         assert main(["site", "check"]) == 6
