@@ -294,4 +294,4 @@ def _show_only(template: Template, values: Iterable[list[str]], as_json: bool) -
     return 0
 
 
-_DESCRIBED = ("resources", "env", "inputs", "outputs", "meta", "retries")
+_DESCRIBED = ("resources", "env", "inputs", "outputs", "meta", "retries", "options")

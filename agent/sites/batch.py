@@ -341,6 +341,20 @@ def job_request(keys: frozenset[str], given: Mapping[str, Any], request: BatchRe
     )
 
 
+def check_options(options: Sequence[str], refused: frozenset[str]) -> list[str]:
+    """Options such as ``-l gpu=1`` as the words of a command, an option and what it takes apart.
+
+    Raises:
+        InvalidRecord: one of them would make the command something else than the submission of one job.
+    """
+    words: list[str] = []
+    for option in options:
+        if option[:2] in refused or option.split()[0] in refused:
+            raise InvalidRecord(f"option {option!r} is not possible here: lwfm sets it"[:200])
+        words += option.split(None, 1)
+    return words
+
+
 def _count(spec: Mapping[str, Any], name: str, least: int) -> Optional[int]:
     value = spec.get(name)
     if value is None:

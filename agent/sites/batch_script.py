@@ -119,7 +119,9 @@ lwfm_watch() { # says after $1 seconds that they are over
 lwfm_over() { # the time limit: all that runs gets its grace, then nothing more
     lwfm_hit=142 lwfm_cause=time_limit
     trap : TERM
-    kill -TERM 0
+    lwfm_all=$lwfm_child
+    [ "$(ps -o pgid= -p $$ 2>/dev/null | tr -d ' ')" != $$ ] || lwfm_all=0 # the process group, where that is ours
+    kill -TERM "$lwfm_all"
     lwfm_left=@GRACE@
     while [ "$lwfm_left" -gt 0 ] && kill -0 "$lwfm_child" 2>/dev/null; do
         sleep 0.1
@@ -127,7 +129,8 @@ lwfm_over() { # the time limit: all that runs gets its grace, then nothing more
     done
     kill -0 "$lwfm_child" 2>/dev/null || return 0
     lwfm_record 137
-    kill -KILL 0
+    kill -KILL "$lwfm_all"
+    exit 137
 }
 trap 'lwfm_hit=143 lwfm_caught=TERM' TERM
 trap 'lwfm_hit=142; lwfm_over' ALRM

@@ -30,6 +30,7 @@ from .batch_script import STANDS_DOWN, ExitRecord, job_script, submitted_script
 from .batch_verdict import of_ended, of_gone, of_listed, of_record, with_hint
 from .commands import BatchCommands
 from .local import LocalAuth, LocalRepo, scheduler_resources
+from .pbs import Pbs
 from .sge import GridEngine
 from .slurm import Slurm
 
@@ -100,6 +101,12 @@ class GridEngineSite(BatchSite):
     """Grid Engine."""
 
     scheduler = GridEngine()
+
+
+class PbsSite(BatchSite):
+    """PBS."""
+
+    scheduler = Pbs()
 
 
 class BatchRun(Run):

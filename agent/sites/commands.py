@@ -171,7 +171,7 @@ def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s:
         how = f"exit code {process.returncode}" if process.returncode > 0 else f"ended by signal {-process.returncode}"
         told = (err.strip() or out.strip()).decode("utf-8", "replace")
         said = [line for line in told.splitlines() if line.strip() not in ("", "Exiting.")] or [how]
-        killed = process.returncode < 0 or process.returncode > 128
+        killed = process.returncode < 0 or (process.returncode > 128 and not told)
         raise SiteError(f"{argv[0]}: {_without_name(said[-1], argv[0])}", transient=killed)
     return out.decode("utf-8", "replace")
 

@@ -17,6 +17,7 @@ BUILT_IN = {
     "local": "lwfm.sites.local:LocalSite",
     "allocation": "lwfm.sites.allocation:AllocationSite",
     "slurm": "lwfm.sites.batch_site:SlurmSite",
+    "pbs": "lwfm.sites.batch_site:PbsSite",
     "sge": "lwfm.sites.batch_site:GridEngineSite",
     "ssh": "lwfm.sync.site:SshSite",
 }

@@ -16,7 +16,7 @@ from time import strptime
 from typing import Optional
 from xml.etree import ElementTree
 
-from ..errors import InvalidRecord
+from ..errors import InvalidRecord, SiteError
 from ..quantities import bytes_of
 from .batch import (
     BUSY,
@@ -40,6 +40,7 @@ from .batch import (
     JobWords,
     Partition,
     Scheduler,
+    check_options,
 )
 
 _ENVIRONMENT: dict[str, Optional[str]] = {"TZ": "UTC0", "LC_ALL": "C", "SGE_SINGLE_LINE": None, "SGE_LONG_QNAMES": None}
@@ -157,10 +158,7 @@ class GridEngine(Scheduler):
             words += ["-l", f"h_vmem={math.ceil(request.memory_bytes / (request.cores or 1))}"]
         if request.gpus:
             raise InvalidRecord("each site of Grid Engine calls GPUs otherwise", hint="such as option='-l gpu=1'")
-        for option in request.options:
-            if option.split()[0] in _REFUSED:
-                raise InvalidRecord(f"option {option!r} is not possible here: lwfm sets it"[:200])
-            words += option.split(None, 1)
+        words += check_options(request.options, _REFUSED)
         return Command(tuple(words), stdin=script, environment=_ENVIRONMENT)
 
     def read_submitted(self, answer: str) -> Optional[str]:
@@ -257,11 +255,15 @@ def _partition(name: str, parts: Sequence[BatchNode]) -> Partition:
 
 
 def _parsed(text: str) -> ElementTree.Element:
-    """An answer; what is none has nothing in it."""
+    """An answer.
+
+    Raises:
+        SiteError: it is none.
+    """
     try:
         return ElementTree.fromstring(text)  # noqa: S314 - of the user's own scheduler
-    except ElementTree.ParseError:
-        return ElementTree.Element("nothing")
+    except ElementTree.ParseError as error:
+        raise SiteError(f"sge answered what is no XML: {error}") from None
 
 
 def _number(text: object) -> Optional[int]:

@@ -18,7 +18,7 @@ from support.agents import new_home
 from support.gridengine import GridEngine
 from support.site_contract import SiteContract, SiteUnderTest
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def programs_of(grid: GridEngine, directory: Path) -> Path:

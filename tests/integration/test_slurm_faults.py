@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slurm]
 cluster = bed.cluster
 SITES = '[slurm]\ndriver = "slurm"\ngrace_s = 1\n'
 EMPTY_HANDED = "exit 0"
+LOSE_ANSWER = '"$real" "$@" >/dev/null; kill -9 $$'
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_nothing_of_a_job_is_shown_to_others(agent: Agent, cluster: Cluster, pla
 def test_a_lost_answer_is_not_a_second_submission(agent: Agent, tools: Meddling, place: Path) -> None:
     """sbatch is killed after it has submitted: the job is found by its mark."""
     before = tools.calls("sbatch")
-    tools.want("sbatch", '"$real" "$@" >/dev/null; kill -9 $$', once=True)
+    tools.want("sbatch", LOSE_ANSWER, once=True)
     job = agent.submit(touching(place / "lost"), site="slurm")
     assert agent.wait(job)["state"] == "COMPLETE"
     assert len((place / "lost").read_text().splitlines()) == 1
@@ -212,41 +213,99 @@ def test_the_agent_is_killed_in_the_middle_of_a_submission(cluster: Cluster, pla
     assert len(ran) == len(set(ran)) == 4
 
 
-def test_of_two_submissions_of_a_job_one_runs(
-    cluster: Cluster, tools: Meddling, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answer is lost, the queue does not show the job, so it is submitted again: and then both are there."""
+class Alone:
+    """The driver without an agent, its answers looked at one by one."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        home.mkdir(exist_ok=True)
+        self.site = SlurmSite(SiteContext("slurm", {"grace_s": 1}, home, home))
+
+    def request(self, command: str, number: int = 1) -> JobRequest:
+        job = f"00000000-0000-7000-8000-{number:012d}"
+        return JobRequest(job, 1, JobDefn(command, cwd="/"), "", {"PATH": os.defpath}, {"LWFM_JOB_ID": job})
+
+    def until(self, job: str, *states: JobState) -> Observation:
+        """What is said of it once it is in one of these states."""
+
+        def reached() -> Optional[Observation]:
+            said = self.site.run.status([job]).get(job)
+            return said if said is not None and said.state in states else None
+
+        return wait_until(reached, f"{job} to be {states}")
+
+
+@pytest.fixture
+def alone(
+    cluster: Cluster, tools: Meddling, place: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Alone]:
+    """One for whom a submission that is not seen at once was not taken."""
     for name, value in {**cluster.environment, "PATH": tools.path}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(batch_site, "SETTLE_S", 0.0)
-    home = place / "twice"
-    home.mkdir()
-    site = SlurmSite(SiteContext("slurm", {"grace_s": 1}, home, home))
+    yield Alone(place / str(request.node.name))
+    tools.relent()
+
+
+def over(cluster: Cluster, ids: set[str]) -> bool:
+    """Whether none of these is waiting or at work."""
+    states = "PENDING,RUNNING,COMPLETING,CONFIGURING"
+    return not cluster.run("squeue", "-h", "-t", states, "-j", ",".join(ids)).stdout
+
+
+def test_of_two_submissions_of_a_job_one_runs(cluster: Cluster, tools: Meddling, alone: Alone) -> None:
+    """The answer is lost, the queue does not show the job, so it is submitted again: and then both are there."""
+    home, run = alone.home, alone.site.run
     before = slurm_ids(cluster)
-    line = touching(place / "twice" / "ran", until(place / "twice" / "go"))
-    job = "00000000-0000-7000-8000-000000000002"
-    request = JobRequest(job, 1, JobDefn(line, cwd="/"), "", {"PATH": os.defpath}, {"LWFM_JOB_ID": job})
-    tools.want("sbatch", '"$real" "$@" >/dev/null; kill -9 $$', once=True)
+    request = alone.request(touching(home / "ran", until(home / "go")))
+    tools.want("sbatch", LOSE_ANSWER, once=True)
     with pytest.raises(SiteError):
-        site.run.submit([request])
+        run.submit([request])
     tools.want("squeue", EMPTY_HANDED)
-    site.run.submit([request])
+    run.submit([request])
     tools.relent()
     wait_until((home / "ran").exists, "one to run")
-    assert len(slurm_ids(cluster) - before) == 2
-    wait_until(lambda: site.run.status([job]).get(job, _nothing()).state is JobState.RUNNING, "it to be seen")
-    (home / "go").touch()
-    wait_until(lambda: site.run.status([job]).get(job, _nothing()).state.terminal, "its end")
-    said = site.run.status([job])[job]
-    assert said.state is JobState.COMPLETE, said
     ours = slurm_ids(cluster) - before
-    states = "PENDING,RUNNING,COMPLETING,CONFIGURING"
-    wait_until(lambda: not cluster.run("squeue", "-h", "-t", states, "-j", ",".join(ours)).stdout, "both to be over")
+    assert len(ours) == 2
+    alone.until(request.job_id, JobState.RUNNING)
+    (home / "go").touch()
+    said = alone.until(request.job_id, JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED)
+    assert said.state is JobState.COMPLETE, said
+    wait_until(lambda: over(cluster, ours), "both to be over")
     assert (home / "ran").read_text().split() == [said.native_id]
 
 
-def _nothing() -> Observation:
-    return Observation(JobState.PENDING)
+def test_what_was_begun_and_never_handed_over_is_handed_over(tools: Meddling, alone: Alone) -> None:
+    """The agent died in between; the next one finds no such job in the queue."""
+    request = alone.request(touching(alone.home / "ran"))
+    tools.want("sbatch", "kill -9 $$", once=True)
+    with pytest.raises(SiteError):
+        alone.site.run.submit([request])
+    again = Alone(alone.home)
+    assert dict(again.site.run.status([request.job_id])) == {}, "it is not known there: the agent hands it over again"
+    again.site.run.submit([request])
+    assert again.until(request.job_id, JobState.COMPLETE, JobState.FAILED).state is JobState.COMPLETE
+    assert len((alone.home / "ran").read_text().splitlines()) == 1
+
+
+def test_what_was_cancelled_before_its_id_was_known_does_not_run(
+    cluster: Cluster, tools: Meddling, alone: Alone
+) -> None:
+    """Its script finds that it is not wanted, whenever Slurm starts it."""
+    before = slurm_ids(cluster)
+    request = alone.request(touching(alone.home / "ran"))
+    tools.want("sbatch", '"$real" --hold "$@" >/dev/null; kill -9 $$', once=True)
+    with pytest.raises(SiteError):
+        alone.site.run.submit([request])
+    tools.want("squeue", EMPTY_HANDED)
+    alone.site.run.cancel(request.job_id, 1, "not wanted")
+    said = alone.until(request.job_id, JobState.CANCELLED)
+    assert said.native_id is None
+    tools.relent()
+    (native,) = slurm_ids(cluster) - before
+    cluster.run("scontrol", "release", native)
+    wait_until(lambda: over(cluster, {native}), "it to be over")
+    assert not (alone.home / "ran").exists()
 
 
 # ---------------------------------------------------------------------------------------------- no answers, false ones
@@ -310,19 +369,6 @@ def test_it_is_requeued(agent: Agent, cluster: Cluster, place: Path) -> None:
     assert (place / "requeued").read_text().split() == [native, native]
 
 
-def test_its_node_fails(agent: Agent, cluster: Cluster) -> None:
-    job = agent.submit("sleep 600", site="slurm")
-    host = agent.wait_state(job, "RUNNING")["host"]
-    try:
-        cluster.kill_node(host)
-        cluster.run("scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=gone")
-        done = agent.wait(job)
-        assert (done["state"], done["native_status"]) == ("FAILED", "NODE_FAIL")
-        assert done["reason"].startswith("slurm says NODE_FAIL: the job lost one of its nodes")
-    finally:
-        cluster.restart_node(host)
-
-
 # ---------------------------------------------------------------------------------------------- many
 
 
@@ -343,6 +389,8 @@ def test_the_controller_is_restarted(wide: tuple[Cluster, Agent], place: Path) -
     own, agent = wide
     job = agent.submit(touching(place / "through", until(place / "restarted")), site="slurm")
     agent.wait_state(job, "RUNNING")
+    with (own.root / "slurm.conf").open("a") as conf:
+        conf.write("MessageTimeout=2\n")  # for so long commands try to reach it, by default five times that
     own.run("scontrol", "shutdown", "slurmctld")
     wait_until(lambda: own.run("scontrol", "ping", check=False).returncode != 0, "the controller to be gone")
     (place / "restarted").touch()
@@ -357,7 +405,24 @@ def test_the_controller_is_restarted(wide: tuple[Cluster, Agent], place: Path) -
     assert len(ran) == len(set(ran)) == 2
 
 
-def test_a_time_limit_is_told_as_that(agent: Agent, timed_out: str) -> None:
+def test_a_time_limit_is_told_as_that(agent: Agent, cluster: Cluster, timed_out: str) -> None:
+    native = agent.job(timed_out)["native_id"]
+    told = ("squeue", "-h", "-t", "all", "-j", native, "-o", "%T")
+    wait_until(lambda: cluster.run(*told).stdout.strip() == "TIMEOUT", "Slurm to look", timeout_s=90)
+    agent.wait(agent.submit("true", site="slurm"))  # an agent with nothing new asks more and more seldom
     done = agent.wait(timed_out)
     assert (done["state"], done["native_status"]) == ("FAILED", "TIMEOUT")
     assert done["reason"] == "slurm says TIMEOUT: the job reached its time limit"
+
+
+def test_its_node_fails(agent: Agent, cluster: Cluster) -> None:
+    job = agent.submit("sleep 600", site="slurm")
+    host = agent.wait_state(job, "RUNNING")["host"]
+    try:
+        cluster.kill_node(host)
+        cluster.run("scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=gone")
+        done = agent.wait(job)
+        assert (done["state"], done["native_status"]) == ("FAILED", "NODE_FAIL")
+        assert done["reason"].startswith("slurm says NODE_FAIL: the job lost one of its nodes")
+    finally:
+        cluster.restart_node(host)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 import pytest
 
-from lwfm.cli.options import Duration, Memory, parse_environment, parse_properties, parse_value
+from lwfm.cli.options import Duration, Memory, parse_environment, parse_properties, parse_repeated, parse_value
 from lwfm.errors import InvalidRecord
 
 
@@ -49,6 +49,14 @@ def test_value(typed: str, value: Any) -> None:
     parsed = parse_value(typed)
     assert parsed == value
     assert type(parsed) is type(value)
+
+
+def test_repeated() -> None:
+    """They stay text: an account may be a number, and begin with 0."""
+    typed = ("account=0123", "option=--a=b", "option=--c", "qos=")
+    assert parse_repeated(typed) == {"account": "0123", "option": ["--a=b", "--c"], "qos": ""}
+    with pytest.raises(InvalidRecord):
+        parse_repeated(("partition",))
 
 
 def test_properties() -> None:

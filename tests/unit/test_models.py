@@ -47,6 +47,8 @@ from lwfm.states import JobState, can_reach, implied_by, parse_state
         ({"command": "x", "meta": [1]}, "meta must be an object"),
         ({"command": "x", "meta": {"T": float("nan")}}, "meta: T: nan is not a JSON number"),
         ({"command": "x", "meta": {"a\0": 1}}, "is not a name"),
+        ({"command": "x", "options": ["partition"]}, "options must be an object"),
+        ({"command": "x", "options": {"": 1}}, "options: '' is not a name"),
         ({"command": "x", "resources": {"cores": 1.5}}, "cores must be a whole number"),
         ({"command": "x", "resources": {"cores": -1}}, "cores must be at least 0"),
         ({"command": "x", "resources": {"memory_bytes": 0}}, "memory_bytes must be at least 1"),
