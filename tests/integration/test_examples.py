@@ -119,7 +119,9 @@ def test_example(example: Path, instance: Instance) -> None:
 def test_every_example_is_in_the_index() -> None:
     index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     missing = [
-        path.name for path in [*EXAMPLE_FILES, EXAMPLES / "melt", EXAMPLES / "insitu"] if f"({path.name}" not in index
+        path.name
+        for path in [*EXAMPLE_FILES, EXAMPLES / "melt", EXAMPLES / "insitu", EXAMPLES / "mxn"]
+        if f"({path.name}" not in index
     ]
     assert not missing, f"examples/README.md does not list {missing}"
 
@@ -134,6 +136,34 @@ def test_insitu(instance: Instance, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["amplitude"] for row in rows] == ["10", "30", "60", "90", "120", "170"]
     assert all(float(row["period"]) == pytest.approx(float(row["exact"]), rel=1e-6) for row in rows)
+
+
+def test_mxn(instance: Instance, tmp_path: Path) -> None:
+    """On two sites, one of which has no application green: its jobs find nothing where they run."""
+    (tmp_path / "home").mkdir(mode=0o700, exist_ok=True)
+    (tmp_path / "home" / "sites.toml").write_text('[again]\ndriver = "local"\n')
+    apps = tmp_path / "apps"
+    shutil.copytree(EXAMPLES / "mxn" / "apps", apps)
+    (apps / "broken").mkdir()
+    (apps / "broken" / "build.sh").write_text("echo no compiler >&2; exit 3\n")
+    script = str(EXAMPLES / "mxn" / "mxn.py")
+    done = instance.lwfm("python", script, "--sites=local,again,nowhere", f"--apps={apps}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 1, report(done)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[:5] == [
+        ["local", "again", "nowhere"],
+        ["broken", "red", "red", "red"],
+        ["pi", "green", "green", "red"],
+        ["primes", "green", "green", "red"],
+        ["words", "green", "green", "red"],
+    ], report(done)
+    assert "red: broken on local: build: exit code 3" in done.stdout
+    assert "red: pi on nowhere: UnknownSite: there is no site 'nowhere'" in done.stdout
+    with (tmp_path / "out" / "mxn.csv").open(encoding="utf-8", newline="") as file:
+        (cell,) = [row for row in csv.DictReader(file) if (row["app"], row["site"]) == ("pi", "again")]
+    behind = instance.json("lineage", cell["check"])
+    assert any(str(node.get("label")).endswith("result.txt") for node in behind["nodes"])
+    assert cell["build"] in {node["id"] for node in behind["nodes"]}
 
 
 # ------------------------------------------------------------------------------------------------- melt

@@ -1,0 +1,1 @@
+${CC:-cc} -O2 -o pi pi.c

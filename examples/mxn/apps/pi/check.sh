@@ -1,0 +1,3 @@
+found=$(./pi)
+echo "pi = $found" > result.txt
+[ "$found" = 3.141592654 ]
