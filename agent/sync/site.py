@@ -27,7 +27,7 @@ from . import exchange, files
 from .address import Address, parse
 from .agent_replica import AgentReplica
 from .calls import RemoteApi
-from .frames import Cut, Line
+from .frames import Cut, Line, Refused
 from .remote import RemoteReplica
 from .session import connected
 from .transport import Asker
@@ -166,6 +166,9 @@ class Link:
             self._line = None
             held, self._held = self._held, ExitStack()
             held.__exit__(type(cut), cut, cut.__traceback__)  # raises what explains it, where something does
+            raise
+        except Refused:  # the two sides do not understand each other any more
+            self.close()
             raise
         except LwfmError:
             raise
@@ -315,7 +318,11 @@ class SshRun(Run):
         """Bring what is recorded there and not here; statuses come with that."""
         del job_ids
         near = AgentReplica(self._client)
-        self._link.ask(lambda line, _: exchange.exchange(near, RemoteReplica(line), pull=True, push=False))
+        try:
+            self._link.ask(lambda line, _: exchange.exchange(near, RemoteReplica(line), pull=True, push=False))
+        except BaseException:  # as of the agent here, while records were on their way
+            self._link.close()
+            raise
         return {}
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
