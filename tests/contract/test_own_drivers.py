@@ -12,8 +12,8 @@ from lwfm.sites.base import SiteContext
 from lwfm.testing import SiteContract, SiteUnderTest, in_own_process
 
 from support.agents import new_home
+from support.plain_site import ShellSite
 from support.rest_service import answer, rest_service
-from support.shell_site import ShellSite
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -46,7 +46,7 @@ class TestShellSiteInItsOwnProcess(SiteContract):
     @pytest.fixture(scope="class")
     def site(self, place: Path) -> Iterator[SiteUnderTest]:
         context = SiteContext("shell", {"directory": str(place / "jobs")}, place / "home", place / "home")
-        driver = in_own_process(f"{SUPPORT / 'shell_site.py'}:ShellSite", context)
+        driver = in_own_process(f"{SUPPORT / 'plain_site.py'}:ShellSite", context)
         yield SiteUnderTest(driver, place / "here", str(place / "there"))
         driver.close()
 
