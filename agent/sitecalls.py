@@ -1,4 +1,5 @@
-"""Calling drivers: each site has a thread of its own, in which its calls come one after the other.
+"""Calling drivers: each site has a thread of its own, in which its calls come one after the other. Those that move data have
+one each, where the driver allows that, so that a long transfer holds up nothing.
 
 So a driver that hangs holds up its own site alone: not the other sites, not the event loop, and not the agent's leaving, for
 which no thread of these is waited for long. Who waits for a call can say how long; a call that has begun cannot be ended.
@@ -7,6 +8,7 @@ which no thread of these is waited for long. Who waits for a call can say how lo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import threading
 import time
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from .errors import SiteError
+from .sites.base import Repo
 from .sites.registry import called
 
 WAIT_S = 30.0
@@ -91,6 +94,7 @@ class SiteCalls:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, _Line] = {}
+        self._transfers = itertools.count(1)
 
     async def call(
         self,
@@ -110,7 +114,9 @@ class SiteCalls:
             SiteError: the time is over, or as the driver has it.
         """
         name = getattr(function, "__name__", "a call")
-        line = self._line(site)
+        pillar = getattr(function, "__self__", None)
+        apart = f"{site}/{next(self._transfers)}" if isinstance(pillar, Repo) and pillar.thread_safe else None
+        line = self._line(apart or site)
         call = line.put(name, lambda: called(site, function, *arguments))
         try:
             if not await _comes(call.begun, wait_s) and line.withdraw(call):
@@ -121,6 +127,9 @@ class SiteCalls:
         except asyncio.CancelledError:
             line.withdraw(call)
             raise
+        finally:
+            if apart is not None:
+                self._lines.pop(apart).end()
         return call.done.result()
 
     def busy_with(self, site: str) -> Optional[str]:

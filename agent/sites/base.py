@@ -5,7 +5,8 @@ and may block (use timeouts); a call that hangs holds up its own site alone. It 
 everything else it raises is reported as one. :class:`~lwfm.errors.LoginRequired` says that nobody is logged in: the agent then asks
 rarely, and at once after a login. A pillar that a site does not have is None.
 
-The agent's calls for one site do not overlap, :meth:`Run.check` and ``close`` apart.
+The agent's calls for one site do not overlap, :meth:`Run.check` and ``close`` apart. But a :class:`Repo` whose class says that
+it is ``thread_safe`` is called at any time, from several threads: moving much data then holds up nothing else.
 
 A driver runs in the agent, or in a process of its own (:attr:`SiteDriver.own_process`, or ``process`` or ``venv`` in
 ``sites.toml``). There it is made when it is first needed, and made again when its process has died: what it must remember lies at
@@ -168,7 +169,7 @@ class Pillar(ABC):  # noqa: B024 (what is abstract is said by the four)
     """What the four have in common."""
 
     thread_safe = False
-    """True when its calls may overlap; else each waits for the one before."""
+    """True when its calls may overlap each other and those of the other pillars; else each waits for the one before."""
 
 
 def in_turn(method: Callable[..., Any]) -> AbstractContextManager[Any]:

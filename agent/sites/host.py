@@ -91,6 +91,7 @@ def _described(driver: SiteDriver) -> JSON:
         "reports_itself": run is not None and bool(run.reports_itself),
         "records_come": run is not None and bool(run.records_come),
         "labels": sorted(run.labels) if run is not None else [],
+        "thread_safe": [name for name in PILLARS if getattr(getattr(driver, name), "thread_safe", False)],
     }
 
 

@@ -82,7 +82,7 @@ class ProcessSite(SiteDriver):
         self._driver = driver
         self._sandbox = sandbox
         self._run = ProcessRun(self)
-        self._pillars = {
+        self._pillars: dict[str, _Passed] = {
             "auth": ProcessAuth(self), "run": self._run, "repo": ProcessRepo(self), "spin": ProcessSpin(self)
         }  # fmt: skip
         self._show(PILLARS)
@@ -178,6 +178,8 @@ class ProcessSite(SiteDriver):
             raise
         self._show(ready["pillars"])
         self._run.records_come = bool(ready["records_come"])
+        for name, pillar in self._pillars.items():
+            pillar.thread_safe = name in ready["thread_safe"]
         return child
 
     def _show(self, offered: Sequence[str]) -> None:
@@ -211,9 +213,7 @@ def _environment(command: Sequence[str], sandboxed: bool) -> dict[str, str]:
 
 
 class _Passed(Pillar):
-    """What the four have in common: calls go to the process, which sees to whose turn it is."""
-
-    thread_safe = True
+    """What the four have in common: calls go to the process."""
 
     def __init__(self, site: ProcessSite):
         self._site = site

@@ -163,7 +163,11 @@ class SkeletonRun(Run):
 
 
 class SkeletonRepo(Repo):
-    """Data: files in a directory. A transfer may take long; other pillars are called meanwhile."""
+    """Data: files in a directory."""
+
+    thread_safe = (
+        True  # several calls at once are fine here: a long transfer then keeps nobody from asking how jobs are
+    )
 
     def __init__(self, place: Path):
         self._place = place
@@ -182,6 +186,14 @@ class SkeletonRepo(Repo):
         if not source.exists():
             raise NotFound(f"{source} is gone")
         return self._stored(_copy(source, local_path, stored.sha256))  # what counts of it: path, size_bytes, sha256
+
+    def remove(self, stored: StoredData) -> None:
+        """Remove data; that it is gone already is harmless."""
+        path = Path(stored.url.partition("://")[2])
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     @staticmethod
     def _stored(path: Path) -> StoredData:

@@ -389,6 +389,29 @@ class SiteContract:
             site.repo.get(stored, target)
         assert not list(site.directory.glob("not-there*")), "something was left behind"
 
+    def test_what_is_removed_is_gone(self, site: SiteUnderTest) -> None:
+        source = site.directory / "fleeting"
+        source.write_text("x")
+        stored = site.repo.put(source, f"{site.site_directory}/fleeting", {})
+        try:
+            site.repo.remove(stored)
+        except NotSupported:
+            return
+        with pytest.raises(NotFound):
+            site.repo.get(stored, site.directory / "fleeting-back")
+        site.repo.remove(stored)
+
+    def test_a_relative_path_has_a_place(self, site: SiteUnderTest) -> None:
+        source = site.directory / "somewhere"
+        source.write_text("somewhere")
+        stored = site.repo.put(source, "lwfm-contract/somewhere", {})
+        site.repo.get(stored, site.directory / "somewhere-back")
+        assert (site.directory / "somewhere-back").read_text() == "somewhere"
+        try:
+            site.repo.remove(stored)
+        except NotSupported:
+            pass
+
     def test_where_it_is_it_stays_if_the_site_can_see_it(self, site: SiteUnderTest) -> None:
         source = site.directory / "in place"
         source.write_text("x")

@@ -78,8 +78,6 @@ class RestAuth(Auth):
 
 
 class RestRun(Run):
-    thread_safe = True  # it keeps nothing
-
     def __init__(self, service, cores):
         self.service, self.cores = service, cores
 
@@ -135,6 +133,8 @@ def observed(job):
 
 
 class RestRepo(Repo):
+    thread_safe = True  # a connection for each call, and nothing kept
+
     def __init__(self, service):
         self.service = service
 
@@ -143,8 +143,7 @@ class RestRepo(Repo):
             raise NotFound(f"there is no file {local_path}")
         if site_path is None:
             raise SiteError("this site does not see the files of this host", hint="say where to put it")
-        if not os.path.isabs(site_path):
-            raise SiteError(f"{site_path!r} is not an absolute path on the site")
+        site_path = os.path.join(self.service.ask("GET", "/me")["home"], site_path)  # an absolute path stays as it is
         if local_path.is_dir():
             for path in sorted(local_path.iterdir()):
                 self.put(path, f"{site_path}/{path.name}", properties)
@@ -175,6 +174,12 @@ class RestRepo(Repo):
         finally:
             part.unlink(missing_ok=True)
         return StoredData("", str(local_path), None, size, digest.hexdigest())
+
+    def remove(self, stored):
+        try:
+            self.service.ask("DELETE", f"/files{stored.path}")
+        except NotFound:
+            pass  # it is gone already
 
     def _stored(self, path, size_bytes=None, sha256=None):
         url = f"http://{self.service.host}/files{quote(os.fsencode(path))}"

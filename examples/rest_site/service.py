@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200, {"token": token})
 
     def get_me(self, rest, query):
-        self.answer(200, {"user": sys.argv[1]})
+        self.answer(200, {"user": sys.argv[1], "home": str(PLACE / "home")})
 
     def get_nodes(self, rest, query):
         self.answer(200, [{"name": os.uname().nodename, "cores": os.cpu_count()}])
@@ -169,6 +169,11 @@ class Handler(BaseHTTPRequestHandler):
         if path.is_dir():
             return self.answer(200, sorted(item.name for item in path.iterdir()), kind="application/x-directory")
         return self.answer(200, None, path.read_bytes(), "application/octet-stream")
+
+    def delete_files(self, rest, query):
+        path = Path("/" + rest)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.answer(200, {})
 
     def log_message(self, *words):
         pass

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from lwfm.sites.base import SiteContext
+from lwfm.sites.skeleton import SkeletonSite
 from lwfm.testing import SiteContract, SiteUnderTest, in_own_process
 
 from support.agents import new_home
-from support.plain_site import ShellSite
 from support.rest_service import answer, rest_service
 
 ROOT = Path(__file__).resolve().parents[2]
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
 @pytest.fixture(scope="class")
@@ -29,24 +28,24 @@ def place() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-class TestShellSite(SiteContract):
-    """In this process."""
+class TestSkeletonSite(SiteContract):
+    """What ``lwfm site new`` writes, in this process."""
 
     @pytest.fixture(scope="class")
     def site(self, place: Path) -> Iterator[SiteUnderTest]:
-        context = SiteContext("shell", {"directory": str(place / "jobs")}, place / "home", place / "home")
-        driver = ShellSite(context)
+        context = SiteContext("mine", {"directory": str(place / "jobs")}, place / "home", place / "home")
+        driver = SkeletonSite(context)
         yield SiteUnderTest(driver, place / "here", str(place / "there"))
         driver.close()
 
 
-class TestShellSiteInItsOwnProcess(SiteContract):
+class TestSkeletonSiteInItsOwnProcess(SiteContract):
     """As the agent has it."""
 
     @pytest.fixture(scope="class")
     def site(self, place: Path) -> Iterator[SiteUnderTest]:
-        context = SiteContext("shell", {"directory": str(place / "jobs")}, place / "home", place / "home")
-        driver = in_own_process(f"{SUPPORT / 'plain_site.py'}:ShellSite", context)
+        context = SiteContext("mine", {"directory": str(place / "jobs")}, place / "home", place / "home")
+        driver = in_own_process("lwfm.sites.skeleton:SkeletonSite", context)
         yield SiteUnderTest(driver, place / "here", str(place / "there"))
         driver.close()
 

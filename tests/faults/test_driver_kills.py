@@ -12,19 +12,16 @@ import pytest
 from support.agents import running_agent
 from support.waiting import wait_until
 
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
 JOBS, KILLS = 60, 3
 
 
 @pytest.mark.slow
 def test_no_job_is_lost_or_run_twice(tmp_path: Path) -> None:
     chance = random.Random(4)
-    sites = (
-        f'[shell]\ndriver = "{SUPPORT / "shell_site.py"}:ShellSite"\nprocess = true\ndirectory = "{tmp_path}/site"\n'
-    )
+    sites = f'[mine]\ndriver = "lwfm.sites.skeleton:SkeletonSite"\ndirectory = "{tmp_path}/site"\n'
     with running_agent(sites=sites) as agent:
         journal = tmp_path / "journal"
-        jobs = agent.submit_many([{"command": f"echo $LWFM_JOB_ID >> {journal}"}] * JOBS, site="shell")
+        jobs = agent.submit_many([{"command": f"echo $LWFM_JOB_ID >> {journal}"}] * JOBS, site="mine")
         killed: set[int] = set()
 
         def another() -> int:

@@ -52,11 +52,16 @@ def test_a_workflow_there_and_here(agent: Agent, tmp_path: Path) -> None:
 
 def test_who_is_not_logged_in_is_told_and_then_it_goes_on(agent: Agent) -> None:
     job = agent.submit("echo at last", site="lab")
-    wait_until(lambda: any("log in first" in str(item.get("reason")) for item in agent.statuses(job)), "it is told")
+    wait_until(
+        lambda: any("waits for a login" in str(item.get("reason")) for item in agent.statuses(job)), "it is told"
+    )
     checks = {item["pillar"]: item["message"] for item in agent.client.post("/v1/sites/lab/check", {})["checks"]}
-    assert checks["auth"] == "a login is needed: lwfm site login"
+    assert checks["auth"] == "a login is needed: lwfm site login lab"
     login(agent, USER, PASSWORD)
     assert agent.wait(job)["state"] == "COMPLETE"
+    after = agent.client.post("/v1/sites/lab/check", {})["checks"]
+    assert [item["ok"] for item in after] == [True] * 4, after
+    assert "left there" not in str(after)
 
 
 def test_the_guide_shows_the_example_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""The shell site as a driver that needs a package of its own: its jobs are told which version it has found."""
+"""The site of ``lwfm site new`` as a driver that needs a package of its own: its jobs are told which version it has found."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import tiny  # type: ignore[import-not-found]  # is in the driver's virtual environment, and nowhere else
-from shell_site import ShellRun  # type: ignore[import-not-found]  # lies beside this file
 
 from lwfm.sites.base import JobRequest, Observation, SiteContext, SiteDriver
+from lwfm.sites.skeleton import SkeletonRun
 
 
 class VersionedSite(SiteDriver):
@@ -18,7 +18,7 @@ class VersionedSite(SiteDriver):
         self.run = VersionedRun(Path(context.options["directory"]))
 
 
-class VersionedRun(ShellRun):
+class VersionedRun(SkeletonRun):
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
         told = [
             replace(item, variables={**item.variables, "TINY": tiny.VERSION, "TOOL": tiny.tool()}) for item in requests

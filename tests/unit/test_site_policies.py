@@ -20,6 +20,8 @@ from lwfm.models import JobDefn, Resources
 from lwfm.pace import ClockWatch, Health, Pace
 from lwfm.recorder import Recorder
 from lwfm.sitecalls import SiteCalls
+from lwfm.sites.base import StoredData
+from lwfm.sites.local import LocalRepo
 from lwfm.states import JobState
 from lwfm.store.log import Record
 
@@ -214,6 +216,33 @@ class TestCalls:
             assert await calls.call("a", max, 1, 2) == 2
             with pytest.raises(SiteError, match="site 'a' failed: ZeroDivisionError"):
                 await calls.call("a", divmod, 1, 0)
+
+        asyncio.run(test())
+
+    def test_data_that_may_be_moved_meanwhile_hold_up_nothing(self) -> None:
+        class Transfers(LocalRepo):
+            thread_safe = False
+
+            def remove(self, stored: StoredData) -> None:
+                assert go.wait(20)
+
+        class Safe(Transfers):
+            thread_safe = True
+
+        go = threading.Event()
+        safe, plain = Safe(Path("/")).remove, Transfers(Path("/")).remove
+
+        async def test() -> None:
+            calls, stored = SiteCalls(), StoredData("", "")
+            moving = [asyncio.ensure_future(calls.call("a", safe, stored)) for _ in range(2)]
+            assert await calls.call("a", max, 1, 2, wait_s=20) == 2
+            assert calls.busy_with("a") is None
+            moving.append(asyncio.ensure_future(calls.call("a", plain, stored)))
+            await asyncio.sleep(0)
+            with pytest.raises(SiteError, match="is busy"):
+                await calls.call("a", max, 1, 2, wait_s=0.05)
+            go.set()
+            await asyncio.gather(*moving)
 
         asyncio.run(test())
 
