@@ -111,10 +111,19 @@ lwfm_record() { # $1: the status of the command
     } && mv -f "$lwfm_base.exit.part" "$lwfm_base.exit"
 }
 lwfm_watch() { # says after $1 seconds that they are over
-    trap 'kill "$lwfm_sleep" 2>/dev/null; exit' TERM
+    lwfm_sleep= lwfm_enough=
+    trap 'lwfm_enough=1; [ -z "$lwfm_sleep" ] || kill "$lwfm_sleep" 2>/dev/null' TERM
     sleep "$1" &
     lwfm_sleep=$!
+    [ -z "$lwfm_enough" ] || kill "$lwfm_sleep"
     wait "$lwfm_sleep" && kill -ALRM $$
+}
+lwfm_watch_no_more() { # a shell that has just been started may miss a signal
+    lwfm_tries=20
+    while [ "$lwfm_tries" -gt 0 ] && kill -TERM "$lwfm_watcher" 2>/dev/null; do
+        sleep 0.05
+        lwfm_tries=$((lwfm_tries - 1))
+    done
 }
 lwfm_over() { # the time limit: all that runs gets its grace, then nothing more
     lwfm_hit=142 lwfm_cause=time_limit
@@ -182,7 +191,7 @@ elif cd "$lwfm_cwd" 2>/dev/null; then
             break
         fi
     done
-    [ -z "$lwfm_watcher" ] || kill -TERM "$lwfm_watcher" 2>/dev/null
+    [ -z "$lwfm_watcher" ] || lwfm_watch_no_more
     [ "$lwfm_status" != 0 ] || lwfm_outputs
 else
     lwfm_status=126 lwfm_cause=not_started
