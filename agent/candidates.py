@@ -95,8 +95,9 @@ class Placing:
         waiting: Optional[str] = None
         said: list[str] = []
         errors: list[LwfmError] = []
+        asked = _asked(defn)
         for site in candidates:
-            error = self._refusal(site, defn)
+            error = self._refusal(site, defn, asked)
             if error is not None:
                 errors.append(error)
                 said.append(f"site {site}: {error.message}")
@@ -111,22 +112,24 @@ class Placing:
             self._taken[waiting] += 1
         return Choice(waiting, waiting is not None, "; ".join(said), tuple(errors))
 
-    def has_judged(self, site: str, defn: JobDefn) -> bool:
-        """Whether a site has been asked what it thinks of such a job."""
-        return (site, shape_of(defn)) in self._judged
+    def unjudged(self, candidates: Sequence[str], defn: JobDefn) -> list[str]:
+        """Those sites that have not been asked what they think of such a job."""
+        asked = _asked(defn)
+        return [site for site in candidates if (site, asked) not in self._judged]
 
     def judge(self, site: str, defn: JobDefn, refusal: Optional[LwfmError]) -> None:
         """Note what a site thinks of such a job: why it refuses it, None where it does not."""
-        self._judged[site, shape_of(defn)] = refusal
+        self._judged[site, _asked(defn)] = refusal
 
-    def _refusal(self, site: str, defn: JobDefn) -> Optional[LwfmError]:
-        if not self.has_judged(site, defn):
+    def _refusal(self, site: str, defn: JobDefn, asked: Any) -> Optional[LwfmError]:
+        if (site, asked) not in self._judged:
+            refusal = None
             try:
                 self._accepts(site, defn)
-                self.judge(site, defn, None)
             except LwfmError as error:
-                self.judge(site, defn, error)
-        return self._judged[site, shape_of(defn)]
+                refusal = error
+            self._judged[site, asked] = refusal
+        return self._judged[site, asked]
 
     def _obstacle(self, site: str) -> Optional[str]:
         """Why a site that accepts a job does not take it now."""
@@ -138,6 +141,11 @@ class Placing:
         if standing.room is not None and self._taken[site] >= standing.room:
             return full(site, standing.max_jobs)
         return None
+
+
+def _asked(defn: JobDefn) -> Any:
+    """What a job asks of a site: those that ask for the same are judged once."""
+    return shape_of(defn), repr(defn.options) if defn.options else ""
 
 
 def full(site: str, max_jobs: Optional[int]) -> str:

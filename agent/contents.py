@@ -41,14 +41,18 @@ def is_sha256(text: object) -> bool:
     return isinstance(text, str) and _SHA256.fullmatch(text) is not None
 
 
+def name_of(path: str) -> str:
+    """The name of the file at ``path``; of a copy in a store of copies, the name that it had before."""
+    return _CONTENT.sub("", path.rstrip("/").rpartition("/")[2], count=1)
+
+
 def harmless_name(path: object) -> str:
     """A name for a copy of the file that somebody recorded under ``path``: one that can do nothing but name it.
 
     No directories, no control or direction characters, no dot, dash or blank in front, at most ``MAX_NAME_BYTES``, its
     suffix kept; ``data`` where nothing is left. Of a copy that another store of copies has, the name that it had before.
     """
-    name = path.rstrip("/").rpartition("/")[2] if isinstance(path, str) else ""
-    name = _CONTENT.sub("", name, 1)
+    name = name_of(path) if isinstance(path, str) else ""
     name = _UNFIT.sub("_", name if len(name) < 1000 else name[:500] + name[-100:]).lstrip(" .-~").rstrip()
     if len(name.encode()) > MAX_NAME_BYTES:
         stem, dot, suffix = name.rpartition(".")

@@ -376,9 +376,8 @@ class Instance:
                 parsed[key] = candidates_of(given)
                 for name in parsed[key]:
                     self.sites().limits(name)  # that one of several exists excuses no mistake in another
-            for name in parsed[key]:
-                if not placing.has_judged(name, defn):
-                    placing.judge(name, defn, await self._refusal(name, defn))
+            for name in placing.unjudged(parsed[key], defn):
+                placing.judge(name, defn, await self._refusal(name, defn))
             placements.append(placing.place(parsed[key], defn))
         return placements
 

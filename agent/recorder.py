@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 from .errors import Conflict
 from .events import Rules
@@ -69,6 +69,7 @@ class JobNow(NamedTuple):
     origin: str
     started: bool
     adopted: bool = False
+    runner: Optional[str] = None
 
 
 _TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host", "elsewhere"})
@@ -206,9 +207,10 @@ class Recorder:
             row.origin,
             row.started,
             row.adopted,
+            row.runner,
         )
 
-    def is_ours(self, job: JobNow) -> bool:
+    def is_ours(self, job: Union[JobNow, JobRow]) -> bool:
         """Whether a job is this instance's, or was handed to it: only then is it ours to run, to end, and to tell of."""
         return job.adopted or job.origin == self.transaction.origin
 

@@ -164,7 +164,7 @@ def claim(recorder: Recorder, worker_id: str, jobs: Sequence[tuple[str, int]], p
     going = []
     for job_id, attempt in jobs:
         job = transaction.job(job_id) if job_id in found else None
-        if job is None or not (job.adopted or job.origin == transaction.origin):
+        if job is None or not recorder.is_ours(job):
             continue
         if job.state == JobState.PENDING.value and job.attempt == attempt:
             going.append((job_id, attempt, worker_id, listed))
@@ -194,13 +194,10 @@ def unplaced(recorder: Recorder, sites: list[str]) -> list[str]:
     """The jobs at these sites that wait for room and were not given to any worker, oldest first."""
     marks = ",".join("?" * len(sites))
     found = recorder.transaction.execute(
-        f"select id from ("  # noqa: S608 - only marks
-        f" select id from jobs where state = 'PENDING' and site in ({marks}) and origin = ?"
-        " and id not in (select job_id from local_adopted)"
-        " union select j.id from local_adopted a join jobs j on j.id = a.job_id"
-        f" where j.state = 'PENDING' and a.site in ({marks})"
-        ") where id not in (select job_id from local_claims) order by id",
-        (*sites, recorder.transaction.origin, *sites),
+        "select j.id from jobs j left join local_adopted a on a.job_id = j.id"  # noqa: S608 - only marks
+        f" where j.state = 'PENDING' and coalesce(a.site, j.site) in ({marks}) and (j.origin = ? or a.job_id is not null)"
+        " and j.id not in (select job_id from local_claims) order by j.id",
+        (*sites, recorder.transaction.origin),
     )
     return [str(row[0]) for row in found]
 

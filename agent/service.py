@@ -217,8 +217,7 @@ class Service:
             if ended or job.origin != recorder.transaction.origin:
                 withheld.append(job_id)
                 continue
-            row = recorder.transaction.job(job_id)
-            if row is not None and row.runner != runner:
+            if job.runner != runner:
                 reason = f"handed to the instance on {host}"
                 state = JobState.PENDING if job.state.terminal else job.state
                 recorder.record_status(job, state, attempt=max(attempt, job.attempt), reason=reason, runner=runner)

@@ -144,10 +144,10 @@ class Turns:
 
     async def _ask(self, site: PolledSite, run: Run, poll_s: float) -> None:
         backlog = site.backlog
-        again = {job_id for job_id, job in backlog.doubtful.items() if run.records_come or job.attempt > 1}
+        again = {job_id for job_id, job in backlog.doubtful.items() if job.attempt > 1}
         asked = [] if run.records_come else [*backlog.there, *(job for job in backlog.doubtful if job not in again)]
         said: Mapping[str, Observation] = await self._call(site, run.status, asked)
-        if run.records_come:  # as it may turn out only now, of a driver that had to be started
+        if run.records_come:  # which may turn out only now, of a driver that had to be started
             again, asked = set(backlog.doubtful), []
         if site.health.succeeded():
             _logger.info("site %s answers again", site.name)

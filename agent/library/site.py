@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 from ..client.connection import NO_TIMEOUT, path_of
+from ..contents import name_of
 from ..errors import InvalidRecord, LoginRequired
 from ..ids import new_id
 from ..models import JobStatus, Metasheet
@@ -235,7 +236,7 @@ class RepoPillar(Pillar):
         if "://" not in name:
             sheet = data if isinstance(data, Metasheet) else self._manager.get_data(name)
             name = sheet.path or sheet.url or ""
-        found = os.path.basename(name.rstrip("/"))
+        found = name_of(name)
         if not found:
             raise InvalidRecord("this data has no file name", hint="give the name of the file to write")
         return found

@@ -130,9 +130,13 @@ class LocalRepo(Repo):
         return self._copied(source, local_path, expected=stored.sha256)
 
     def remove(self, stored: StoredData) -> None:
-        """Remove a file."""
+        """Remove a file or directory."""
+        path = self._source(stored)
         try:
-            self._source(stored).unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise SiteError(f"cannot remove {stored.path}: {error.strerror}") from error
 

@@ -16,19 +16,22 @@ What goes wrong with a file is answered as an error that does not end the line (
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from ..contents import CHUNK_BYTES, ContentStore, WrongContent, harmless_name, is_sha256
+from ..contents import CHUNK_BYTES, ContentStore, harmless_name, is_sha256
 from ..errors import LwfmError, NotFound, SiteError, StoreFull, from_json
 from ..files import checksum
 from ..paths import Home
+from ..sites.base import StoredData
+from ..sites.local import LocalRepo
 from .frames import Frame, Line, Refused
 
 MAX_FILE_BYTES = 1 << 50
 MAX_TREE_FILES = 100_000
+ASKED = ("offer", "bring", "remove")
+"""The frames that :func:`answer` answers."""
 
 
 class Offer(NamedTuple):
@@ -136,12 +139,13 @@ def answer(line: Line, frame: Frame, home: Home) -> None:
         elif frame.head["t"] == "bring":
             _give(line, _path_in(frame.head))
         else:
-            _remove(_path_in(frame.head))
+            path = _path_in(frame.head)
+            LocalRepo(home.repository).remove(StoredData("", path))
             line.send({"t": "removed"})
     except OSError as error:
         line.send({"t": "failed", "error": SiteError(f"{error.filename or 'the file'}: {error.strerror}").to_json()})
-    except (NotFound, WrongContent, StoreFull, SiteError) as error:
-        if type(error) is Refused or error.transient:
+    except LwfmError as error:
+        if isinstance(error, Refused) or error.transient:
             raise
         line.send({"t": "failed", "error": error.to_json()})
 
@@ -154,8 +158,11 @@ def _take(line: Line, head: dict[str, Any], home: Home) -> None:
         raise Refused("the other side offers a file for no place")
     name = harmless_name(head.get("name"))
     store = ContentStore(home.contents)
+    repo, place = LocalRepo(home.repository), os.path.expanduser(path)
     kept = store.find(str(sha256), size, name)
-    if kept is None:
+    if kept is not None:  # a copy that a sync has brought, which stays
+        line.send({"t": "room", "path": repo.put(kept, place, {}).path})
+    else:
         if store.room_bytes() < size:
             raise StoreFull(f"{store.directory} has no room for {size} bytes")
         incoming = store.begin(str(sha256), size, name)
@@ -171,31 +178,9 @@ def _take(line: Line, head: dict[str, Any], home: Home) -> None:
         except BaseException:
             incoming.leave()
             raise
-        line.send({"t": "kept", "path": str(_placed(kept, path, home))})
-    else:
-        line.send({"t": "room", "path": str(_placed(kept, path, home))})
-
-
-def _placed(kept: Path, path: str, home: Home) -> Path:
-    """Give a file that has come whole its place."""
-    target = Path(os.path.expanduser(path))
-    if not target.is_absolute():
-        home.repository.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = home.repository / target
-        if home.repository not in Path(os.path.normpath(target)).parents:
-            raise SiteError(f"{path!r} leads out of the repository", hint="give an absolute path to put it elsewhere")
-    target = Path(os.path.normpath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(kept, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    kept.unlink(missing_ok=True)
-    return target
+        placed = repo.put(kept, place, {}).path
+        kept.unlink()
+        line.send({"t": "kept", "path": placed})
 
 
 def _path_in(head: dict[str, Any]) -> str:
@@ -203,13 +188,6 @@ def _path_in(head: dict[str, Any]) -> str:
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise Refused("the other side asks for a file without saying which")
     return path
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        Path(path).unlink(missing_ok=True)
 
 
 def _inside(told: Any) -> list[str]:

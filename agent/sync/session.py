@@ -146,8 +146,6 @@ def serve(client: Client, home: Home) -> None:
     others = {
         "contents": lambda frame: contents.answer(line, frame, client, home),
         "call": lambda frame: calls.answer(line, frame, client),
-        "offer": lambda frame: files.answer(line, frame, home),
-        "bring": lambda frame: files.answer(line, frame, home),
-        "remove": lambda frame: files.answer(line, frame, home),
+        **dict.fromkeys(files.ASKED, lambda frame: files.answer(line, frame, home)),
     }
     Server(line, AgentReplica(client), others).run()

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
@@ -419,5 +420,5 @@ class SshSpin(Spin):
 
 
 def _resource(site: str, item: JSON) -> Resource:
-    facts = item.get("facts") or {}
-    return Resource(f"{site}/{item.get('resource_id')}", str(item.get("kind")), str(item.get("state")), facts)
+    there = Resource.from_json(item)
+    return replace(there, resource_id=f"{site}/{there.resource_id}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lwfm.contents import ContentStore
 from lwfm.errors import LwfmError, UnknownSite
 from lwfm.sites.base import Observation, SiteContext
 from lwfm.states import JobState
@@ -237,6 +238,20 @@ def test_files_go_there_and_come_back(places: tuple[Place, Place], tmp_path: Pat
     assert not (tmp_path / "again").exists()
     lies.unlink()
     assert "gone" in near.lwfm("get", put["data_id"], str(tmp_path / "again")).stderr
+
+
+def test_a_copy_that_a_sync_has_brought_stays_when_the_file_is_put_there(
+    places: tuple[Place, Place], network: Network, tmp_path: Path
+) -> None:
+    near, far = places
+    (source := tmp_path / "shared.dat").write_bytes(b"known there already")
+    near.client.post("/v1/data", {"path": str(source), "properties": {"kind": "shared"}})
+    copies = ContentStore(far.home.contents)
+    (digest,) = [sheet["sha256"] for sheet in near.client.get("/v1/data", {"match": "kind=shared"})["data"]]
+    copies.keep([(digest, "shared.dat", source.read_bytes())])
+    near.client.post("/v1/data", {"site": "cluster", "path": str(source), "site_path": "shared.dat", "properties": {}})
+    assert (far.home.repository / "shared.dat").read_bytes() == source.read_bytes()
+    assert copies.find(digest, source.stat().st_size, "shared.dat") is not None
 
 
 def test_its_sites_and_their_nodes_are_listed(places: tuple[Place, Place]) -> None:

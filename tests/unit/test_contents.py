@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from lwfm.contents import ContentStore, Incoming, WrongContent, harmless_name, has_content, is_file_of, open_file
+from lwfm.contents import (
+    ContentStore,
+    Incoming,
+    WrongContent,
+    harmless_name,
+    has_content,
+    is_file_of,
+    name_of,
+    open_file,
+)
 from lwfm.errors import InsecureState
 
 CONTENT = b"content" * 100
@@ -196,6 +205,12 @@ def test_what_is_no_checksum_is_no_path(store: ContentStore, sha256: str) -> Non
 def test_names(path: object, name: str) -> None:
     assert harmless_name(path) == name
     assert len(harmless_name(path).encode()) <= 180
+
+
+def test_a_copy_has_the_name_of_what_it_is_a_copy_of() -> None:
+    assert name_of(f"/contents/ab/{SHA256}-.bashrc") == ".bashrc"
+    assert name_of("/a/b.csv/") == "b.csv"
+    assert name_of("/") == ""
 
 
 def test_files_are_looked_at_without_waiting(tmp_path: Path) -> None:
