@@ -50,7 +50,7 @@ def tools(cluster: Cluster, place: Path) -> Meddling:
 def shared_agent(cluster: Cluster, tools: Meddling) -> Iterator[Agent]:
     with running_agent(sites=SITES, env={**cluster.environment, "PATH": tools.path}) as running:
         yield running
-    cluster.restore()
+        cluster.restore()  # batch jobs do not end with the agent; nothing of its home may be left when it has
 
 
 @pytest.fixture
