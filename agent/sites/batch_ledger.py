@@ -22,7 +22,7 @@ from typing import Any, Optional
 from ..errors import SiteError
 from ..paths import private_directory, write_private
 from .base import JobRequest, Observation
-from .batch_script import Claim, ExitRecord, read_claim, read_record
+from .batch_record import Claim, ExitRecord, read_claim, read_record
 
 JSON = dict[str, Any]
 MARK = "lwfm-job-"

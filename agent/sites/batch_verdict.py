@@ -20,7 +20,7 @@ from ..clock import utc_text
 from ..states import JobState
 from .base import Observation
 from .batch import CANCELLED, ENDED, FAILED, KILLED, PENDING, RUNNING, SUCCEEDED, BatchJob
-from .batch_script import ExitRecord
+from .batch_record import ExitRecord
 
 _FROM_SIGNALS = 128
 

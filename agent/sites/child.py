@@ -32,6 +32,12 @@ Ask = Callable[[str, bool], str]
 _logger = logging.getLogger(__name__)
 
 
+class Unsent(SiteError):
+    """The process has ended before it was given the call."""
+
+    transient = True
+
+
 class Child:
     """A process that serves calls.
 
@@ -84,12 +90,13 @@ class Child:
 
         Raises:
             LwfmError: what the driver raised. SiteError, transient: the process has ended, or was too slow.
+            Unsent: it had ended before; another may be given the call.
         """
         number = next(self._numbers)
         answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
         with self._guard:
             if self._end is not None:
-                raise self._gone()
+                raise self._gone(Unsent)
             self._waiting[number] = answers
         try:
             self._send({**head, "id": number}, body)
@@ -127,7 +134,7 @@ class Child:
         except Broken:
             self.kill()  # it hangs, or is about to end; the thread that reads says how it ended
             self._reader.join(LEAVE_S)
-            raise self._gone() from None
+            raise self._gone(Unsent) from None
 
     def _answer(
         self, number: int, answers: queue.SimpleQueue[Message], until: Optional[float], ask: Optional[Ask]
@@ -159,8 +166,8 @@ class Child:
             raise
         self._send({"t": "told", "id": number, "error": error.to_json()})
 
-    def _gone(self) -> SiteError:
-        return SiteError(f"the driver of site {self._site!r} {self._end}", hint=f"see {self._log}", transient=True)
+    def _gone(self, kind: type[SiteError] = SiteError) -> SiteError:
+        return kind(f"the driver of site {self._site!r} {self._end}", hint=f"see {self._log}", transient=True)
 
     def _read(self) -> None:
         """Hand answers to who waits for them, until the connection ends; then reap the process."""

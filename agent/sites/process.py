@@ -32,7 +32,7 @@ from .base import (
     Spin,
     StoredData,
 )
-from .child import Ask, Child
+from .child import Ask, Child, Unsent
 from .pipe import Message
 
 START_LIMIT_S = 120.0
@@ -120,7 +120,10 @@ class ProcessSite(SiteDriver):
     ) -> Message:
         """Call a method there. ``limit_s``: at most so long; None: without limit."""
         head = {"t": "call", "pillar": pillar, "method": method, "args": args, **more}
-        return self.start().call(head, limit_s=limit_s, ask=ask)
+        try:
+            return self.start().call(head, limit_s=limit_s, ask=ask)
+        except Unsent:  # it died since the last call
+            return self.start().call(head, limit_s=limit_s, ask=ask)
 
     def close(self) -> None:
         """End the process. Blocks for some seconds at most."""
@@ -247,6 +250,12 @@ class ProcessRun(_Passed, Run):
 
     def submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
         """Hand jobs over."""
+        try:
+            return self._submit(requests)
+        except Unsent:
+            return self._submit(requests)
+
+    def _submit(self, requests: Sequence[JobRequest]) -> Mapping[str, Observation]:
         child = self._site.start()
         with self._submitting:
             bodies, more = self._packed(requests, anew=child is not self._told)

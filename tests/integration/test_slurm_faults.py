@@ -14,7 +14,7 @@ import pytest
 
 from lwfm.errors import InvalidRecord, ResourcesImpossible, SiteError
 from lwfm.models import JobDefn
-from lwfm.sites import batch_site
+from lwfm.sites import batch_run
 from lwfm.sites.base import JobRequest, Observation, SiteContext
 from lwfm.sites.batch_site import SlurmSite
 from lwfm.states import JobState
@@ -50,7 +50,7 @@ def tools(cluster: Cluster, place: Path) -> Meddling:
 def shared_agent(cluster: Cluster, tools: Meddling) -> Iterator[Agent]:
     with running_agent(sites=SITES, env={**cluster.environment, "PATH": tools.path}) as running:
         yield running
-    cluster.restore()
+        cluster.restore()  # batch jobs do not end with the agent; nothing of its home may be left when it has
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def alone(
     """One for whom a submission that is not seen at once was not taken."""
     for name, value in {**cluster.environment, "PATH": tools.path}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(batch_site, "SETTLE_S", 0.0)
+    monkeypatch.setattr(batch_run, "SETTLE_S", 0.0)
     yield Alone(place / str(request.node.name))
     tools.relent()
 

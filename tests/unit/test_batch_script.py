@@ -14,14 +14,8 @@ import pytest
 
 from lwfm.models import JobDefn, Resources
 from lwfm.sites.base import JobRequest
-from lwfm.sites.batch_script import (
-    STANDS_DOWN,
-    ExitRecord,
-    job_script,
-    read_claim,
-    read_record,
-    submitted_script,
-)
+from lwfm.sites.batch_record import ExitRecord, read_claim, read_record
+from lwfm.sites.batch_script import STANDS_DOWN, job_script, submitted_script
 from lwfm.sites.slurm import Slurm
 
 from support.waiting import wait_until

@@ -8,7 +8,7 @@ from typing import Optional
 import pytest
 
 from lwfm.sites.batch import BatchJob
-from lwfm.sites.batch_script import ExitRecord
+from lwfm.sites.batch_record import ExitRecord
 from lwfm.sites.batch_verdict import of_ended, of_gone, of_listed, of_record
 from lwfm.sites.slurm import JOB_PHASES, OUTCOMES, Slurm
 from lwfm.states import JobState

@@ -11,7 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -223,25 +223,24 @@ def test_a_driver_that_cannot_be_made(sites: Sites, driver: str, options: dict[s
 # ------------------------------------------------------------------------------------------------- what dies
 
 
-def test_after_its_death_there_is_another(sites: Sites) -> None:
+def test_after_its_death_there_is_another(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that it dies in fails; the next one does not."""
+    monkeypatch.setattr(process, "AT_ONCE_S", 0.0)
     site = sites()
     assert site.run is not None
-    first = pid_of(site)
+    request = JobRequest("j", 1, JobDefn("true"), "c", {"A": "1"})
+    site.run.submit([request])
+    pids = [pid_of(site)]
     with pytest.raises(SiteError, match="has ended with exit code 9") as died:
         site.run.cancel("die", 1, "")
     assert died.value.transient
-    second = pid_of(site)
-    assert second != first
-    os.kill(second, signal.SIGKILL)
-
-    def third() -> Optional[int]:
-        try:
-            found = pid_of(site)
-        except SiteError as error:
-            return None if error.transient else -1
-        return found if found != second else None
-
-    assert wait_until(third, "a third process") not in (first, second)
+    for _ in range(3):
+        pids.append(pid_of(site))
+        os.kill(pids[-1], signal.SIGKILL)
+        wait_until(lambda: is_gone(pids[-1]), "its end")
+    site.run.submit([request])
+    assert b"'A': '1'" in site.run.output("request j", "", 0, 0), "a new process is told the environment again"
+    assert len({*pids, pid_of(site)}) == 5
 
 
 def test_who_waits_is_told_of_its_death(sites: Sites) -> None:
