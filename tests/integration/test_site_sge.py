@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lwfm import hostlist
 from lwfm.models import Resources
 from lwfm.sites.base import SiteContext
 from lwfm.sites.batch_site import GridEngineSite
@@ -60,7 +61,7 @@ class TestGridEngineSite(SiteContract):
         seen = site.until(job_id)
         assert seen.state is JobState.COMPLETE, seen
         assert sorted(site.output(job_id).decode().splitlines()) == ["4", "n1 slots=2", "n2 slots=2"]
-        assert seen.facts["hosts"] == "n[1-2]"
+        assert sorted(hostlist.expand(seen.facts["hosts"])) == ["n1", "n2"]  # in the order that they were granted in
 
     def test_a_limit_of_the_schedulers_own(self, site: SiteUnderTest) -> None:
         """``-l`` counts for the last of the same name."""
