@@ -54,15 +54,15 @@ class Place(Agent):
         super().__init__(root, env=env)
         self.name = name
 
-    def lwfm(self, *words: str, timeout_s: float = 90.0) -> subprocess.CompletedProcess[str]:
+    def lwfm(self, *words: str, timeout_s: float = 90.0, cwd: Path = Path("/")) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
-        with self.running(*words) as process:
+        with self.running(*words, cwd=cwd) as process:
             out, complaint = process.communicate(timeout=timeout_s)
         assert "Traceback" not in complaint, complaint
         return subprocess.CompletedProcess(process.args, process.returncode, out, complaint)
 
     @contextmanager
-    def running(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+    def running(self, *words: str, cwd: Path = Path("/")) -> Iterator[subprocess.Popen[str]]:
         """The command while it runs; killed at the end if it still does."""
         process = subprocess.Popen(
             [sys.executable, "-m", "lwfm", *words],
@@ -72,7 +72,7 @@ class Place(Agent):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            cwd="/",
+            cwd=cwd,
         )
         try:
             yield process
