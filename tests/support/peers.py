@@ -21,6 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
+from lwfm.sites.base import Observation
+from lwfm.states import JobState
+from lwfm.store.projections import FACTS
 from lwfm.sync.address import Address
 
 from support.agents import LINK, Agent, environment, new_home
@@ -242,3 +245,10 @@ def kill(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def observed(place: Place, job_id: str) -> Observation:
+    """What an agent knows of a job, as a driver would say it."""
+    job = place.job(job_id)
+    facts = {name: job[name] for name in FACTS if name in job}
+    return Observation(JobState(job["state"]), job.get("native_status"), job.get("native_id"), job.get("reason"), facts)
