@@ -6,7 +6,7 @@ which starts the analysis there; its result starts the plot here. This script on
 
 Set up:   lwfm self copy CLUSTER, and its sites.toml and yours, as docs/tutorial-sites.md tells
 Run it:   ./lwfm.sh run examples/sweep/sweep.py --cluster cluster --queue cluster/slurm
-Expect:   12 jobs COMPLETE, and sweep-results/ID/periods.svg. Without the options all of it runs here, as on any site.
+Expect:   13 jobs COMPLETE, and sweep-results/ID/periods.svg. Without the options all of it runs here, as on any site.
 """
 
 from __future__ import annotations
