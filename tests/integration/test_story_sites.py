@@ -106,8 +106,8 @@ def test_from_the_laptop_to_the_queue_and_back(
     assert done["state"] == "COMPLETE", near.output(plotted, "stderr")
     assert near.output(plotted) == f"sum of squares: {sum(point**2 for point in POINTS)}\n".encode()
     assert [(scratch / f"ran{point}").read_text() for point in POINTS] == ["run\n"] * len(POINTS)
-    for job in [*sweep, collected, analysed, plotted]:
-        assert near.job(job)["state"] == "COMPLETE"
+    for job in [*sweep, collected, analysed, plotted]:  # what a job has put may be known before its end is
+        assert near.wait(job)["state"] == "COMPLETE"
     assert {near.job(job)["site"] for job in sweep} == {"cluster/slurm"}
     ids = {str(near.job(job)["native_id"]).partition("_")[0] for job in sweep}
     assert len(ids) == 1, "one array"
