@@ -554,7 +554,7 @@ class Instance:
     async def _look_after(self) -> None:
         """Keep a worker there; leave when there has been nothing to do for long enough."""
         while not self.stopping.is_set():
-            if not self.workers.connections:
+            if not self.workers.connections and not self.at_rest:
                 self.worker.ensure()
             if self._is_idle():
                 self.stopping.set()

@@ -95,6 +95,19 @@ def test_its_thread_joins_the_one_of_its_submitter(agent: Agent, place: Path) ->
     agent.verify()
 
 
+def test_what_is_at_rest_runs_nothing(agent: Agent, place: Path) -> None:
+    """What is left of a job's own instance is answered for, by an agent that leaves at once, and has no worker."""
+    job = agent.submit(f"{LWFM} log 'there is one'", site="slurm")
+    assert agent.wait(job, timeout_s=120)["state"] == "COMPLETE", agent.output(job, "stderr").decode()
+    inner = next(agent.home.root.glob(f"batch/slurm/jobs/*/{job}.1.home"))
+    collected = json.loads(lwfm(agent, "sync", "collect", str(inner), "--json"))
+    assert collected["origin"] != agent.client.get("/v1/agent")["origin"]
+    log = (inner / "agent.log").read_text()
+    serving = log.rindex("serving")
+    wait_until(lambda: "leaving" in (inner / "agent.log").read_text()[serving:], "the agent at rest to leave")
+    assert "worker" not in (inner / "agent.log").read_text()[serving:]
+
+
 def test_what_a_job_puts_belongs_to_it(agent: Agent, place: Path) -> None:
     flow = agent.workflow("puts")
     (place / "result").write_text("42\n")
