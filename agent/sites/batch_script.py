@@ -81,12 +81,18 @@ lwfm_replace() { # by what is on the standard input: whole and on the disk, or n
 }
 lwfm_tell_claim() { echo "$lwfm_native $lwfm_restart $(uname -n) $(lwfm_now)"; }
 
-lwfm_leave() { # have the agent of that instance leave in order, if it is still there
-    [ -s "$lwfm_base.home/agent.lock" ] || return 0
-    read -r lwfm_word lwfm_agent lwfm_rest <"$lwfm_base.home/agent.lock" || :
+lwfm_leave() { # have the agent of that instance leave in order, if it is on this node
+    [ -d "$lwfm_base.home" ] || return 0
     lwfm_tries=@LEAVE@
-    while [ "$lwfm_tries" -gt 0 ] && grep -qsF -- "$lwfm_base.home" "/proc/$lwfm_agent/cmdline"; do
-        [ "$lwfm_tries" != @LEAVE@ ] || kill -TERM "$lwfm_agent"
+    while [ "$lwfm_tries" -gt 0 ]; do
+        lwfm_agents=
+        for lwfm_found in $(grep -lsF -- "$lwfm_base.home" /proc/[0-9]*/cmdline); do
+            case $({ tr '\000' ' ' <"$lwfm_found"; } 2>/dev/null) in
+            *" agent serve "*) lwfm_found=${lwfm_found#/proc/}; lwfm_agents="$lwfm_agents ${lwfm_found%/cmdline}" ;;
+            esac
+        done
+        [ -n "$lwfm_agents" ] || return 0
+        [ "$lwfm_tries" != @LEAVE@ ] || kill -TERM $lwfm_agents
         sleep 0.1
         lwfm_tries=$((lwfm_tries - 1))
     done

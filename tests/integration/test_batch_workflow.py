@@ -104,6 +104,7 @@ def test_what_is_at_rest_runs_nothing(agent: Agent, place: Path) -> None:
     assert collected["origin"] != agent.client.get("/v1/agent")["origin"]
     log = (inner / "agent.log").read_text()
     serving = log.rindex("serving")
+    assert "leaving" in log[: log.index("serving", log.index("serving") + 1)], "the one in the job was told to leave"
     wait_until(lambda: "leaving" in (inner / "agent.log").read_text()[serving:], "the agent at rest to leave")
     assert "worker" not in (inner / "agent.log").read_text()[serving:]
 
