@@ -7,6 +7,7 @@ import click
 from ..client.connection import NO_TIMEOUT
 from . import render
 from .groups import Group, example
+from .housekeeping import compact, prune, store_size
 from .options import json_option
 from .session import Session
 from .text import harmless, plural
@@ -59,3 +60,7 @@ def path(session: Session, as_json: bool) -> None:
         render.print_json({"path": where, "exists": session.instance.database.exists()})
     else:
         render.say(where)
+
+
+for command in (store_size, compact, prune):
+    store.add_command(command)

@@ -65,7 +65,7 @@ class Batch(NamedTuple):
     after: int
     prev: str
     head: str
-    rows: list[Entry]
+    rows: Sequence[Entry]
 
     @property
     def last(self) -> int:

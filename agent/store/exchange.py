@@ -28,7 +28,9 @@ _OWN_TABLES = {
     "log": "logs",
     "node": "nodes",
 }
-_ROWS = "select prev, hash, uid, kind, hlc, wall_utc, body from log where origin = ? and seq > ? and seq <= ? order by seq"
+_ROWS = (
+    "select prev, hash, uid, kind, hlc, wall_utc, body from log where origin = ? and seq > ? and seq <= ? order by seq"
+)
 _MAX_ASKED = 100_000
 _NO_HLC, _NO_TIME = "000000000000-0000", "1970-01-01T00:00:00.000000Z"
 _FAULTS = (

@@ -180,7 +180,9 @@ def choose(
     kind = KINDS.get(what)
     if kind is None:
         raise InvalidRecord(f"{what!r} cannot be pruned"[:200], hint=f"of the history: {', '.join(KINDS)}")
-    query = f"select t.id from {kind.table} t where t.id > ? and t.{kind.age} < ? and {kind.ready} order by t.id limit ?"
+    query = (
+        f"select t.id from {kind.table} t where t.id > ? and t.{kind.age} < ? and {kind.ready} order by t.id limit ?"
+    )
     ids = [str(row[0]) for row in connection.execute(query, (after or "", before, limit))]
     chosen = Chosen(what, before, {}, after=ids[-1] if len(ids) == limit else None)
     if not ids:
@@ -232,7 +234,8 @@ def prune(transaction: Transaction, chosen: Chosen, things: Sequence[str]) -> in
     for statement in kind.deletes:
         _in_parts(connection, statement, going)
     connection.executemany(
-        "delete from search where rowid = ? and id = ?", [word for thing in going for word in chosen.words.get(thing, ())]
+        "delete from search where rowid = ? and id = ?",
+        [word for thing in going for word in chosen.words.get(thing, ())],
     )
     for place in places:
         left = foreign.parsed(place.origin, place.seq, Stub("", place.uid, place.kind))

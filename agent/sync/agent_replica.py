@@ -87,4 +87,3 @@ class AgentReplica:
         if known is not None:
             body = {"origin": other.origin, "host": other.host, "vector": vector_to_json(known)}
             self._client.post("/v1/sync/visitors", body, repeatable=True)
-

@@ -103,7 +103,11 @@ Ranges = dict[str, list[tuple[int, int]]]
 
 
 class Gaps(NamedTuple):
-    """The records of which one side has but stubs: ``absent`` those that others pruned, which it would take; ``every`` all of them."""
+    """The records of which one side has but stubs.
+
+    Args:
+        absent: those that others pruned, which it would take. ``every``: all of them.
+    """
 
     absent: Ranges
     every: Ranges

@@ -64,7 +64,7 @@ class World:
     def run(self) -> None:
         actions = {
             "write": 40, "sync": 25, "cut": 25, "kill": 6, "backup": 8, "clone": 2, "restore": 2, "unseen": 5, "twin": 4, "anew": 1,
-            "hand": 12, "tell": 12, "prune": 10 if self.pruning else 0,
+            "hand": 12, "tell": 12, "finish": 25 * self.pruning, "prune": 20 * self.pruning,
         }  # fmt: skip
         for _ in range(STEPS):
             name = self.draw.choices(list(actions), list(actions.values()))[0]
@@ -80,8 +80,19 @@ class World:
         """An instance prunes what it need not keep."""
         thread = self.threads[self.pick()]
         whole_before = set(whole(thread))
-        self.pruned += prune(thread, *self.draw.choice([(), ("jobs",), ("logs",), ("jobs", "handlers", "workflows")]))
+        what = self.draw.choice([(), ("jobs",), ("logs",), ("jobs", "handlers", "workflows")])
+        self.pruned += prune(thread, *what, unsynced=self.draw.random() < 0.5)
         assert whole_before - set(whole(thread)) <= stubs(thread, "here")
+
+    def do_finish(self) -> None:
+        """An instance submits jobs, and runs some of those that wait."""
+        thread = self.threads[self.pick()]
+        for _ in range(self.draw.randint(1, 3)):
+            thread.submit("true")
+        query = "select id from jobs where origin = ? and runner is null and state = 'PENDING'"
+        for (job,) in thread.connection.execute(query, (thread.store.origin,)).fetchall():
+            if self.draw.random() < 0.8:
+                thread.run(job, self.draw.choice([0, 0, 1]))
 
     def do_hand(self) -> None:
         """One instance hands a job to another, perhaps not for the first time, or its answer is lost on the way."""

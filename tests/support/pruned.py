@@ -13,13 +13,17 @@ LATER = "2999-01-01T00:00:00.000000Z"
 """Everything is older."""
 
 
-def prune(thread: Thread, *what: str, before: str = LATER, limit: int = 7) -> int:
-    """Prune all that can be, in small steps; how many things that were."""
+def prune(thread: Thread, *what: str, before: str = LATER, limit: int = 7, unsynced: bool = False) -> int:
+    """Prune all that can be, in small steps; how many things that were.
+
+    Args:
+        unsynced: also what others are not known to have.
+    """
     count = 0
     for kind in what or tuple(pruning.KINDS):
         after: Optional[str] = None
         while True:
-            chosen = choose(thread, kind, before, after, limit)
+            chosen = choose(thread, kind, before, after, limit, unsynced)
             if chosen.places:
                 with thread.store.transaction() as transaction:
                     count += pruning.prune(transaction, chosen, list(chosen.places))
@@ -32,11 +36,17 @@ def prune(thread: Thread, *what: str, before: str = LATER, limit: int = 7) -> in
 
 
 def choose(
-    thread: Thread, kind: str, before: str = LATER, after: Optional[str] = None, limit: int = 100
+    thread: Thread,
+    kind: str,
+    before: str = LATER,
+    after: Optional[str] = None,
+    limit: int = 100,
+    unsynced: bool = False,
 ) -> pruning.Chosen:
     """What could be pruned."""
     with snapshot(thread.connection):
-        return pruning.choose(thread.connection, kind, before, sharing.knowers(thread.connection), after, limit)
+        known = [] if unsynced else sharing.knowers(thread.connection)
+        return pruning.choose(thread.connection, kind, before, known, after, limit)
 
 
 def whole(thread: Thread) -> dict[tuple[str, int], tuple[Any, ...]]:

@@ -68,7 +68,7 @@ class StoreReplica:
         return fragments.encode(origin, fragments.read(self.thread.connection, origin, seqs))
 
     def take_again(self, data: bytes) -> int:
-        return self.thread.unit(lambda recorder, *given: recorder.receive_again(*given), *fragments.decode(data))
+        return int(self.thread.unit(lambda recorder, *given: recorder.receive_again(*given), *fragments.decode(data)))
 
     def note(self, other: Hello) -> None:
         vector = other.vector if other.vector is not None else records.vector(self.thread.connection)
