@@ -261,6 +261,9 @@ def _migrations() -> Any:
     def m009_pruning(db: sqlite_utils.Database) -> None:
         """What was pruned, by whom, and which of it people may ask for; what other instances have taken of this one's."""
         _begin(db)
+        db.execute(  # the first stores with schema 4 were made without it
+            "create index if not exists nodes_by_host on nodes (host, origin, worker_id, id)"
+        )
         db.execute("create index log_pruned on log (origin, seq) where prev = ''")
         db.execute(
             "create table prunings ("
