@@ -156,7 +156,8 @@ def _filled(connection: Connection, origin: str, fragment: Fragment) -> Record:
         "update log set prev = ?, uid = ?, kind = ?, hlc = ?, wall_utc = ?, body = ? where origin = ? and seq = ?",
         (fragment.prev, *fragment.row, origin, fragment.seq),
     )
-    connection.execute("delete from pruned where origin = ? and seq = ?", (origin, fragment.seq))
+    place = (fragment.row.uid, origin, fragment.seq)
+    connection.execute("delete from pruned where id = ? and origin = ? and seq = ?", place)
     return _folded(connection, origin, fragment)
 
 

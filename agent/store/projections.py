@@ -664,7 +664,7 @@ def _pruned(connection: Connection, record: Record, fresh: bool) -> None:
     if body["kind"] in _ASKED_FOR:
         where = body.get("where") or ELSEWHERE
         connection.execute(
-            "insert into pruned values (?,?,?,?,?) on conflict (origin, seq) do update set pruned_where = excluded.pruned_where",
+            "insert into pruned values (?,?,?,?,?) on conflict do update set pruned_where = excluded.pruned_where",
             (record.uid, record.origin, record.seq, body["kind"], text(where)),
         )
 

@@ -274,10 +274,9 @@ def _migrations() -> Any:
         db.execute(
             "create table pruned ("
             " id text not null, origin text not null, seq integer not null, kind text not null, pruned_where text not null,"
-            " primary key (origin, seq)"
+            " primary key (id, origin, seq)"
             ") without rowid"
         )
-        db.execute("create index pruned_by_id on pruned (id, kind, pruned_where)")
         db.execute(
             "create table local_visitors ("
             " origin text primary key, host text not null, seen_at text not null, vector text not null"

@@ -9,7 +9,7 @@ from ..errors import InvalidRecord, LwfmError, ProtocolMismatch
 from ..jsontext import compact_ascii
 from ..store.batch import check_hash, check_place
 from ..wire import agree
-from .frames import SPOKEN, UPDATE, WITH_PRUNED, Cut, Frame, Line
+from .frames import SPOKEN, WITH_PRUNED, Cut, Frame, Line
 from .remote import head_of, packet_of
 from .replica import Hello, Replica, Want
 
@@ -91,7 +91,10 @@ class Server:
         known = head.get("digest")
         told = self._replica.hello(known if isinstance(known, str) else None)
         if told.pruned and self._agreed < WITH_PRUNED:
-            raise ProtocolMismatch("records of this instance were pruned", hint=UPDATE)
+            raise ProtocolMismatch(
+                "records of this instance were pruned, which who asks does not know of",
+                hint="update the lwfm that asks",
+            )
         self._line.send({"t": "hello", **told.to_json(known), "protocol": self._agreed})
 
     def _tell(self, error: LwfmError) -> None:

@@ -46,7 +46,7 @@ def dump(database: Path) -> Iterator[str]:
     for kind, name, _ in own:
         if kind == "table":
             columns = [row[1] for row in connection.execute(f"pragma table_info({name})")]
-            quoted = " || ', ' || ".join(f"quote(\"{column}\")" for column in columns)
+            quoted = " || ', ' || ".join(f'quote("{column}")' for column in columns)
             for (values,) in connection.execute(f"select {quoted} from {name} order by 1"):
                 yield f"insert into {name} ({', '.join(columns)}) values ({values});"
     yield f"pragma user_version = {version};"
@@ -68,7 +68,21 @@ def _live(link: Path, home: Path) -> None:
     """Some of what users do."""
     flow = _lwfm(link, home, "workflow", "create", "study", "--meta", "who=ada").split()[-1]
     good = _lwfm(link, home, "submit", "--workflow", flow, "--name", "good", "--meta", "T=0.7", "--", "echo", "hello")
-    bad = _lwfm(link, home, "submit", "--workflow", flow, "--name", "bad", "--retries", "1", "--", "sh", "-c", "echo no >&2; exit 3")
+    bad = _lwfm(
+        link,
+        home,
+        "submit",
+        "--workflow",
+        flow,
+        "--name",
+        "bad",
+        "--retries",
+        "1",
+        "--",
+        "sh",
+        "-c",
+        "echo no >&2; exit 3",
+    )
     _lwfm(link, home, "on", "job", good, "--workflow", flow, "--", "echo", "after")
     (home / "out.dat").write_text("1 2 3\n")
     _lwfm(link, home, "on", "data", "kind=thermo", "--", "echo", "data")

@@ -108,6 +108,11 @@ def test_as_a_handler(tmp_path: Path) -> None:
 def test_configuration() -> None:
     assert SHARED_LOG.configured({}) == SHARED_LOG
     assert SHARED_LOG.configured({"LWFM_LOG_BYTES": "10M", "LWFM_LOG_FILES": "0"}) == Rotation(10 * 2**20, 0)
-    for wrong in ({"LWFM_LOG_BYTES": "much"}, {"LWFM_LOG_BYTES": "1"}, {"LWFM_LOG_FILES": "-1"}, {"LWFM_LOG_FILES": "1000"}):
+    for wrong in (
+        {"LWFM_LOG_BYTES": "much"},
+        {"LWFM_LOG_BYTES": "1"},
+        {"LWFM_LOG_FILES": "-1"},
+        {"LWFM_LOG_FILES": "1000"},
+    ):
         with pytest.raises(ConfigError, match="LWFM_LOG_"):
             SHARED_LOG.configured(wrong)
