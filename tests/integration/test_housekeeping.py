@@ -242,7 +242,7 @@ class TestCompacting:
 
     def test_it_is_not_begun_without_room(self, thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = type("Usage", (), {"free": 1000})
-        monkeypatch.setattr(compaction.shutil, "disk_usage", lambda _: usage)
+        monkeypatch.setattr("lwfm.store.compaction.shutil.disk_usage", lambda _: usage)
         with pytest.raises(StoreFull, match="1000 are free"):
             compaction.compact(thread.store)
 
