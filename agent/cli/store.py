@@ -34,7 +34,8 @@ def verify(session: Session, as_json: bool) -> int:
         origins = answer.get("origins", 0)
         count = origins if isinstance(origins, int) else len(origins)
         verdict = "all is well" if answer["ok"] else plural(len(answer["problems"]), "problem")
-        render.say(f"{plural(int(answer.get('records', 0)), 'record')} of {plural(count, 'origin')}: {verdict}")
+        pruned = f", {answer['pruned']} of them pruned" if answer.get("pruned") else ""
+        render.say(f"{plural(int(answer.get('records', 0)), 'record')} of {plural(count, 'origin')}{pruned}: {verdict}")
     return 0 if answer["ok"] else EXIT_NOT_VERIFIED
 
 

@@ -47,6 +47,7 @@ def compact(store: Store) -> JSON:
     before, began = _bytes(store), time.monotonic()
     try:
         with mapped_errors(store.path), _on_disk(store):
+            store.connection.execute("insert into search (search) values ('optimize')")  # it keeps what was deleted
             store.connection.execute("vacuum")
     except Exception as error:
         if "interrupted" in str(error):

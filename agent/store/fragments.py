@@ -111,10 +111,13 @@ def decode(data: bytes) -> tuple[str, list[Fragment]]:
 
 
 def awaited(transaction: Transaction, origin: str, fragments: Sequence[Fragment]) -> list[Fragment]:
-    """Those of these records in whose places there are stubs that others have left."""
-    query = "select 1 from log where origin = ? and seq = ? and prev = '' and body = ?"
+    """Those of these records of which others have left stubs, as their hashes prove.
+
+    The others are passed over: of several stubs in a row only the last one's hash is proved by the record behind it.
+    """
+    query = "select 1 from log where origin = ? and seq = ? and hash = ? and prev = '' and body = ?"
     absent = log.STUB_BODY[log.ELSEWHERE]
-    return [item for item in fragments if transaction.execute(query, (origin, item.seq, absent)).fetchone()]
+    return [item for item in fragments if transaction.execute(query, (origin, item.seq, item.hash, absent)).fetchone()]
 
 
 def receive(transaction: Transaction, origin: str, fragments: Sequence[Fragment]) -> list[Record]:

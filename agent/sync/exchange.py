@@ -7,7 +7,7 @@ wrong; wherever one is cut off, each side has whole beginnings of all logs, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -158,12 +158,26 @@ def _give_again(giver: Replica, taker: Replica, absent: Ranges, lacking: Ranges,
     """Have the records given that are ``absent`` at one side, known to the other, and not ``lacking`` there; how many."""
     count = 0
     for origin, ranges in sorted(absent.items()):
-        without = {seq for first, last in lacking.get(origin, ()) for seq in range(first, last + 1)}
         head = known[origin].seq if origin in known else 0
-        seqs = [seq for first, last in ranges for seq in range(first, min(last, head) + 1) if seq not in without]
+        seqs = list(_without(ranges, [*lacking.get(origin, ()), (head + 1, MAX_RECORDS)]))
         for start in range(0, len(seqs), BATCH_ROWS):
             count += taker.take_again(giver.give_again(origin, seqs[start : start + BATCH_ROWS]))
     return count
+
+
+def _without(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """The numbers in some ranges that are not in others; both are in order, and do not touch."""
+    at = 0
+    for first, last in ranges:
+        seq = first
+        while seq <= last:
+            while at < len(others) and others[at][1] < seq:
+                at += 1
+            if at < len(others) and others[at][0] <= seq:
+                seq = others[at][1] + 1
+            else:
+                yield seq
+                seq += 1
 
 
 def _lacking(ours: Vector, theirs: Vector) -> list[Want]:

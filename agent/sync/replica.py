@@ -125,7 +125,7 @@ class Gaps(NamedTuple):
         """
         try:
             absent, every = (
-                {check_origin(origin): [_range(*item) for item in ranges] for origin, ranges in told[name].items()}
+                {check_origin(origin): _ordered(ranges) for origin, ranges in told[name].items()}
                 for name in ("absent", "every")
             )
             return cls(absent, every)
@@ -175,10 +175,16 @@ def check_origin(origin: str) -> str:
     return origin
 
 
-def _range(first: Any, last: Any) -> tuple[int, int]:
-    if type(first) is not int or type(last) is not int or not 0 < first <= last < 2**53:
-        raise ValueError
-    return first, last
+def _ordered(told: Any) -> list[tuple[int, int]]:
+    """Ranges in order that do not touch. Raises TypeError, ValueError."""
+    ranges: list[tuple[int, int]] = []
+    end = 0
+    for first, last in told:
+        if type(first) is not int or type(last) is not int or not end < first <= last < 2**53:
+            raise ValueError
+        ranges.append((first, last))
+        end = last
+    return ranges
 
 
 def _text(value: Any) -> str:

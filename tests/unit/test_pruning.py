@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lwfm.errors import Conflict, NotFound, ProtocolMismatch
+from lwfm.errors import Conflict, InvalidRecord, NotFound, ProtocolMismatch
+from lwfm.models import JobDefn
 from lwfm.store import lineage, maintenance, pruning, queries, sharing
+from lwfm.store.batch import Batch, Stub, decode, encode
+from lwfm.sync.exchange import _without, greet
 from lwfm.sync.frames import PROTOCOL
-from lwfm.sync.replica import Hello
+from lwfm.sync.replica import Gaps, Hello
 
 from support.pruned import LATER, chains, choose, prune, stubs, whole
 from support.replicas import StoreReplica, sync
@@ -134,7 +138,7 @@ class TestWhatNeverIs:
         waiting = thread.submit("true")
         parent = thread.submit("true")
         thread.run(parent)
-        thread.unit(thread.service.submit, {"parent": parent}, [__import__("lwfm").JobDefn("true")])
+        thread.unit(thread.service.submit, {"parent": parent}, [JobDefn("true")])
         watched = thread.submit("true")
         other = thread.submit("true")
         thread.on_jobs([watched, other], mode="all")
@@ -294,6 +298,25 @@ class TestSync:
         assert meet(far, third, pull=False)[1] >= len(stubs(near, "here"))
         assert whole(third).keys() >= whole(far).keys()
 
+    def test_a_stub_with_a_wrong_hash_is_not_filled_and_stops_nothing(self, three: list[Thread]) -> None:
+        near, far, third = three
+        ended(near)
+        told(near)
+        meet(near, far)
+        prune(near)
+        meet(near, third)
+        (origin, seq) = min(stubs(third, "elsewhere"))
+        wrong = "update log set hash = ? where origin = ? and seq = ?"
+        (right,) = third.connection.execute(
+            "select hash from log where origin = ? and seq = ?", (origin, seq)
+        ).fetchone()
+        third.connection.execute(wrong, ("f" * 64, origin, seq))
+        meet(third, far)
+        assert stubs(third, "elsewhere") == {(origin, seq)}
+        third.connection.execute(wrong, (right, origin, seq))
+        meet(third, far)
+        assert not stubs(third, "elsewhere")
+
     def test_a_relay_that_has_pruned(self, three: list[Thread]) -> None:
         near, relay, third = three
         job = ended(near)
@@ -332,14 +355,10 @@ class TestSync:
             def hello(self, known_digest: object) -> Hello:
                 return Hello.from_json({**super().hello(None).to_json(), "protocol": PROTOCOL - 1})
 
-        from lwfm.sync.exchange import greet
-
         with pytest.raises(ProtocolMismatch, match="pruned"):
             greet(StoreReplica(near), Earlier(far))
 
     def test_a_copy_is_noticed_all_the_same(self, tmp_path: Path) -> None:
-        import shutil
-
         (tmp_path / "one").mkdir()
         thread = Thread(tmp_path / "one")
         ended(thread)
@@ -354,4 +373,40 @@ class TestSync:
         meet(copy, thread)
         assert chains(copy) == chains(thread)
         assert (copy.verify(), thread.verify()) == ([], [])
-        assert LATER > "2"
+
+
+class TestOnTheWay:
+    STUB = Stub("a" * 64, "0123", "job")
+
+    def test_a_stub_is_what_it_was(self) -> None:
+        batch = Batch("0" * 32, 0, "0" * 64, "a" * 64, [self.STUB])
+        assert decode(encode(batch)) == (batch, ["a" * 64])
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            Stub("b" * 63, "0123", "job"),
+            Stub("a" * 64, "", "job"),
+            Stub("a" * 64, "0123", "Job"),
+            Stub("A" * 64, "0", "job"),
+        ],
+    )
+    def test_what_is_none(self, row: Stub) -> None:
+        with pytest.raises(InvalidRecord):
+            decode(encode(Batch("0" * 32, 0, "0" * 64, row.hash, [row])))
+
+    def test_the_last_hash_must_be_that_of_the_batch(self) -> None:
+        with pytest.raises(InvalidRecord, match="were changed on the way"):
+            decode(encode(Batch("0" * 32, 0, "0" * 64, "b" * 64, [self.STUB])))
+
+    @pytest.mark.parametrize(
+        "ranges",
+        [7, [7], [[1]], [[0, 1]], [[2, 1]], [[1, 2], [2, 3]], [[1, 2**60]], [["1", 2]], [[3, 4], [1, 2]]],
+    )
+    def test_gaps_that_make_no_sense(self, ranges: object) -> None:
+        with pytest.raises(InvalidRecord):
+            Gaps.from_json({"absent": {}, "every": {"0" * 32: ranges}})
+
+    def test_what_one_lacks_and_the_other_has(self) -> None:
+        assert list(_without([(1, 5), (9, 9), (20, 2**50)], [(2, 3), (5, 10), (22, 2**51)])) == [1, 4, 20, 21]
+        assert list(_without([(3, 4)], [])) == [3, 4]
