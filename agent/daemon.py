@@ -19,7 +19,7 @@ from .api.calls import routes
 from .api.server import Server
 from .errors import LwfmError, StoreLocked
 from .instance import Instance
-from .logfiles import SHARED_LOG, LogFile, LogHandler
+from .logfiles import SHARED_LOG, LogFile
 from .paths import Home, locate, write_program
 
 DEFAULT_IDLE_EXIT_S = 900.0
@@ -29,11 +29,31 @@ SWITCH_INTERVAL_S = 0.0005
 _logger = logging.getLogger("lwfm.agent")
 
 
+class LogHandler(logging.Handler):
+    """What this process has to say, into a log file."""
+
+    def __init__(self, log: LogFile):
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one record; what goes wrong goes to standard error, as with other handlers."""
+        try:
+            self._log.append(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:
+            self.handleError(record)
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the agent in the foreground until it is told to leave, or idle for long enough."""
     parser = argparse.ArgumentParser(prog="lwfm agent serve", description="Run the agent in the foreground.")
     parser.add_argument("--home", help="the instance's directory (default: $LWFM_HOME or ~/.lwfm)")
     parser.add_argument("--idle-exit", type=float, default=0.0, help="leave after so many idle seconds; 0: never")
+    parser.add_argument(
+        "--at-rest",
+        action="store_true",
+        help="only answer: the work of this instance is over, what had not ended will not",
+    )
     parser.add_argument("--ready-fd", type=int, help="a descriptor to report readiness on")
     options = parser.parse_args(arguments)
     try:
@@ -42,7 +62,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         write_program(home)
         _start_log(home)
         with _locked(home):
-            asyncio.run(_serve(home, options.idle_exit or None, options.ready_fd))
+            asyncio.run(_serve(home, options.idle_exit or None, options.ready_fd, at_rest=options.at_rest))
     except LwfmError as error:
         _logger.error("%s", error)
         _report(options.ready_fd, {"error": error.to_json()})
@@ -55,9 +75,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-async def _serve(home: Home, idle_exit_s: Optional[float], ready_fd: Optional[int]) -> None:
+async def _serve(home: Home, idle_exit_s: Optional[float], ready_fd: Optional[int], *, at_rest: bool) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    instance = Instance(home, idle_exit_s)
+    instance = Instance(home, idle_exit_s, at_rest=at_rest)
     server = Server(instance, routes(), home.socket)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

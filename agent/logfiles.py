@@ -8,7 +8,6 @@ A process whose standard output is the log is given the new file in its place. T
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import stat
 import threading
@@ -129,21 +128,6 @@ class LogFile:
                     os.close(descriptor)
             except OSError:
                 continue
-
-
-class LogHandler(logging.Handler):
-    """What this process has to say, into a log file."""
-
-    def __init__(self, log: LogFile):
-        super().__init__()
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Append one record; what goes wrong goes to standard error, as with other handlers."""
-        try:
-            self._log.append(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
-        except Exception:
-            self.handleError(record)
 
 
 def _same(found: os.stat_result, path: str) -> bool:

@@ -20,7 +20,7 @@ from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
 from ..service import Adopted, active_count, definitions_of, job_ids_of, text_of
 from ..states import JobState, parse_state
-from ..store import origins, pruning, queries
+from ..store import origins, queries, stubs
 from ..store.batch import check_place
 from ..watch import Progress, changed_since
 from .server import JSON, Call, Raw, number_of
@@ -291,7 +291,7 @@ async def _kept(instance: Instance, call: Call, attempt: int, stream: str, offse
             return instance.outputs.read(connection, found, offset, limit), int((found or {}).get("size", 0)), True
         except NotFound:
             by, output_bytes = job.get("runner") or job["origin"], int((found or {}).get("size", 0))
-            pruned_at = pruning.outputs_pruned_at(connection, by, job["time"], output_bytes)
+            pruned_at = stubs.outputs_pruned_at(connection, by, job["time"], output_bytes)
             if pruned_at is not None:
                 where = f" at the instance on {job['elsewhere']}" if "elsewhere" in job else ""
                 raise NotFound(

@@ -13,7 +13,7 @@ from .. import __version__, peers
 from ..errors import InvalidRecord, StoreFull
 from ..instance import Instance
 from ..paths import user_name
-from ..store import Store, exchange, fragments, pruning, queries, schema, sharing
+from ..store import Store, exchange, fragments, queries, schema, sharing, stubs
 from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_from_json, vector_to_json
 from ..sync.address import Address
 from .server import JSON, Call, Raw
@@ -33,7 +33,7 @@ async def hello(instance: Instance, call: Call) -> JSON:
         "host": instance.host, "user": user_name(), "home": str(instance.home.root), "version": __version__,
         "schema": schema.SCHEMA_VERSION, "time_s": time.time(), "digest": digest(vector),
     }  # fmt: skip
-    told["pruned"], told["absent"] = await instance.writer.read(pruning.counts)
+    told["pruned"], told["absent"] = await instance.writer.read(stubs.counts)
     if instance.store.notice:
         told["notices"] = [instance.store.notice]
     if told["digest"] != call.value("digest"):
@@ -108,7 +108,7 @@ async def fragments_take(instance: Instance, call: Call) -> JSON:
 
 async def gaps(instance: Instance, call: Call) -> JSON:
     """Where there are but stubs of records that were pruned."""
-    found = await instance.writer.read(pruning.stubs)
+    found = await instance.writer.read(stubs.places)
     return {"absent": found.absent, "every": found.every}
 
 

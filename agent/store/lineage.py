@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import NotFound
-from . import origins, pruning, queries
+from . import origins, queries, stubs
 from .projections import text
 
 MAX_NODES = 500
@@ -101,7 +101,7 @@ def _start(connection: sqlite3.Connection, of: str) -> Node:
         try:
             identifier = queries.resolve(connection, kind, of)
         except NotFound:
-            gone = pruning.pruned(connection, kind, of)
+            gone = stubs.pruned(connection, kind, of)
             if gone is not None:
                 return ("job", gone[0])
             continue
@@ -190,7 +190,7 @@ def _described(connection: sqlite3.Connection, graph: _Graph, start: Node) -> di
             job = jobs[identifier]
             nodes.append({**job, "id": identifier, "kind": "job", "label": job["name"], **commits.get(identifier, {})})
         else:
-            gone = pruning.pruned(connection, "job", identifier)
+            gone = stubs.pruned(connection, "job", identifier)
             label = "a job this store does not know" if gone is None else "a job whose record was pruned"
             said = {} if gone is None else {"pruned": gone[1]}
             nodes.append({"id": identifier, "kind": "job", "label": label, "missing": True, **said})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreCorrupt, StoreFull
-from . import log, projections, pruning, schema
+from . import log, projections, schema, stubs
 from .connection import Connection, connect
 from .database import Store
 from .engine import sqlite_utils
@@ -99,7 +99,7 @@ def _all_problems(connection: sqlite3.Connection) -> Iterator[str]:
     if integrity != "ok":
         yield f"the file is damaged: {integrity}"
     yield from log.chain_problems(connection)
-    yield from pruning.unfounded(connection)
+    yield from stubs.unfounded(connection)
     yield from _drift(connection)
 
 

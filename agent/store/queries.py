@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 from ..errors import AmbiguousId, InvalidRecord, NotFound
 from ..matching import parse_match
-from . import log, pruning
+from . import log, stubs
 from . import origins as instances
 from .engine import sqlite_utils
 from .projections import FACTS, text
@@ -73,7 +73,7 @@ def resolve(connection: sqlite3.Connection, kind: str, given: str) -> str:
     matches = [str(row[0]) for row in connection.execute(query, (given, given + "\x7f"))]
     if given in matches:
         return given
-    if not matches and (found := pruning.pruned(connection, kind, given)):
+    if not matches and (found := stubs.pruned(connection, kind, given)):
         raise _pruned(kind, *found)
     if not matches or not given:
         listing = {"data": "lwfm find", "handler": "lwfm handler list", "log": "lwfm log"}.get(
@@ -96,7 +96,7 @@ def _pruned(kind: str, identifier: str, where: str) -> NotFound:
 def job(connection: sqlite3.Connection, job_id: str) -> JSON:
     """One job. Raises NotFound."""
     found = rows(connection, f"select {_JOB_COLUMNS}{_FROM_JOBS} where j.id = ?", (job_id,))
-    if not found and (gone := pruning.pruned(connection, "job", job_id)):
+    if not found and (gone := stubs.pruned(connection, "job", job_id)):
         raise _pruned("job", *gone)
     if not found:
         raise NotFound(f"no job {job_id}", hint="lwfm job list shows what there is")

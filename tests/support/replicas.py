@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 from lwfm.store import exchange as records
-from lwfm.store import fragments, pruning, sharing
+from lwfm.store import fragments, sharing, stubs
 from lwfm.store.batch import decode, digest, encode
 from lwfm.sync.exchange import Outcome, exchange
 from lwfm.sync.frames import Line
@@ -36,7 +36,7 @@ class StoreReplica:
         store_id = store.setting("store_id") or ""
         home = str(self.thread.directory)
         told = Hello(store.origin, store_id, HOST, "ada", home, "0", 7, time.time(), digest(known), known, notices)
-        pruned, absent = pruning.counts(store.connection)
+        pruned, absent = stubs.counts(store.connection)
         return replace(told, pruned=pruned, absent=absent)
 
     def hashes(self, asked: Mapping[str, Sequence[int]]) -> dict[str, list[Optional[str]]]:
@@ -62,7 +62,7 @@ class StoreReplica:
         return branch.notice if branch else None
 
     def gaps(self) -> Gaps:
-        return Gaps(*pruning.stubs(self.thread.connection))
+        return Gaps(*stubs.places(self.thread.connection))
 
     def give_again(self, origin: str, seqs: Sequence[int]) -> bytes:
         return fragments.encode(origin, fragments.read(self.thread.connection, origin, seqs))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lwfm.daemon import LogHandler
 from lwfm.errors import ConfigError
-from lwfm.logfiles import SHARED_LOG, LogFile, LogHandler, Rotation
+from lwfm.logfiles import SHARED_LOG, LogFile, Rotation
 
 WRITER = """
 import sys
