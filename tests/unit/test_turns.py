@@ -632,7 +632,7 @@ async def test_where_records_come_some_may_come_after_the_end(thread: Thread) ->
     async with rig(thread, a=a, b=b) as sites:
         tasks: list[asyncio.Future[None]] = []
         spawn = lambda work: tasks.append(asyncio.ensure_future(work))  # noqa: E731
-        polled = PolledSites(sites.turns, sites.calls, sites.limit, sites.bringing, spawn, listen_s=0.3)
+        polled = PolledSites(sites.turns, sites.calls, sites.limit, sites.bringing, spawn, listen_s=1.0)
         for name, run in (("a", a), ("b", b)):
             job = await sites.submit(name)
             polled.submit(name, [item.request for item in sites.effects[-1].requests])
@@ -640,8 +640,8 @@ async def test_where_records_come_some_may_come_after_the_end(thread: Thread) ->
             await asyncio.wait_for(run.until("status", 1), 20)
             polled.forget(name, job)
         asked = len(a.said("status"))
-        await asyncio.wait_for(a.until("status", asked + 2), 20)
-        await asyncio.sleep(0.6)
+        await asyncio.wait_for(a.until("status", asked + 1), 20)
+        await asyncio.sleep(1.5)
         counts = len(a.said("status")), len(b.said("status"))
         await asyncio.sleep(0.3)
         assert (len(a.said("status")), len(b.said("status"))) == counts, "not for ever, and not of others"
