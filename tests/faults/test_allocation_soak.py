@@ -100,7 +100,7 @@ def test_nothing_is_lost_doubled_or_falsely_complete(cluster: Cluster) -> None:
         assert set(idle.values()) == {(0, 0)}, (SEED, done, idle)
         assert {line.job for line in lines if line.what == "end"} == {job["job_id"] for job in jobs}
         assert {job["host"] for job in jobs} == set(inside.hosts)
-        assert "all is well" in inside.run("store", "verify")
+        assert "all is well" in inside.run("store", "check")
         files = subprocess.run(["find", str(inside.home), "-type", "f"], capture_output=True, text=True, check=True)
         assert len(files.stdout.splitlines()) < 40, files.stdout  # a handful per thousand jobs, not one each
         inside.run("agent", "stop")
