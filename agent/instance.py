@@ -27,7 +27,7 @@ from .clock import utc_text
 from .config import LOCAL_SITE, SiteConfig, choice_option, labels_option, read_sites, seconds_option, signature
 from .deadline import DEFAULT_NOTICE_S, Deadline
 from .dispatcher import Dispatcher, Flight
-from .errors import ConfigError, LwfmError
+from .errors import AgentBusy, ConfigError, LwfmError, StoreError
 from .events import Rules
 from .files import FileRecorder
 from .former import settle_former
@@ -47,6 +47,7 @@ from .repeating import RepeatedSyncs
 from .requests import RequestBuilder, SiteRequest
 from .sealing import Vault
 from .service import Service
+from .shortages import busy_with
 from .sitecalls import SiteCalls
 from .sites.base import JobRequest, Run, SiteContext
 from .sites.process import ProcessRun
@@ -54,6 +55,7 @@ from .sites.registry import Registry, called
 from .states import JobState
 from .store import Connection, Store
 from .store.origins import JobsElsewhere
+from .troubles import STORE, Troubles
 from .turns import Turns
 from .watch import Watch
 from .wire import PROTOCOL
@@ -69,6 +71,8 @@ LEAVE_S = 3.0
 """So long the agent waits, when it leaves, for what drivers are at."""
 MEET_S = 3.0
 """A worker dials at least once a second."""
+BEGIN_AGAIN_S = 5.0
+WORKER = "the worker of this node"
 THREADS = 64
 """For what blocks, such as calls to sites: so many that one site that hangs leaves some to the others."""
 _logger = logging.getLogger(__name__)
@@ -110,7 +114,10 @@ class Instance:
             self.service.reset()
             self.dispatcher.release()
 
-        self.writer = Writer(self.store, rules, self._on_commit, self._complete, self._is_crowded, forget)
+        self.troubles = Troubles()
+        self.writer = Writer(
+            self.store, rules, self._on_commit, self._complete, self._is_crowded, forget, self.troubles
+        )
         self.watch = Watch()
         self.syncs = RepeatedSyncs(home, self.writer)
         self.elsewhere = JobsElsewhere()
@@ -130,6 +137,7 @@ class Instance:
             self.builder,
             self.files,
             self.spawn,
+            self.troubles,
         )
         labelled = labels_option(local_options)
         self.workers.labels = lambda host: frozenset(
@@ -196,10 +204,8 @@ class Instance:
         await self.workers.start()
         self.worker.start()
         faultpoints.hit("instance.started")
-        self.spawn(self._look_after())
-        self.spawn(self.heartbeat.run())
-        self.spawn(self.created.run())
-        self.spawn(self.syncs.run())
+        for loop in (self._look_after, self.heartbeat.run, self.created.run, self.syncs.run):
+            self.spawn(_kept_going(loop))
         if self.store.notice:
             _logger.warning("%s", self.store.notice)
 
@@ -303,6 +309,7 @@ class Instance:
             "allocation": self._allocation(), "allocations": self.created.describe(),
             "workers": [node.facts() for node in self.dispatcher.nodes.values()],
             "notices": [self.store.notice] if self.store.notice else [],
+            "accepts": STORE not in self.troubles, "troubles": self.troubles.listed(),
         }  # fmt: skip
 
     def _allocation(self) -> Optional[dict[str, Any]]:
@@ -480,7 +487,7 @@ class Instance:
                 if job is not None:
                     recorder.record_status(job, JobState.FAILED, reason=f"the site did not take it: {error.message}")
 
-        await self.writer.write(record)
+        await self.writer.durably(record)
 
     async def _claim(
         self, worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]
@@ -494,7 +501,7 @@ class Instance:
 
     def _settle_dropped(self, job_id: str, attempt: int) -> None:
         async def settle() -> None:
-            await self.writer.write(recovery.settle_dropped, job_id, attempt)
+            await self.writer.durably(recovery.settle_dropped, job_id, attempt)
 
         self.spawn(settle())
 
@@ -538,21 +545,41 @@ class Instance:
                 self.vault.forget(owner)
 
     async def _look_after(self) -> None:
-        """Keep a worker there; leave when there has been nothing to do for long enough."""
+        """Keep a worker there, see whether what does not work works again; leave when there has been nothing to do for long."""
         while not self.stopping.is_set():
             if not self.workers.connections:
-                self.worker.ensure()
+                self._keep_worker()
             if self._is_idle():
                 self.stopping.set()
                 return
-            if time.monotonic() - self._marked_at > MARK_S:
-                self._marked_at = time.monotonic()
-                await self.writer.alone(Store.mark)
-            pause = 1.0 if not self.workers.connections else min(5.0, (self.idle_exit_s or 20.0) / 4)
+            await self._try_store()
+            hurry = not self.workers.connections or bool(self.troubles)
+            pause = 1.0 if hurry else min(5.0, (self.idle_exit_s or 20.0) / 4)
             try:
                 await asyncio.wait_for(self.stopping.wait(), pause)
             except asyncio.TimeoutError:
                 continue
+
+    def _keep_worker(self) -> None:
+        try:
+            self.worker.ensure()
+        except OSError as error:
+            busy = busy_with(error)
+            self.troubles.meet(WORKER, f"it cannot be started: {busy.message if busy else error}", busy.hint if busy else None)
+        else:
+            self.troubles.over(WORKER)
+
+    async def _try_store(self) -> None:
+        """Note now and then how far the store has come; where the disk refused something, whether it still does."""
+        try:
+            if STORE in self.troubles:
+                await self.writer.alone(Store.try_room)
+                self.troubles.over(STORE)
+            if time.monotonic() - self._marked_at > MARK_S:
+                await self.writer.alone(Store.mark)
+                self._marked_at = time.monotonic()
+        except (StoreError, AgentBusy) as error:
+            self.troubles.meet(STORE, error.message, error.hint)
 
     def _is_crowded(self) -> bool:
         """Whether so many jobs are under way that none is waited for by itself."""
@@ -577,6 +604,16 @@ class Instance:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _logger.error("a task failed", exc_info=task.exception())
+
+
+async def _kept_going(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run what never ends, again when it has failed."""
+    while True:
+        try:
+            return await loop()
+        except Exception:
+            _logger.exception("%s failed; it is begun again", getattr(loop, "__qualname__", loop))
+        await asyncio.sleep(BEGIN_AGAIN_S)
 
 
 def _still_needed(connection: Connection, owner: str, origin: str) -> bool:

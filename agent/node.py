@@ -35,6 +35,7 @@ class Node:
         allocation: the allocation it is of; empty for none.
         labels: what jobs can ask for; its names are among them.
         last_start: seconds since the epoch after which nothing may run there any more; None: no such time.
+        trouble: why nothing can be started there at the moment; empty where it can.
     """
 
     worker_id: str
@@ -51,6 +52,7 @@ class Node:
     gpus_used: int = 0
     running: int = 0
     gang_parts: int = 0
+    trouble: str = ""
     contexts: set[str] = field(default_factory=set)
     window_start: float = 0.0
     ended_now: int = 0
@@ -100,6 +102,8 @@ class Node:
 
     def fits(self, shape: Shape, backlog: int = 0) -> bool:
         """Whether a job may be sent here now, with ``backlog`` more than there is room for."""
+        if self.trouble:
+            return False
         needs, total = shape.needs, self.capacity
         if self.gpus_used + needs.gpus > total.gpus or self.memory_used + needs.memory_bytes > total.memory_bytes:
             return False
@@ -125,5 +129,5 @@ class Node:
             "cores": self.capacity.cores, "cores_used": min(self.cores_used, self.capacity.cores),
             "memory_bytes": self.capacity.memory_bytes, "memory_used_bytes": self.memory_used,
             "gpus": self.capacity.gpus, "gpus_used": self.gpus_used, "jobs": self.running,
-            "allocation": self.allocation or None, "labels": sorted(self.labels),
+            "trouble": self.trouble or None, "allocation": self.allocation or None, "labels": sorted(self.labels),
         }  # fmt: skip

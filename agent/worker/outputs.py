@@ -99,6 +99,14 @@ class Outputs:
             self._free.append(slot)
         return described
 
+    def is_full(self) -> bool:
+        """Whether the disk under them takes nothing more."""
+        try:
+            found = os.statvfs(self.directory)
+        except OSError:
+            return False
+        return found.f_bavail == 0
+
     def empty_collected(self) -> None:
         """Empty what has been collected: the journal has it now."""
         for slot, paths, shared in self._to_empty:
