@@ -24,7 +24,16 @@ from .bringing import Bringing
 from .candidates import Placement, Placing, Standing, candidates_of
 from .capacity import shape_of
 from .clock import utc_text
-from .config import LOCAL_SITE, SiteConfig, choice_option, labels_option, read_sites, seconds_option, signature
+from .config import (
+    LOCAL_SITE,
+    SiteConfig,
+    choice_option,
+    labels_option,
+    nice_option,
+    read_sites,
+    seconds_option,
+    signature,
+)
 from .deadline import DEFAULT_NOTICE_S, Deadline
 from .dispatcher import Dispatcher, Flight
 from .errors import AgentBusy, ConfigError, LwfmError, StoreError
@@ -42,6 +51,7 @@ from .notify import delivery
 from .outputs import OutputStore
 from .paths import CACHE_VARIABLE, Home, user_name
 from .polling import PolledSites
+from .processes import be_nice
 from .recorder import Effects, Recorder
 from .repeating import RepeatedSyncs
 from .requests import RequestBuilder, SiteRequest
@@ -139,6 +149,7 @@ class Instance:
             self.spawn,
             self.troubles,
         )
+        self._nice = nice_option(local_options)
         labelled = labels_option(local_options)
         self.workers.labels = lambda host: frozenset(
             label for label, hosts in labelled.items() if any(hostlist.same_host(host, other) for other in hosts)
@@ -231,7 +242,9 @@ class Instance:
         allocation = None
         try:
             allocation = await asyncio.to_thread(find_allocation)
-            if allocation is not None:
+            if allocation is None:
+                be_nice(self._nice)  # there are others on this node
+            else:
                 allocated = AllocatedWorkers(self.home, allocation, self.workers, self._channel)
                 self.workers.gate = allocated
                 self.worker.use_allocated()
@@ -565,7 +578,9 @@ class Instance:
             self.worker.ensure()
         except OSError as error:
             busy = busy_with(error)
-            self.troubles.meet(WORKER, f"it cannot be started: {busy.message if busy else error}", busy.hint if busy else None)
+            self.troubles.meet(
+                WORKER, f"it cannot be started: {busy.message if busy else error}", busy.hint if busy else None
+            )
         else:
             self.troubles.over(WORKER)
 

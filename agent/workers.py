@@ -311,7 +311,9 @@ class WorkerServer:
             except (OSError, ConfigError, RuntimeError) as error:
                 busy = busy_with(error)
                 self._troubles.meet(
-                    OUTPUTS, f"jobs have ended whose output cannot be kept yet: {busy or error}", busy.hint if busy else None
+                    OUTPUTS,
+                    f"jobs have ended whose output cannot be kept yet: {busy or error}",
+                    busy.hint if busy else None,
                 )
                 await asyncio.sleep(RETRY_S)
             else:

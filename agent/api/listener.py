@@ -49,17 +49,22 @@ class Listener(socket.socket):
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            short = of_number(error.errno)
-            assert short is not None
-            if CONNECTIONS not in self._troubles:
-                IOLoop.current().call_later(PAUSE_S, self._look)
-            self._troubles.meet(CONNECTIONS, short.message, short.hint)
             if not self._spare:
                 IOLoop.current().update_handler(self, 0)
                 raise BlockingIOError from None
-            os.close(self._spare.pop())
-        accepted, address = super().accept()
+            number = error.errno
+        os.close(self._spare.pop())
+        try:
+            accepted, address = super().accept()
+        except OSError:  # there was nobody: the system looks for a descriptor first
+            self._spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            raise
         self._late.add(accepted.fileno())
+        if CONNECTIONS not in self._troubles:
+            IOLoop.current().call_later(PAUSE_S, self._look)
+        short = of_number(number)
+        assert short is not None
+        self._troubles.meet(CONNECTIONS, short.message, short.hint)
         return accepted, address
 
     def close(self) -> None:

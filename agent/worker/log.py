@@ -19,15 +19,23 @@ class Log:
     def __call__(self, text: str) -> None:
         """Write ``text``, one line or several."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = f"{stamp} {self._who}[{os.getpid()}] {text.rstrip()}\n"
+        line = f"{stamp} {self._who}[{os.getpid()}] {text.rstrip()}\n".encode("utf-8", "backslashreplace")
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, line.encode("utf-8", "backslashreplace"))
+                os.write(fd, line)
                 size = os.fstat(fd).st_size
             finally:
                 os.close(fd)
             if size > MAX_BYTES:
                 os.replace(self._path, self._path + ".1")
+        except OSError:
+            self._say(line)
+
+    @staticmethod
+    def _say(line: bytes) -> None:
+        """To whatever there was at the start, most often the agent's log: that needs no file to be opened."""
+        try:
+            os.write(2, line)
         except OSError:
             pass

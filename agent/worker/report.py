@@ -13,7 +13,6 @@ from typing import Optional
 from ..jsontext import compact_ascii
 from .jobs import Exit, Job, outcome
 
-
 _DISK_FULL = ',"disk_full":true'
 
 

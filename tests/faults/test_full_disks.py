@@ -64,7 +64,9 @@ def test_the_home_is_full(tmp_path: Path) -> None:
     journal, go = Journal(tmp_path / "journal"), tmp_path / "go"
     with a_disk(16) as disk, running_agent(root=disk.root) as agent:
         caller = Place(agent.home.root, "caller")
-        running = agent.submit_many([{"command": journal.command(until(go)), "cwd": "/", "resources": {"cores": 0}}] * 4)
+        running = agent.submit_many(
+            [{"command": journal.command(until(go)), "cwd": "/", "resources": {"cores": 0}}] * 4
+        )
         wait_until(lambda: journal.count("start") == 4, "the jobs to run", on_timeout=agent.log)
         disk.fill(leave=200_000)
         accepted, said = accepted_until_refused(agent, journal, StoreFull)
@@ -117,9 +119,7 @@ def test_the_spool_is_full(tmp_path: Path) -> None:
     with a_disk(4, root / "spool") as disk, running_agent(root=root) as agent:
         none = {"cores": 0}
         running = agent.submit(journal.command(until(go)), cwd="/", resources=none)
-        printing = agent.submit(
-            journal.command(f"{until(go)}; echo lost 2>/dev/null || true"), cwd="/", resources=none
-        )
+        printing = agent.submit(journal.command(f"{until(go)}; echo lost 2>/dev/null || true"), cwd="/", resources=none)
         wait_until(lambda: journal.count("start") == 2, "the jobs to run", on_timeout=agent.log)
         disk.fill()
         long = journal.command(": " + "x" * 5000)

@@ -1,0 +1,74 @@
+"""Judging nodes by what is heard of them, without nodes; a time in which the agent itself was stopped counts for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from lwfm.heartbeat import Heartbeat
+
+
+@dataclass
+class Line:
+    host: str
+    heard_at: float
+    remote: bool = True
+    closed: bool = False
+    sent: list[Any] = field(default_factory=list)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def send(self, messages: list[Any]) -> None:
+        self.sent += messages
+
+
+@dataclass
+class Workers:
+    connections: dict[str, Line] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+    def absent(self) -> list[tuple[str, str]]:
+        return []
+
+    async def lose(self, worker_id: str, reason: str) -> None:
+        self.lost.append(worker_id)
+
+
+async def rounds(workers: Workers, lost_s: float, seconds: float, stopped_s: float = 0.0) -> None:
+    async def nobody() -> dict[str, str]:
+        return {}
+
+    watch = asyncio.ensure_future(Heartbeat(cast("Any", workers), nobody, "here", lost_s).run())
+    await asyncio.sleep(0)
+    time.sleep(stopped_s)  # noqa: ASYNC251 - as a process that is stopped: nothing of it goes on
+    await asyncio.sleep(seconds)
+    watch.cancel()
+
+
+def test_a_node_of_which_nothing_is_heard_is_lost() -> None:
+    workers = Workers({"w": Line("there", time.monotonic())})
+    line = workers.connections["w"]
+
+    async def cut() -> None:
+        judged = asyncio.ensure_future(rounds(workers, 0.4, 1.2))
+        while not line.closed:
+            await asyncio.sleep(0.02)
+        workers.connections.clear()
+        await judged
+
+    asyncio.run(cut())
+    assert workers.lost == ["w"]
+
+
+def test_the_agent_was_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    """For longer than a node may be silent: it could not have heard anything, so nothing is lost, and nobody is hung up on."""
+    workers = Workers({"w": Line("there", time.monotonic())})
+    asyncio.run(rounds(workers, 2.0, 0.8, stopped_s=3.2))
+    assert workers.lost == []
+    assert not workers.connections["w"].closed
+    assert "was stopped, or starved, for 2" in caplog.text
