@@ -90,7 +90,7 @@ def nice_option(options: Mapping[str, Any]) -> int:
     value = options.get("nice", 0)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 19:
         raise ConfigError(f"sites.toml: nice of [local] must be a whole number from 0 to 19, not {value!r}")
-    return value
+    return int(value)
 
 
 def choice_option(options: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:

@@ -165,9 +165,9 @@ def a_group(controller: str, name: str, setting: str, value: int, *pids: int) ->
             (group / "cgroup.procs").write_text(str(pid))
         yield group
     finally:
-        for pid in (group / "cgroup.procs").read_text().split():
+        for left in (group / "cgroup.procs").read_text().split():
             try:
-                (parent / "cgroup.procs").write_text(pid)
+                (parent / "cgroup.procs").write_text(left)
             except OSError:
                 pass  # it has ended
         group.rmdir()
