@@ -294,18 +294,20 @@ def _adopter(connection: Connection, job: str) -> Optional[tuple[str, str]]:
 def _runner(connection: Connection, job: str, origin: str) -> Optional[str]:
     """The instance that runs a job, where it is another than the one that recorded it: which only that one can say.
 
-    Where its word has not come, the one that says to run it.
+    Where its word has not come, the one that says to run it: a job is handed over before it is adopted, so this word is on its way.
+    Of a job that was adopted here more may depend on that than what is shown: one that has ended must not be run again because
+    the record of the job has come, by a sync that was cut off, and what was recorded of it next has not.
     """
-    if not _is_recorded(connection, job):
-        adopter = _adopter(connection, job)
-        return adopter[1] if adopter else None
     named = connection.execute(
         "select origin, json_extract(facts, '$.runner') from statuses where job_id = ? and instr(facts, '\"runner\"')"
         " order by status_key desc, id desc",
         (job,),
     ).fetchall()
     found = next((runner for by, runner in named if runner is not None and counts(connection, by, origin)), None)
-    return None if found is None else str(found)
+    if found is not None:
+        return str(found)
+    adopter = _adopter(connection, job)
+    return adopter[1] if adopter else None
 
 
 def project_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[str]) -> None:

@@ -92,7 +92,7 @@ class Sampler(threading.Thread):
             for name, pids in self._pids().items():
                 self._sample(now, name, pids)
             for name, path in self._paths.items():
-                total = sum(_size(Path(f"{path}{end}")) for end in ("", "-wal"))
+                total = sum(size_of(Path(f"{path}{end}")) for end in ("", "-wal"))
                 self.stores[name].points.append((now, total / 2**20))
 
     def end(self) -> None:
@@ -107,7 +107,8 @@ class Sampler(threading.Thread):
             self.files[name].points.append((now, float(max(files for _, files in measured))))
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
     try:
         return path.stat().st_size
     except OSError:

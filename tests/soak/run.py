@@ -29,7 +29,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(root / "build" / "link"), str(root / "tests")]
 
 from soak.load import Caller, Ledger, Load
-from soak.measures import FILES_TOLERANCE, MEMORY_TOLERANCE, STORE_BYTES_PER_JOB, Sampler, Series
+from soak.measures import FILES_TOLERANCE, MEMORY_TOLERANCE, STORE_BYTES_PER_JOB, Sampler, Series, size_of
 from soak.plan import Plan, make_plan
 from soak.verdict import SHOWN, TERMINAL, Verdict, judge
 from soak.world import World, a_world
@@ -58,9 +58,11 @@ class Outcome:
     ran: int = 0
     seconds: float = 0.0
     store_jobs: int = 0
+    store_bytes: dict[str, int] = field(default_factory=dict)
     memory: dict[str, Series] = field(default_factory=dict)
     files: dict[str, Series] = field(default_factory=dict)
     stores: dict[str, Series] = field(default_factory=dict)
+    kept: Path | None = None
 
 
 def soak(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -120,7 +122,21 @@ def _carry_out(plan: Plan, world: World, journal: Journal, say: Callable[[str], 
     outcome.store_jobs = int(world.here.query("select count(*) from jobs")[0][0])
     _judge_world(outcome, world, (here.agent, there.agent))
     _judge_growth(outcome)
+    if not outcome.verdict.good:
+        outcome.kept = _keep(world, journal)
     return outcome
+
+
+def _keep(world: World, journal: Journal) -> Path:
+    """What there is to look into, where it is not removed."""
+    kept = Path(tempfile.mkdtemp(prefix="lwfm-soak-kept-"))
+    shutil.copy(journal.path, kept)
+    for name, home in (("here", world.here.home), ("there", world.there.home)):
+        (kept / name).mkdir()
+        logs = [*home.root.glob("*.log*"), *home.root.rglob("worker.log*"), *home.root.glob("sites/*.log")]
+        for path in (home.database, *logs):
+            shutil.copy(path, kept / name)
+    return kept
 
 
 def _open(agent: Agent) -> int:
@@ -163,6 +179,8 @@ def _judge_world(outcome: Outcome, world: World, agents: Sequence[Agent]) -> Non
         wait_until(lambda: not world.left(), "all processes to be gone", timeout_s=GONE_WITHIN_S)
     except AssertionError:
         verdict.add("leaked processes", world.left())
+    for name, place in (("store here", world.here.home), ("store there", world.there.home)):
+        outcome.store_bytes[name] = size_of(place.database)
 
 
 def _rows(world: World, where: str, statement: str) -> list[Any]:
@@ -184,8 +202,8 @@ def _judge_growth(outcome: Outcome) -> None:
             if series.growth() > allowed:
                 told = f"{name} grows by {series.growth():.1f} {series.unit}, more than {allowed:.1f}"
                 outcome.verdict.add("unsound", [told])
-    for name, series in outcome.stores.items():
-        per_job = series.points[-1][1] * 2**20 / max(1, outcome.store_jobs) if series.points else 0.0
+    for name, size in outcome.store_bytes.items():
+        per_job = size / max(1, outcome.store_jobs)
         if per_job > STORE_BYTES_PER_JOB:
             outcome.verdict.add("unsound", [f"{name} has {per_job:.0f} bytes for each job"])
 
@@ -224,6 +242,8 @@ def report(outcome: Outcome) -> str:
     for kind, items in verdict.wrong.items():
         lines.append(f"{kind:18}{len(items)}")
         lines += [f"    {item}" for item in items[:SHOWN]]
+    if outcome.kept is not None:
+        lines.append(f"stores, logs and the journal of the jobs are in {outcome.kept}")
     return "\n".join(lines)
 
 
