@@ -79,7 +79,7 @@ class Heartbeat:
             if silent_s > min(SILENT_S, self._lost_s):
                 _logger.warning("worker %s on %s: silent for %.0f s", worker_id, connection.host, silent_s)
                 self._missed[worker_id] = (connection.host, connection.heard_at)
-                connection.close()
+                connection.abort()
             elif silent_s > PING_S / 2:
                 connection.send([{"t": "ping"}])
 

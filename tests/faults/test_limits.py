@@ -227,7 +227,7 @@ def test_stopped_for_longer_than_all_patience(cluster: Cluster, tmp_path: Path) 
         assert {job["state"] for job in inside.wait_states(jobs, "RUNNING").values()} == {"RUNNING"}
         assert "is lost" not in log.read_text()
         with paused(*inside.pids(inside.hosts[1], "worker --rendezvous")):
-            wait_until(lambda: "is lost" in log.read_text(), "the node to be lost", timeout_s=60, on_timeout=inside.log)
+            wait_until(lambda: "is lost" in log.read_text(), "the node to be lost", timeout_s=25, on_timeout=inside.log)
         inside.wait_nodes()
         go.touch()
         done = inside.wait_states(jobs, "COMPLETE", "FAILED")

@@ -234,6 +234,10 @@ def report(outcome: Outcome) -> str:
                 lines.append(f"{name:16}{ends} {series.unit:6}{series.chart()}")
     fixed, files = MEMORY_TOLERANCE, FILES_TOLERANCE
     store = f"{STORE_BYTES_PER_JOB // 1024} KiB of the store for each job"
+    for name, size in outcome.store_bytes.items():
+        lines.append(
+            f"{name:16}{size / 1024 / max(1, outcome.store_jobs):8.1f} KiB for each job when its agent has left"
+        )
     lines.append(
         "growth: the rise of the fitted line after the first 30 % of the time. Allowed, and for each minute of it:"
     )

@@ -111,8 +111,7 @@ class World:
         """What is measured, by the names of the report."""
         found: dict[str, Sequence[int]] = {
             "agent here": self.here.agent_pids(),
-            "worker here": self.loops_here(),
-            "keeper here": self.keepers_here(),
+            "worker here": self._workers_here(),
             "agent there": self.agent_there(),
         }
         for host in self.inside.hosts[1:]:

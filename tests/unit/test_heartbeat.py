@@ -20,7 +20,7 @@ class Line:
     closed: bool = False
     sent: list[Any] = field(default_factory=list)
 
-    def close(self) -> None:
+    def abort(self) -> None:
         self.closed = True
 
     def send(self, messages: list[Any]) -> None:
