@@ -1,4 +1,5 @@
-"""What jobs leave at sites that must be asked, brought here once they have ended: small outputs, what is known of declared files.
+"""What jobs leave at sites that must be asked, brought here once they have ended: small outputs, what is known of declared files,
+the threads of instances that they had of their own.
 
 The end itself is recorded before, and waits for none of this. Larger outputs stay with the site, and are asked for there.
 """
@@ -34,6 +35,7 @@ class Bringing:
     Args:
         writer, outputs: where it is kept. ``calls``: to the drivers.
         pillar_of: a pillar of a site, None where it has none; may raise LwfmError. ``is_down``: whether a site is known to be.
+        collect: takes over the thread of an instance, by its directory; raises LwfmError.
         build: finds definitions. ``spawn``: runs a coroutine in the event loop.
     """
 
@@ -44,6 +46,7 @@ class Bringing:
         calls: SiteCalls,
         pillar_of: Callable[[str, str], Any],
         is_down: Callable[[str], bool],
+        collect: Callable[[str], Awaitable[None]],
         build: Build,
         spawn: Callable[[Awaitable[None]], Any],
         pause_s: float = PAUSE_S,
@@ -53,6 +56,7 @@ class Bringing:
         self._calls = calls
         self._pillar_of = pillar_of
         self._is_down = is_down
+        self._collect = collect
         self._build = build
         self._spawn = spawn
         self._pause_s = pause_s
@@ -115,9 +119,12 @@ class Bringing:
         if run is not None:
             try:
                 printed = await self.printed(site, run, job_id)
-            except LwfmError:
+                for home in await self._calls.call(site, run.homes, job_id, wait_s=None):
+                    await self._collect(str(home))
+            except LwfmError as error:
                 if not give_up:
                     raise
+                _logger.warning("site %s: of job %s not all is brought: %s", site, job_id, error)
         sheets = await self._declared(site, repo, job_id) if repo is not None else []
         faultpoints.hit("bringing.fetched")
         try:

@@ -36,6 +36,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="lwfm agent serve", description="Run the agent in the foreground.")
     parser.add_argument("--home", help="the instance's directory (default: $LWFM_HOME or ~/.lwfm)")
     parser.add_argument("--idle-exit", type=float, default=0.0, help="leave after so many idle seconds; 0: never")
+    parser.add_argument(
+        "--at-rest",
+        action="store_true",
+        help="only answer: the work of this instance is over, what had not ended will not",
+    )
     parser.add_argument("--ready-fd", type=int, help="a descriptor to report readiness on")
     options = parser.parse_args(arguments)
     try:
@@ -44,7 +49,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         write_program(home)
         _start_log(home)
         with _locked(home):
-            asyncio.run(_serve(home, options.idle_exit or None, options.ready_fd))
+            asyncio.run(_serve(home, options.idle_exit or None, options.ready_fd, at_rest=options.at_rest))
     except LwfmError as error:
         return _refused(error, options.ready_fd)
     except Exception as error:
@@ -65,9 +70,9 @@ def _refused(error: LwfmError, ready_fd: Optional[int]) -> int:
     return error.exit_code
 
 
-async def _serve(home: Home, idle_exit_s: Optional[float], ready_fd: Optional[int]) -> None:
+async def _serve(home: Home, idle_exit_s: Optional[float], ready_fd: Optional[int], *, at_rest: bool) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    instance = Instance(home, idle_exit_s)
+    instance = Instance(home, idle_exit_s, at_rest=at_rest)
     server = Server(instance, routes(), home.socket)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -24,6 +24,7 @@ from .bringing import Bringing
 from .candidates import Placement, Placing, Standing, candidates_of
 from .capacity import shape_of
 from .clock import utc_text
+from .collecting import Collecting
 from .config import (
     LOCAL_SITE,
     SiteConfig,
@@ -63,10 +64,11 @@ from .sites.base import JobRequest, Run, SiteContext
 from .sites.process import ProcessRun
 from .sites.registry import Registry, called
 from .states import JobState
-from .store import Connection, Store
+from .store import Connection, Store, nesting
 from .store.origins import JobsElsewhere
 from .troubles import STORE, Troubles
 from .turns import Turns
+from .variables import WITHIN_VARIABLE
 from .watch import Watch
 from .wire import PROTOCOL
 from .workers import WorkerServer
@@ -94,10 +96,12 @@ class Instance:
     Args:
         home: where it lives; its directories exist and its lock is held.
         idle_exit_s: leave after so many seconds without work or callers; None: never.
+        at_rest: only answer: the allocation that all its work was in has ended.
     """
 
-    def __init__(self, home: Home, idle_exit_s: Optional[float] = None):
+    def __init__(self, home: Home, idle_exit_s: Optional[float] = None, *, at_rest: bool = False):
         self.home = home
+        self.at_rest = at_rest
         self.idle_exit_s = idle_exit_s
         self.started_at = time.time()
         self.host = socket.gethostname()
@@ -176,6 +180,7 @@ class Instance:
             self.calls,
             self.registry.offered,
             lambda name: self.polled.is_down(name),
+            Collecting(home, self.writer).collect,
             self.builder.build,
             self.spawn,
         )
@@ -197,6 +202,15 @@ class Instance:
     async def start(self) -> None:
         """Take up what was going on, and start the worker."""
         self.home.wanted.unlink(missing_ok=True)  # whoever wanted one that leaves has gone on
+        if self.at_rest:
+            await self.writer.write(recovery.lay_to_rest)
+            self.spawn(_kept_going(self._look_after))
+            return
+        within = os.environ.get(WITHIN_VARIABLE, "").split()
+        if within:
+            await self.writer.write(
+                lambda recorder: nesting.note_outer(recorder.transaction, within[0], next(iter(within[1:]), None))
+            )
         await asyncio.to_thread(self.registry.make_all)
         local = [name for name in self.registry.names() if self._reports_itself(name)]
         waiting = await self.writer.write(recovery.unplaced, local)
@@ -560,7 +574,7 @@ class Instance:
     async def _look_after(self) -> None:
         """Keep a worker there, see whether what does not work works again; leave when there has been nothing to do for long."""
         while not self.stopping.is_set():
-            if not self.workers.connections:
+            if not self.workers.connections and not self.at_rest:
                 self._keep_worker()
             if self._is_idle():
                 self.stopping.set()

@@ -15,6 +15,7 @@ from .recorder import Recorder
 from .states import JobState
 from .store import Connection
 
+_OVER = "the batch job that this was to run in has ended"
 _RELEASE = "delete from local_claims where job_id = ? and attempt = ?"
 
 
@@ -200,6 +201,25 @@ def unplaced(recorder: Recorder, sites: list[str]) -> list[str]:
         (*sites, recorder.transaction.origin),
     )
     return [str(row[0]) for row in found]
+
+
+def lay_to_rest(recorder: Recorder) -> None:
+    """Nothing of this instance runs any more, nor will: what had not been started has ended with that, the rest is not known.
+
+    For one whose work was all in a batch job that has ended.
+    """
+    query = "select id from jobs where origin = ? and state in ('READY', 'PENDING', 'RUNNING', 'FINISHING') order by id"
+    while True:  # an end may have started another job
+        found = recorder.transaction.execute(query, (recorder.transaction.origin,)).fetchall()
+        if not found:
+            return
+        for (job_id,) in found:
+            job = recorder.active_job(job_id)
+            if job.started or is_claimed(recorder, job_id):
+                release(recorder, job_id, job.attempt)
+                recorder.record_status(job, JobState.UNKNOWN, reason=f"{_OVER}, and nothing told how this did")
+            else:
+                recorder.record_status(job, JobState.CANCELLED, reason=f"{_OVER} before this was started")
 
 
 def _hand_over(recorder: Recorder, job_id: str, worker_id: str) -> None:

@@ -7,22 +7,19 @@ that command itself (:mod:`.peers`), here only when it could not.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from . import peers
-from .paths import HOME_VARIABLE, Home, self_command
+from .own_command import run_own_command
+from .paths import Home
 from .writer import Writer
 
 LOOK_S = 60.0
 """How long at most until it is looked again what is due: clocks are set, laptops sleep."""
 LONGEST_S = 6 * 3600.0
-COMPLAINT_BYTES = 4096
 _logger = logging.getLogger(__name__)
 
 
@@ -100,28 +97,11 @@ class RepeatedSyncs:
 
     async def _command(self, name: str, way: str) -> str:
         """Run the command; why it failed, as far as it said, or an empty text."""
-        words = [*self_command(), "--home", str(self._home.root), "sync", way, name, "--batch", "--json"]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("LWFM_TRIGGER_")}
-        environment[HOME_VARIABLE] = str(self._home.root)
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            _, said = await asyncio.wait_for(process.communicate(), LONGEST_S)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            raise
-        if process.returncode == 0:
+        ended = await run_own_command(self._home, "sync", way, name, "--batch", "--json", limit_s=LONGEST_S)
+        if ended.code == 0:
             return ""
-        lines = said[-COMPLAINT_BYTES:].decode("utf-8", "replace").strip().splitlines()
-        _logger.warning("sync with %s: exit code %s: %s", name, process.returncode, lines[0] if lines else "")
-        return lines[0] if lines else f"exit code {process.returncode}"
+        _logger.warning("sync with %s: exit code %s: %s", name, ended.code, ended.complaint)
+        return ended.complaint or f"exit code {ended.code}"
 
 
 def _note_missing(connection: Any, name: str, before: Any, problem: str) -> None:

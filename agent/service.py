@@ -25,7 +25,7 @@ from .records import check_facts, check_properties
 from .redaction import redact_text, taken_along, taken_over
 from .sealing import Vault
 from .states import JobState, parse_state
-from .store import origins, queries
+from .store import nesting, origins, queries
 from .store.projections import FACTS, command_line
 
 JSON = dict[str, Any]
@@ -131,7 +131,7 @@ class Service:
             "meta": dict(given.meta),
         }
         if given.parent_job:
-            record["parent_job"] = queries.resolve(connection, "job", given.parent_job)
+            record["parent_job"] = nesting.resolve(connection, "job", given.parent_job)
         recorder.record("workflow", {**record, **given.extra}, None if given.workflow_id else identifier)
         return queries.workflow(connection, identifier)
 
@@ -420,12 +420,12 @@ class Service:
         connection = recorder.transaction.connection
         workflow, parent = body.get("workflow"), body.get("parent")
         if workflow:
-            workflow = queries.resolve(connection, "workflow", str(workflow))
+            workflow = nesting.resolve(connection, "workflow", str(workflow))
         if parent:
-            parent = queries.resolve(connection, "job", str(parent))
+            parent = nesting.resolve(connection, "job", str(parent))
             if not workflow:
                 job = recorder.job_now(parent)
-                workflow = job.workflow_id if job else None
+                workflow = job.workflow_id if job else nesting.outer_workflow(connection, parent)
         return workflow or None, parent or None
 
     def _context(self, recorder: Recorder, given: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from ..records import check_properties
 from ..service import text_of
 from ..sites.base import StoredData
 from ..sites.registry import called
-from ..store import copies, origins, queries
+from ..store import Connection, copies, nesting, origins, queries
 from .contents import copy_here
 from .jobs import origins_of
 from .server import JSON, Call
@@ -84,6 +84,8 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
                     raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
                 get = (await instance.pillar(leading, "repo")).get
                 return cast(StoredData, await instance.call_site(leading, get, stored, _named(sheet, path)))
+            if foreign:  # the host that recorded it may be another that sees the same file
+                stored = replace(stored, url=file_url(instance.host, stored.path), host=instance.host)
             kept = instance.home.contents in Path(stored.path).parents
             return cast(StoredData, await instance.call_site(site, get, stored, _named(sheet, path) if kept else path))
         except (NotFound, SiteError):
@@ -101,13 +103,18 @@ def _named(sheet: JSON, target: Path) -> Path:
 
 
 async def _is_beside(instance: Instance, sheet: JSON) -> bool:
-    """Whether another instance of this host, or this one before it was copied, has recorded data in a file that we can read; its
-    checksum is compared later."""
+    """Whether another instance of this host, or one in a batch job of ours, or this one before it was copied, has recorded data in
+    a file that we can read; its checksum is compared later."""
     path, size = copies.file_path(sheet.get("url"), sheet.get("path")), sheet.get("size_bytes")
-    seen_here = sheet.get("host") == instance.host or sheet["origin"] in await instance.writer.read(origins.earlier)
+    seen_here = sheet.get("host") == instance.host or sheet["origin"] in await instance.writer.read(_seen_here)
     if not seen_here or path is None or not is_sha256(sheet.get("sha256")) or not isinstance(size, int):
         return False
     return await asyncio.to_thread(is_file_of, path, size)
+
+
+def _seen_here(connection: Connection) -> frozenset[str]:
+    """The instances whose files are where they say on this host, if we can read them at all: their checksums tell."""
+    return origins.earlier(connection) | nesting.inner_origins(connection)
 
 
 def _elsewhere(sheet: JSON) -> str:

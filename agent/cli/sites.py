@@ -192,7 +192,7 @@ def _folded(found: list[JSON]) -> list[JSON]:
         same = json.dumps([item.get("state"), facts], sort_keys=True) if is_node else str(item["resource_id"])
         alike.setdefault(f"{item.get('kind')} {same}", []).append(item)
     return [
-        {**items[0], "resource_id": hostlist.fold([str(item["facts"]["name"]) for item in items])}
+        {**items[0], "resource_id": hostlist.fold(list(dict.fromkeys(str(item["facts"]["name"]) for item in items)))}
         if items[0].get("kind") == "batch-node"
         else items[0]
         for items in alike.values()

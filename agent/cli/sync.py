@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import click
 
+from ..client import Client
 from ..client.connection import path_of
 from ..errors import ConfigError, Conflict, LwfmError, NotFound
+from ..paths import Home
 from . import render
+from .agent import stop_agent
 from .asker import terminal_asker
 from .groups import Group, example
 from .options import Duration, json_option
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXIT_NOT_ALL = 6
+AT_REST_S = 5.0
+SMALL_BYTES = 64 * 1024
+"""Of a batch job's own instance, what jobs printed comes along up to this size; the rest stays in its home."""
 
 
 @click.group(cls=Group, short_help="Bring stores together: pull, push, both ...")
@@ -106,12 +113,46 @@ def status(session: Session, host: str, batch: bool, ssh: JSON, as_json: bool) -
 
 @sync.command(hidden=True, epilog=example("ssh HOST lwfm sync serve --stdio   (as 'sync both HOST' does)"))
 @click.option("--stdio", is_flag=True, required=True, help="On standard input and output.")
+@click.option("--at-rest", is_flag=True, help="Its work is over: whatever still runs is stopped, and nothing started.")
 @click.pass_obj
-def serve(session: Session, stdio: bool) -> None:  # noqa: ARG001 - there is no other way
+def serve(session: Session, stdio: bool, at_rest: bool) -> None:  # noqa: ARG001 - there is no other way
     """Answer another instance that syncs with this one: what is started at the far end of its line."""
     from ..sync.session import serve as answer
 
-    answer(session.client, session.instance)
+    client = session.client
+    if at_rest:
+        stop_agent(session, kill=True)  # whatever is left of it
+        client = Client(replace(session.endpoint, at_rest=True), idle_exit_s=AT_REST_S)
+    answer(client, session.instance)
+
+
+@sync.command(epilog=example("lwfm sync collect ~/.lwfm/batch/slurm/jobs/3f/01971c2e-….1.home"))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@json_option
+@click.pass_obj
+def collect(session: Session, directory: Path, as_json: bool) -> int:
+    """Bring the thread of an instance that a batch job had of its own, once the job has ended; and what its jobs printed.
+
+    The agent does so by itself; this is for when it could not. DIR is the home of that instance, as this host sees it. Its work is
+    over: of its jobs, those that still run are stopped if they can be reached, and are UNKNOWN else; those that wait are CANCELLED.
+    """
+    from ..sync.session import Watcher, connected_here
+    from ..sync.session import sync as exchanged
+    from ..sync.wanted import DataRequest
+
+    if not Home(directory).database.exists():
+        raise NotFound(f"there is no instance in {harmless(str(directory))}")
+    request = DataRequest(outputs=True, max_bytes=SMALL_BYTES)
+    with connected_here(str(directory.absolute())) as line, progress(directory.name) as shown:
+        watcher = Watcher(shown.records, shown.contents, shown.line)
+        synced = exchanged(
+            line, session.client, session.instance, pull=True, push=False, request=request, watcher=watcher
+        )
+    if as_json:
+        render.print_json(synced.to_json())
+    else:
+        say_synced(directory.name, synced)
+    return 0 if synced.complete else EXIT_NOT_ALL
 
 
 @sync.command(

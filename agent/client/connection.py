@@ -48,12 +48,14 @@ class Endpoint:
         socket: its agent's socket.
         may_start: whether the agent may be started here when it does not answer.
         rendezvous: the file that tells where the agent is, for a job that may run on another node of its allocation.
+        at_rest: whether an agent that is started here shall only answer, since the instance's work is over.
     """
 
     home: paths.Home
     socket: Path
     may_start: bool = True
     rendezvous: Path | None = None
+    at_rest: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,9 @@ class Client(Caller):
         from .startup import start_agent  # loads much that is rarely needed
 
         self.has_started_agent = True
-        return start_agent(self.endpoint.home, self._idle_exit_s, lambda: self._open(timeout))
+        return start_agent(
+            self.endpoint.home, self._idle_exit_s, lambda: self._open(timeout), at_rest=self.endpoint.at_rest
+        )
 
     def _dial(self, place: rendezvous.Rendezvous, timeout: float | None) -> _Connection:
         connection = _RemoteConnection(place)

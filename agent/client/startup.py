@@ -14,6 +14,7 @@ import select
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
@@ -34,12 +35,13 @@ _OF_A_JOB = ("LWFM_JOB_ID", "LWFM_WORKFLOW_ID", "LWFM_ATTEMPT", SOCKET_VARIABLE,
 T = TypeVar("T")
 
 
-def start_agent(home: paths.Home, idle_exit_s: float | None, connect: Callable[[], T]) -> T:
+def start_agent(home: paths.Home, idle_exit_s: float | None, connect: Callable[[], T], *, at_rest: bool = False) -> T:
     """Start the agent of ``home`` and return what ``connect`` gives once it succeeds.
 
     Args:
         idle_exit_s: after how long without work it leaves; None: never. ``$LWFM_IDLE_EXIT_S`` overrides a number.
         connect: raises FileNotFoundError or ConnectionRefusedError as long as nobody answers.
+        at_rest: it shall only answer.
 
     Raises:
         LwfmError: what the agent said; AgentUnreachable, with the end of its log, when it said nothing.
@@ -48,6 +50,8 @@ def start_agent(home: paths.Home, idle_exit_s: float | None, connect: Callable[[
     command = [*lwfm_command(), "agent", "serve", "--home", str(home.root)]
     if idle_exit_s is not None:
         command += ["--idle-exit", os.environ.get(IDLE_EXIT_VARIABLE) or f"{idle_exit_s:g}"]
+    if at_rest:
+        command.append("--at-rest")
     answer = _launch(command, home)
     if "error" in answer:
         error = errors.from_json(answer["error"])
@@ -167,11 +171,7 @@ def _log_hint(path: Path) -> str:
 
 def _environment(home: paths.Home) -> dict[str, str]:
     """The agent's environment: this one, without what belongs to a job, with the package where Python finds it."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _OF_A_JOB and not name.startswith("LWFM_TRIGGER_")
-    }
+    environment = without_job(os.environ)
     environment[paths.HOME_VARIABLE] = str(home.root)
     search = [os.path.abspath(entry) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if paths.running_archive() is None:
@@ -181,6 +181,15 @@ def _environment(home: paths.Home) -> dict[str, str]:
     if search:
         environment["PYTHONPATH"] = os.pathsep.join(search)
     return environment
+
+
+def without_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what is told to a job."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _OF_A_JOB and not name.startswith("LWFM_TRIGGER_")
+    }
 
 
 def package_parent() -> str:

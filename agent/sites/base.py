@@ -257,6 +257,12 @@ class Run(Pillar):
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
         """Up to ``limit`` bytes of ``stdout`` or ``stderr`` from ``offset``; empty when there is no more now."""
 
+    def homes(self, job_id: str) -> Sequence[str]:
+        """Where the instances of lwfm lie, as directories of this host, that a job which has ended had of its own: each was in
+        ``LWFM_HOME`` of one of its attempts. Their threads are taken over by the agent."""
+        del job_id
+        return ()
+
 
 class Repo(Pillar):
     """Data. Finding by metadata is the thread store's, which knows the data of all sites."""

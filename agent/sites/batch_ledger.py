@@ -26,7 +26,7 @@ from .batch_record import Claim, ExitRecord, read_claim, read_record
 
 JSON = dict[str, Any]
 MARK = "lwfm-job-"
-_FILE = re.compile(r"(?P<job>.+)\.(?P<attempt>\d+)\.(?P<kind>exit|end|claim|stdout|stderr)")
+_FILE = re.compile(r"(?P<job>.+)\.(?P<attempt>\d+)\.(?P<kind>exit|end|claim|stdout|stderr|home)")
 
 
 @dataclass
@@ -219,6 +219,10 @@ class Ledger:
         attempts = self._attempts(job_id)
         attempt = entry.attempt if entry is not None else attempts[-1] if attempts else 1
         return self._file(job_id, attempt, stream)
+
+    def homes(self, job_id: str) -> list[str]:
+        """The instances that the attempts of a job had of their own."""
+        return [str(self._file(job_id, attempt, "home")) for attempt in self._attempts(job_id, "home")]
 
     def sizes(self, job_id: str, attempt: int) -> dict[str, int]:
         """How much it printed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import threading
 import time
@@ -156,7 +157,9 @@ class BatchRun(Run):
         faultpoints.hit("batch.begun")
         path = str(self._ledger.script_path(submission))
         jobs = str(self._ledger.jobs_directory)
-        self._ledger.write_script(submission, job_script(requests, jobs, path, self._scheduler.words))
+        self._ledger.write_script(
+            submission, job_script(requests, jobs, path, self._scheduler.words, os.uname().nodename)
+        )
         names = {request.defn.name for request in requests}
         name = names.pop() if len(names) == 1 else "lwfm"
         try:
@@ -397,6 +400,11 @@ class BatchRun(Run):
             return b""
         except OSError as error:
             raise SiteError(f"the output of {job_id} cannot be read: {error.strerror}") from error
+
+    def homes(self, job_id: str) -> Sequence[str]:
+        """Those of the attempts that have called lwfm."""
+        self._ledger.refresh([job_id])
+        return self._ledger.homes(job_id)
 
 
 def _listed(option: Any) -> list[Any]:

@@ -12,6 +12,8 @@ files lie beside each other, their names beginning with its id and its attempt:
     the exit record: how it ended, written beside and renamed when it is on the disk; :mod:`.batch_record` reads it.
 ``.end``
     what it was told to have ended as, where there is no such record.
+``.home``
+    the instance of lwfm that it has of its own, if it calls lwfm where its submitter's agent is not.
 ``.stdout``, ``.stderr``
     what it printed; empty ones are removed in the end.
 
@@ -27,11 +29,14 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from ..models import JobDefn
+from ..paths import HOME_VARIABLE
 from .base import JobRequest
 from .batch import JobWords
 
 STANDS_DOWN = 75
 """The exit code of a script that does not run its job."""
+LEAVES_S = 15
+"""How long an agent in the job gets to leave."""
 SCHEDULER_SECONDS = 60
 """Time limits are told schedulers in minutes; what is finer the script keeps itself."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -54,6 +59,11 @@ case $lwfm_element in "" | *[!0-9]*) lwfm_element=1 ;; esac
 _MAIN = """\
 lwfm_describe
 lwfm_base=$lwfm_jobs/$lwfm_shard/$lwfm_job.$lwfm_attempt
+lwfm_apart() { # $1: the host of the submitter's agent. Elsewhere a job that calls lwfm has an instance of its own
+    [ "$(uname -n)" != "$1" ] || return 0
+    export LWFM_HOME="$lwfm_base.home" LWFM_WITHIN="$LWFM_JOB_ID ${LWFM_WORKFLOW_ID-}"
+    unset LWFM_SOCKET LWFM_RENDEZVOUS
+}
 if [ "$1" = task ]; then
     umask "$lwfm_umask"
     lwfm_environment
@@ -70,6 +80,23 @@ lwfm_replace() { # by what is on the standard input: whole and on the disk, or n
     cat >"$1.part" && { dd if=/dev/null of="$1.part" conv=notrunc,fsync 2>/dev/null || :; } && mv -f "$1.part" "$1"
 }
 lwfm_tell_claim() { echo "$lwfm_native $lwfm_restart $(uname -n) $(lwfm_now)"; }
+
+lwfm_leave() { # have the agent of that instance leave in order, if it is on this node
+    [ -d "$lwfm_base.home" ] || return 0
+    lwfm_tries=@LEAVE@
+    while [ "$lwfm_tries" -gt 0 ]; do
+        lwfm_agents=
+        for lwfm_found in $(grep -lsF -- "$lwfm_base.home" /proc/[0-9]*/cmdline); do
+            case $({ tr '\000' ' ' <"$lwfm_found"; } 2>/dev/null) in
+            *" agent serve "*) lwfm_found=${lwfm_found#/proc/}; lwfm_agents="$lwfm_agents ${lwfm_found%/cmdline}" ;;
+            esac
+        done
+        [ -n "$lwfm_agents" ] || return 0
+        [ "$lwfm_tries" != @LEAVE@ ] || kill -TERM $lwfm_agents
+        sleep 0.1
+        lwfm_tries=$((lwfm_tries - 1))
+    done
+}
 
 [ ! -e "$lwfm_base.cancel" ] || lwfm_stand_down "it was cancelled"
 if (set -C; lwfm_tell_claim >"$lwfm_base.claim") 2>/dev/null; then
@@ -194,6 +221,7 @@ elif cd "$lwfm_cwd" 2>/dev/null; then
 else
     lwfm_status=126 lwfm_cause=not_started
 fi
+lwfm_leave
 rm -f "$lwfm_base.nodes"
 for lwfm_stream in stdout stderr; do
     [ -s "$lwfm_base.$lwfm_stream" ] || rm -f "$lwfm_base.$lwfm_stream"
@@ -241,13 +269,13 @@ def submitted_script(path: str) -> str:
     return f"#!/bin/sh\n{why}\nexec /bin/sh {shlex.quote(path)}\n"
 
 
-def job_script(requests: Sequence[JobRequest], jobs: str, path: str, words: JobWords) -> str:
+def job_script(requests: Sequence[JobRequest], jobs: str, path: str, words: JobWords, host: str) -> str:
     """The script of a submission.
 
     Args:
         requests: its jobs, in the order of their numbers, from 1. All ask for the same resources.
         jobs: the directory of their files. ``path``: where the script will lie.
-        words: the scheduler's.
+        words: the scheduler's. ``host``: where the agent is that they can call.
     """
     defn = requests[0].defn
     grace = max(0, round(defn.grace_s * 10))
@@ -256,7 +284,7 @@ def job_script(requests: Sequence[JobRequest], jobs: str, path: str, words: JobW
     parts = [_HEAD.format(jobs=shlex.quote(jobs), job_id=words.job_id, restart=words.restart, element=words.element)]
     parts += [_context(number, dict(environment)) for environment, number in contexts.items()]
     parts.append(_cases("describe", [_description(request) for request in requests]))
-    environments = [_environment(number, request) for number, request in zip(numbers, requests)]
+    environments = [_environment(number, request, host) for number, request in zip(numbers, requests)]
     parts.append(_cases("environment", environments))
     parts.append(_cases("command", [_command(request.defn) for request in requests]))
     parts.append(_WROTE)
@@ -264,6 +292,7 @@ def job_script(requests: Sequence[JobRequest], jobs: str, path: str, words: JobW
     parts.append(_STARTER.replace("@SCRIPT@", shlex.quote(path)))
     traps = "\n".join(_trap(name, pass_on=name in words.passed_on) for name in ("INT", "HUP", "USR1", "USR2"))
     main = _MAIN.replace("@STANDS_DOWN@", str(STANDS_DOWN)).replace("@GRACE@", str(grace))
+    main = main.replace("@LEAVE@", str(LEAVES_S * 10))
     parts.append(main.replace("@TRAPS@", traps).replace("@NODES@", words.nodes))
     return "".join(parts)
 
@@ -316,10 +345,12 @@ def _description(request: JobRequest) -> str:
     return " ".join(f"lwfm_{name}={shlex.quote(value)}" for name, value in told.items())
 
 
-def _environment(context: int, request: JobRequest) -> str:
+def _environment(context: int, request: JobRequest, host: str) -> str:
     lines = [f"lwfm_context_{context}"]
     for name, value in {**request.defn.env, **request.variables}.items():
         lines += _exported(name, value)
+    if HOME_VARIABLE not in request.defn.env:
+        lines.append(f"lwfm_apart {shlex.quote(host)}")
     return "\n".join(lines)
 
 

@@ -223,6 +223,7 @@ _SERVED: dict[str, Callable[..., Answer]] = {
     "run.status": lambda run, job_ids: _observed(run.status(job_ids)),
     "run.cancel": lambda run, job_id, attempt, reason: _done(run.cancel, job_id, attempt, reason),
     "run.output": lambda run, *given: Answer(None, bytes(run.output(*given))),
+    "run.homes": lambda run, job_id: Answer([str(home) for home in run.homes(job_id)]),
     "repo.put": _put,
     "repo.get": _get,
     "repo.remove": lambda repo, stored: _done(repo.remove, StoredData.from_json(stored)),

@@ -293,6 +293,11 @@ class ProcessRun(_Passed, Run):
         """A piece of what a job printed."""
         return self._site.call("run", "output", job_id, stream, offset, limit, limit_s=self._site.limit_s).body
 
+    def homes(self, job_id: str) -> Sequence[str]:
+        """The instances that a job had of its own."""
+        found = self._site.call("run", "homes", job_id, limit_s=self._site.limit_s).head["value"]
+        return [str(home) for home in found]
+
 
 class ProcessRepo(_Passed, Repo):
     """Data."""

@@ -8,29 +8,18 @@ Sources: ssh(1), ssh_config(5); the messages are those of OpenSSH's source, whic
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import selectors
 import shutil
-import signal
-import subprocess
-import threading
-import time
-from contextlib import suppress
 from typing import Optional
 
 from ..errors import ConfigError, InsecureState, LoginRequired, LwfmError, NotSupported, SiteError
 from .address import Address
-from .tail import Tail
-from .transport import BROKEN, END_TIMEOUT_S, Asker, SshStream
+from .process_stream import ProcessStream
+from .transport import BROKEN, Asker, SshStream
 
 ALIVE_INTERVAL_S = 15
 ALIVE_COUNT = 4
-PIPE_BYTES = 1024 * 1024
-CLOSE_TIMEOUT_S = 3.0
-POLL_S = 0.1
-_SET_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # of Linux, in fcntl since Python 3.10
 
 
 def open_openssh(address: Address, command: str, ask: Optional[Asker], timeout_s: float) -> SshStream:
@@ -68,7 +57,7 @@ def ssh_words(address: Address, command: str, *, batch: bool, timeout_s: float) 
     return [*words, "--", address.host, command]
 
 
-class OpenSSHStream:
+class OpenSSHStream(ProcessStream):
     """See :class:`~.transport.SshStream`.
 
     Args:
@@ -76,88 +65,13 @@ class OpenSSHStream:
     """
 
     def __init__(self, words: list[str], address: Address, batch: bool):
+        super().__init__(words)
         self._address = address
         self._batch = batch
-        self._process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._input, self._output = self._process.stdin, self._process.stdout
-        for pipe in (self._input, self._output):
-            with suppress(OSError):  # only for speed
-                fcntl.fcntl(pipe, _SET_PIPE_SIZE, PIPE_BYTES)
-        self._tail = Tail()
-        self._drain = threading.Thread(target=self._drain_stderr, name="lwfm-ssh-stderr", daemon=True)
-        self._drain.start()
-
-    def read(self, most: int) -> bytes:
-        """See :class:`~.frames.Stream`."""
-        return os.read(self._output.fileno(), most)
-
-    def write(self, data: bytes) -> None:
-        """See :class:`~.frames.Stream`."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._input.fileno(), view) :]
-
-    def wait(self) -> int:
-        """See :class:`~.transport.SshStream`."""
-        self._end_input()
-        deadline = time.monotonic() + END_TIMEOUT_S
-        self._pass_over(deadline)
-        try:
-            code = self._process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return BROKEN
-        return BROKEN if code < 0 else code
-
-    def close(self) -> None:
-        """See :class:`~.frames.Stream`. Gives ssh a moment to end, so that it leaves the terminal as it was."""
-        self._end_input()
-        for step in (None, signal.SIGTERM, signal.SIGKILL):
-            if step is not None and self._process.poll() is None:
-                self._process.send_signal(step)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(CLOSE_TIMEOUT_S)
-                break
-        self._drain.join(CLOSE_TIMEOUT_S)
-        self._output.close()
-
-    def complaint(self) -> str:
-        """See :class:`~.frames.Stream`."""
-        if self._process.poll() is not None:
-            self._drain.join(1.0)  # a shared connection's process may hold the pipe
-        return self._tail.text()
 
     def failure(self) -> Optional[LwfmError]:
         """See :class:`~.transport.SshStream`."""
         return judged(self._process.poll(), self.complaint(), self._address, batch=self._batch)
-
-    def _end_input(self) -> None:
-        with suppress(OSError):
-            self._input.close()
-
-    def _pass_over(self, deadline: float) -> None:
-        """Read to the end of the output, or of ssh: a shared connection's process may hold the pipe."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._output, selectors.EVENT_READ)
-            while time.monotonic() < deadline:
-                if selector.select(POLL_S):
-                    if not os.read(self._output.fileno(), 64 * 1024):
-                        return
-                elif self._process.poll() is not None:
-                    return
-
-    def _drain_stderr(self) -> None:
-        pipe = self._process.stderr
-        assert pipe is not None
-        with pipe:
-            while True:
-                piece = pipe.read(64 * 1024)
-                if not piece:
-                    return
-                self._tail.add(piece)
 
 
 _UNREACHED = (

@@ -5,6 +5,7 @@ The same commands serve both sides: the near one opens the line, the far one is 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from ..client import Client
+from ..client.startup import without_job
 from ..errors import LwfmError
-from ..paths import Home
+from ..paths import Home, self_command
 from ..store.batch import vector_to_json
 from . import calls, contents, exchange, files
 from .address import Address
 from .agent_replica import AgentReplica
 from .far import command_line
 from .frames import Line
+from .process_stream import ProcessStream
 from .remote import RemoteReplica
 from .serve import Server
 from .streams import StandardStream
@@ -101,6 +104,22 @@ def connected(address: Address, ask: Optional[Asker], timeout_s: float = CONNECT
         if explanation is problem:
             raise
         raise explanation from problem
+    finally:
+        stream.close()
+
+
+@contextmanager
+def connected_here(home: str) -> Iterator[Line]:
+    """A line to the instance in a directory of this host, which is left at rest: nothing of it is run here.
+
+    Raises:
+        LwfmError: as :func:`connected`.
+    """
+    stream = ProcessStream([*self_command(), "--home", home, *SERVE, "--at-rest"], without_job(os.environ))
+    try:
+        line = Line(stream)
+        line.await_greeting()
+        yield line
     finally:
         stream.close()
 

@@ -157,7 +157,7 @@ def test_it_leaves_when_idle_and_takes_its_worker_along() -> None:
 
 
 def test_it_is_not_idle_while_a_job_runs_or_waits(tmp_path: Path) -> None:
-    with running_agent('[local]\ndriver = "local"\ncores = 1\n', ["--idle-exit", "0.5"]) as agent:
+    with running_agent('[local]\ndriver = "local"\ncores = 1\n', ["--idle-exit", "1.5"]) as agent:
         line = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; touch {tmp_path}/done.$LWFM_JOB_ID"
         agent.submit_many([{"command": line, "cwd": "/"}] * 2)
         agent.client.close()
@@ -169,11 +169,11 @@ def test_it_is_not_idle_while_a_job_runs_or_waits(tmp_path: Path) -> None:
 
 
 def test_it_is_not_idle_while_an_attached_process_runs() -> None:
-    with running_agent(options=["--idle-exit", "0.5"]) as agent, subprocess.Popen(["sleep", "600"]) as process:
+    with running_agent(options=["--idle-exit", "1.5"]) as agent, subprocess.Popen(["sleep", "600"]) as process:
         agent.client.post("/v1/jobs/attach", {"definition": {"command": "me"}, "pid": process.pid})
         agent.client.close()
         with pytest.raises(subprocess.TimeoutExpired):
-            agent.wait_gone(2)
+            agent.wait_gone(3)
         process.kill()
         assert agent.wait_gone() == 0
 

@@ -1,12 +1,25 @@
-"""The site `allocation` where there is none: refused, whether the agent or a driver of the user's own asks."""
+"""The site `allocation`: under the contract on real nodes; refused where there are none."""
 
 from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from lwfm import errors
+from lwfm.sites.base import Observation, SiteContext
+from lwfm.sync.site import SshSite
+from lwfm.testing import SiteContract, SiteUnderTest
 
-from support.agents import running_agent
+from support import cluster as bed
+from support.agents import new_home, running_agent
+from support.allocations import an_allocation
+from support.cluster import Cluster
+from support.peers import a_network, observed
+from support.ssh_server import sshd_program
+
+cluster = bed.cluster
 
 
 def test_without_an_allocation_its_jobs_are_refused() -> None:
@@ -19,3 +32,35 @@ def test_without_an_allocation_its_jobs_are_refused() -> None:
         assert names == ["local", "allocation"]
         checks = agent.client.post("/v1/sites/allocation/check", {})["checks"]
         assert [check["ok"] for check in checks] == [True, False, True, True]
+
+
+class TestOnAllocatedNodes(SiteContract):
+    """The site under the contract, on the nodes of a batch job in which its agent runs; that is reached by ssh."""
+
+    @pytest.fixture(scope="class")
+    def site(self, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteUnderTest]:
+        if sshd_program() is None:
+            pytest.skip("there is no sshd")
+        with a_network(tmp_path_factory.mktemp("ssh")) as network, an_allocation(cluster, nodes=2) as inside:
+            near = network.place("near")
+            inside.run("agent", "start")
+            inside.wait_nodes(*inside.hosts)
+            options = {"host": "far", "ssh_config": str(network.config), "remote_path": str(network.script)}
+            options.update(remote_home=str(inside.home), site="allocation")
+            driver = SshSite(SiteContext("cluster", options, near.home.root, near.home.repository))
+            assert driver.run is not None
+            ask = driver.run.status
+
+            def reported(job_ids: Sequence[str]) -> dict[str, Observation]:
+                ask([])
+                return {job_id: observed(near, job_id) for job_id in job_ids}
+
+            there = new_home()
+            yield SiteUnderTest(driver, tmp_path_factory.mktemp("here"), str(there), reported)
+            driver.close()
+            shutil.rmtree(there)
+
+    def test_its_jobs_run_on_those_nodes(self, site: SiteUnderTest) -> None:
+        job_id = site.submit("hostname")
+        assert site.until(job_id).facts["host"] in {"n1", "n2", "n3", "n4"}
+        assert site.output(job_id).decode().strip() in {"n1", "n2", "n3", "n4"}

@@ -120,7 +120,14 @@ def test_every_example_is_in_the_index() -> None:
     index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     missing = [
         path.name
-        for path in [*EXAMPLE_FILES, EXAMPLES / "melt", EXAMPLES / "insitu", EXAMPLES / "mxn"]
+        for path in [
+            *EXAMPLE_FILES,
+            EXAMPLES / "melt",
+            EXAMPLES / "insitu",
+            EXAMPLES / "mxn",
+            EXAMPLES / "decay",
+            EXAMPLES / "sweep",
+        ]
         if f"({path.name}" not in index
     ]
     assert not missing, f"examples/README.md does not list {missing}"
@@ -136,6 +143,16 @@ def test_insitu(instance: Instance, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["amplitude"] for row in rows] == ["10", "30", "60", "90", "120", "170"]
     assert all(float(row["period"]) == pytest.approx(float(row["exact"]), rel=1e-6) for row in rows)
+
+
+def test_decay(instance: Instance, tmp_path: Path) -> None:
+    """As docs/tutorial-start.md tells it."""
+    instance.cwd = tmp_path
+    done = instance.lwfm("run", str(EXAMPLES / "decay" / "study.py"))
+    assert done.returncode == 0, report(done)
+    assert "18 jobs, 18 COMPLETE" in done.stdout
+    (mean,) = tmp_path.glob("decay-results/*/mean.txt")
+    assert float(mean.read_text()) == pytest.approx(7.5, rel=0.05)
 
 
 def test_mxn(instance: Instance, tmp_path: Path) -> None:

@@ -12,13 +12,11 @@ import pytest
 from lwfm.contents import ContentStore
 from lwfm.errors import LwfmError, UnknownSite
 from lwfm.sites.base import Observation, SiteContext
-from lwfm.states import JobState
-from lwfm.store.projections import FACTS
 from lwfm.sync.site import SshSite
 from lwfm.testing import SiteContract, SiteUnderTest
 
 from support.agents import LINK
-from support.peers import Network, Place, a_network, kill
+from support.peers import Network, Place, a_network, kill, observed
 from support.ssh_server import make_key, sshd_program
 from support.waiting import wait_until
 
@@ -90,12 +88,6 @@ class TestContract(SiteContract):
             there = tmp_path_factory.mktemp("there")
             yield SiteUnderTest(driver, tmp_path_factory.mktemp("here"), str(there), reported)
             driver.close()
-
-
-def observed(place: Place, job_id: str) -> Observation:
-    job = place.job(job_id)
-    facts = {name: job[name] for name in FACTS if name in job}
-    return Observation(JobState(job["state"]), job.get("native_status"), job.get("native_id"), job.get("reason"), facts)
 
 
 def test_a_job_there_looks_like_one_here(places: tuple[Place, Place]) -> None:

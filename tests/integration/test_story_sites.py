@@ -5,6 +5,7 @@ While the sweep runs the connection is cut and the agent at the other end is kil
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.root, pytest.mark.slurm]
 
 cluster = bed.cluster
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 POINTS = range(1, 9)
 SITE = """\
 [cluster]
@@ -104,8 +106,8 @@ def test_from_the_laptop_to_the_queue_and_back(
     assert done["state"] == "COMPLETE", near.output(plotted, "stderr")
     assert near.output(plotted) == f"sum of squares: {sum(point**2 for point in POINTS)}\n".encode()
     assert [(scratch / f"ran{point}").read_text() for point in POINTS] == ["run\n"] * len(POINTS)
-    for job in [*sweep, collected, analysed, plotted]:
-        assert near.job(job)["state"] == "COMPLETE"
+    for job in [*sweep, collected, analysed, plotted]:  # what a job has put may be known before its end is
+        assert near.wait(job)["state"] == "COMPLETE"
     assert {near.job(job)["site"] for job in sweep} == {"cluster/slurm"}
     ids = {str(near.job(job)["native_id"]).partition("_")[0] for job in sweep}
     assert len(ids) == 1, "one array"
@@ -113,3 +115,28 @@ def test_from_the_laptop_to_the_queue_and_back(
     assert {analysed, collected} <= {node["id"] for node in behind["nodes"]}
     for place in (near, far):
         assert place.json("store", "verify")["ok"]
+
+
+def test_the_sweep_of_the_tutorial(cluster: Cluster, network: Network, scratch: Path, tmp_path: Path) -> None:
+    """examples/sweep as docs/tutorial-sites.md tells it; its files lie where the nodes see them."""
+    near, far = network.place("near", started=False), network.place("far", started=False)
+    far.configure('[slurm]\ndriver = "slurm"\npoll_s = 0.2\n')
+    far.env.update(cluster.environment)
+    near.configure(SITE.format(config=network.config, script=network.script, home=far.home.root))
+    done = near.lwfm(
+        "run", str(EXAMPLES / "sweep" / "sweep.py"), "--cluster", "cluster", "--queue", "cluster/slurm", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + far.log()
+    jobs = {job["name"]: job for job in near.json("job", "list", "--limit", "0")}
+    assert len(jobs) == 13
+    assert {job["state"] for job in jobs.values()} == {"COMPLETE"}
+    natives = {str(job["native_id"]).partition("_")[0] for name, job in jobs.items() if name.startswith("swing-")}
+    assert len(natives) == 1, "one array"
+    (plot,) = tmp_path.glob("sweep-results/*/periods.svg")
+    assert plot.read_text().count("<circle") == 8
+    with (plot.parent / "periods.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["period"]) for row in rows] == pytest.approx([float(row["exact"]) for row in rows], rel=1e-6)
+    behind = near.json("lineage", str(plot), "--up")
+    labels = {node["label"].rpartition("/")[2] for node in behind["nodes"]}
+    assert {"plot", "periods.csv", "analyse", "sweep.csv", "collect", "trajectory-1.csv", "swing-10"} <= labels

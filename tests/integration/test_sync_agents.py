@@ -338,7 +338,7 @@ def test_a_sync_that_repeats(network: Network) -> None:
 def test_an_agent_that_is_to_sync_again_does_not_leave(network: Network) -> None:
     near, other, far = network.place("near", started=False), network.place("other", started=False), network.place("far")
     for place in (near, other):
-        place.options = ["--idle-exit", "0.5"]
+        place.options = ["--idle-exit", "3"]
         place.start()
         place.client.post("/v1/peers", {"name": "far", "address": network.address(far)})
     near.client.post("/v1/peers", {"name": "far", "every_s": 3600})

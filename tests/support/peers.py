@@ -21,6 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
+from lwfm.sites.base import Observation
+from lwfm.states import JobState
+from lwfm.store.projections import FACTS
 from lwfm.sync.address import Address
 
 from support.agents import LINK, Agent, environment, new_home
@@ -54,15 +57,15 @@ class Place(Agent):
         super().__init__(root, env=env)
         self.name = name
 
-    def lwfm(self, *words: str, timeout_s: float = 90.0) -> subprocess.CompletedProcess[str]:
+    def lwfm(self, *words: str, timeout_s: float = 90.0, cwd: Path = Path("/")) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
-        with self.running(*words) as process:
+        with self.running(*words, cwd=cwd) as process:
             out, complaint = process.communicate(timeout=timeout_s)
         assert "Traceback" not in complaint, complaint
         return subprocess.CompletedProcess(process.args, process.returncode, out, complaint)
 
     @contextmanager
-    def running(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+    def running(self, *words: str, cwd: Path = Path("/")) -> Iterator[subprocess.Popen[str]]:
         """The command while it runs; killed at the end if it still does."""
         process = subprocess.Popen(
             [sys.executable, "-m", "lwfm", *words],
@@ -72,7 +75,7 @@ class Place(Agent):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            cwd="/",
+            cwd=cwd,
         )
         try:
             yield process
@@ -242,3 +245,10 @@ def kill(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def observed(place: Place, job_id: str) -> Observation:
+    """What an agent knows of a job, as a driver would say it."""
+    job = place.job(job_id)
+    facts = {name: job[name] for name in FACTS if name in job}
+    return Observation(JobState(job["state"]), job.get("native_status"), job.get("native_id"), job.get("reason"), facts)

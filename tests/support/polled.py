@@ -51,6 +51,7 @@ class ScriptedRun(Run):
         fail: what the next calls of a method raise, one after the other.
         impossible: what ``check`` raises.
         hold: calls wait for this, in the site's thread.
+        kept_homes: the instances that each job had of its own.
     """
 
     answers: dict[str, Observation] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class ScriptedRun(Run):
     impossible: Optional[Exception] = None
     printed: dict[str, bytes] = field(default_factory=dict)
     hold: Optional[threading.Event] = None
+    kept_homes: Sequence[str] = ()
     records_come: bool = False
     calls: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -80,6 +82,10 @@ class ScriptedRun(Run):
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
         self._called("cancel", job_id)
+
+    def homes(self, job_id: str) -> Sequence[str]:
+        self._called("homes", job_id)
+        return self.kept_homes
 
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
         self._called("output", job_id)
@@ -115,16 +121,20 @@ class Rig:
         self.writer = Writer(thread.store, thread.rules, self._on_commit, self._complete)
         self.builder = RequestBuilder(thread.vault, {}, "/programs")
         self.calls = SiteCalls()
+        self.collected: list[str] = []
         self.tasks: list[asyncio.Future[Any]] = []
         self.bringing = Bringing(
             self.writer, thread.outputs, self.calls, self._pillar, lambda name: self.site(name).health.bad,
-            self.builder.build, lambda work: self.tasks.append(asyncio.ensure_future(work)), pause_s=0.001,
+            self._collect, self.builder.build, lambda work: self.tasks.append(asyncio.ensure_future(work)), pause_s=0.001,
         )  # fmt: skip
         self.turns = Turns(
             self.writer, self.calls, self.run, self.limit, self.builder.build, self.placing, self.bringing,
             thread.outputs, hung_s,
         )  # fmt: skip
         self.sites: dict[str, PolledSite] = {}
+
+    async def _collect(self, home: str) -> None:
+        self.collected.append(home)
 
     def site(self, name: str) -> PolledSite:
         return self.sites.setdefault(name, PolledSite(name, asyncio.Event()))

@@ -53,7 +53,9 @@ class Node:
             )
             for number, command in enumerate(commands)
         ]
-        self.script.write_text(job_script(requests, str(self.jobs), str(self.script), Slurm().words))
+        self.script.write_text(
+            job_script(requests, str(self.jobs), str(self.script), Slurm().words, os.uname().nodename)
+        )
 
     def start(self, native: str = "7", **variables: str) -> subprocess.Popen[str]:
         environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": native, **variables}

@@ -469,6 +469,15 @@ class TestWhatIsLeft:
             assert (await sites.job(job))["stdout_bytes"] == 3
 
     @script
+    async def test_the_thread_of_its_own_instance(self, thread: Thread) -> None:
+        a = ScriptedRun(on_submit=COMPLETE, kept_homes=["/1.home", "/2.home"], fail={"homes": [SiteError("away")]})
+        async with rig(thread, a=a) as sites:
+            await sites.submit()
+            await sites.turn()
+            await sites.brought()
+            assert sites.collected == ["/1.home", "/2.home"]
+
+    @script
     async def test_a_site_that_does_not_say_is_given_up(self, thread: Thread) -> None:
         a = ScriptedRun(on_submit=COMPLETE, fail={"output": [SiteError("gone")] * 9})
         async with rig(thread, a=a) as sites:
