@@ -18,7 +18,7 @@ from .recorder import JobNow, Recorder
 from .states import JobState
 
 JSON = dict[str, Any]
-CUT_OUTPUT = "what it printed may be incomplete: the disk of its node was full when it ended"
+CUT_OUTPUT = "what it printed may be incomplete: the disk of its node was full while it ran"
 _CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_off", "node_lost")
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 

@@ -207,7 +207,9 @@ class Loop:
         spool.compact_when_due(idle=not runner.busy)
 
     def _try_again(self) -> None:
-        """The disk takes nothing: that it does again is told to nobody."""
+        """The disk takes nothing: that it does again is told to nobody. What runs meanwhile may have printed in vain."""
+        for job in self._runner.active.values():
+            job.disk_full = True
         if self._retry is None or self._retry.action is None:
             self._retry = self._timers.after(BLOCKED_RETRY_S, lambda: None)
 

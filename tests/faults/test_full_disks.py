@@ -134,7 +134,8 @@ def test_the_spool_is_full(tmp_path: Path) -> None:
         assert journal.count("start") == 2
         disk.make_room()
         recovered(agent, journal, [running, printing, *waiting, later])
-        assert "may be incomplete: the disk of its node was full" in agent.job(printing)["reason"]
+        assert "may be incomplete: the disk of its node was full while it ran" in agent.job(printing)["reason"]
+        assert "reason" not in agent.job(later), "it began when there was room again"
         assert not agent.worker()["trouble"]
 
 

@@ -22,7 +22,7 @@ MEMORY_TOLERANCE = (12.0, 1.0)
 """MiB that the line may rise, and how much of that for each minute."""
 FILES_TOLERANCE = (6.0, 0.2)
 """Descriptors, likewise."""
-STORE_BYTES_PER_JOB = 24 * 1024
+STORE_BYTES_PER_JOB = 12 * 1024
 """A job with its statuses, its properties, its share of logs and data, and the indices of all."""
 
 
