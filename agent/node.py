@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
 from .capacity import ALLOCATED, Capacity, Shape
+from .clock import deadline_time
 from .wire import Message
 
 MIN_RECENT = 3
@@ -98,7 +99,7 @@ class Node:
 
     def has_time(self, shape: Shape) -> bool:
         """Whether a job that starts now ends, by its time limit, while the node is ours."""
-        return self.last_start is None or time.time() + (shape.time_limit_s or 0.0) <= self.last_start
+        return self.last_start is None or deadline_time() + (shape.time_limit_s or 0.0) <= self.last_start
 
     def fits(self, shape: Shape, backlog: int = 0) -> bool:
         """Whether a job may be sent here now, with ``backlog`` more than there is room for."""

@@ -1,4 +1,5 @@
-"""Judging nodes by what is heard of them, without nodes; a time in which the agent itself was stopped counts for nobody."""
+"""Judging nodes by what is heard of them, without nodes: a time in which the agent itself was stopped counts for nobody, and a
+clock that is set ends no allocation."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from lwfm.capacity import Capacity, Shape
+from lwfm.deadline import Deadline
 from lwfm.heartbeat import Heartbeat
+from lwfm.node import Node
 
 
 @dataclass
@@ -76,3 +80,35 @@ def test_the_agent_was_stopped(caplog: pytest.LogCaptureFixture) -> None:
     assert workers.lost == []
     assert not workers.connections["w"].closed
     assert "was stopped, or starved, for 3" in caplog.text
+
+
+@pytest.mark.parametrize("jump_s", [86400.0, -86400.0])
+def test_a_clock_that_is_set_ends_no_allocation_and_delays_no_end(
+    jump_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut: list[str] = []
+    dispatcher = cast("Any", Dispatched(cut))
+
+    async def watched() -> None:
+        now, real = time.time(), time.time
+        later = asyncio.ensure_future(Deadline(dispatcher, "slurm-1", now + 3600, 60.0).run())
+        soon = Deadline(dispatcher, "slurm-2", now + 1.5, 60.0)
+        monkeypatch.setattr("lwfm.clock.time.time", lambda: real() + jump_s)
+        node = Node("w", "n1", 1, Capacity(1, 1, 0), None, last_start=now + 3600)
+        assert node.has_time(Shape(Capacity(1, 0, 0), time_limit_s=600))
+        await asyncio.wait_for(soon.run(), 30)
+        await asyncio.sleep(0.1)
+        later.cancel()
+
+    asyncio.run(watched())
+    assert cut == ["slurm-2"]
+
+
+@dataclass
+class Dispatched:
+    cut: list[str]
+
+    def last_start_by(self, moment: float, allocation: str) -> None: ...
+
+    def cut_off(self, allocation: str, reason: str, grace_s: float) -> None:
+        self.cut.append(allocation)
