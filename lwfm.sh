@@ -16,6 +16,7 @@ For work on lwfm itself:
        ./lwfm.sh check [--fix]   format, lint, types and import contracts; --fix repairs what it can
        ./lwfm.sh build [ARGS]    make dist/lwfm.pyz
        ./lwfm.sh bench [ARGS]    run the benchmarks
+       ./lwfm.sh soak [ARGS]     mixed load on a Slurm of its own while everything fails: --minutes N --seed S (needs root)
        ./lwfm.sh help            show this (also --help-dev)
 $LWFM_PYTHON names the Python (3.9 or newer) to set up .venv with.
 END
@@ -169,6 +170,10 @@ check)
 build)
     need_dev
     exec "$python" "$root/build/make_pyz.py" "${@:2}"
+    ;;
+soak)
+    need_dev
+    exec "$python" "$root/tests/soak/run.py" "${@:2}"
     ;;
 bench)
     need_dev

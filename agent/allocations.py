@@ -20,6 +20,7 @@ from . import presence, recovery
 from .allocation import Allocation
 from .allotment import PREFIX, Allotment, find_allotments
 from .asking import mark_of, prepare, submit
+from .clock import deadline_time
 from .created import Created
 from .deadline import Deadline
 from .dispatcher import Dispatcher
@@ -355,7 +356,7 @@ class CreatedAllocations:
 
     async def _until_end(self, created: Created, ends_at: float) -> None:
         await Deadline(self._dispatcher, created.allocation, ends_at, self._notice_s).run()
-        await _until(lambda: not self._is_at_work(created), max(0.0, ends_at - time.time()))
+        await _until(lambda: not self._is_at_work(created), max(0.0, ends_at - deadline_time()))
         self._give_back(created, "its time is nearly over")
 
     async def _finish(self, created: Created, native: str) -> None:

@@ -78,7 +78,7 @@ class AttachedJobs:
             await _gone(pid, start_s, lambda: job_id in self._watched)
         await asyncio.sleep(GRACE_S)
         if job_id in self._watched:
-            await self._writer.write(_record_gone, job_id, pid)
+            await self._writer.durably(_record_gone, job_id, pid)
             self.forget(job_id)
 
 

@@ -127,7 +127,7 @@ class Bringing:
         sheets = await self._declared(site, repo, job_id) if repo is not None else []
         faultpoints.hit("bringing.fetched")
         try:
-            await self._writer.write(record_brought, job_id, printed, sheets, self._outputs)
+            await self._writer.durably(record_brought, job_id, printed, sheets, self._outputs)
         except StoreError:
             if give_up:
                 return

@@ -11,6 +11,7 @@ import time
 from datetime import datetime, timezone
 from functools import lru_cache
 
+_PASSING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 MAX_ADVANCE_MS = 24 * 3600 * 1000
 """How far a received stamp may pull our clock ahead of the wall clock; one from further ahead is not followed."""
 
@@ -33,6 +34,19 @@ def utc_now() -> str:
     """The time now, as :func:`utc_text`."""
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
     return f"{_to_the_second(seconds)}.{rest // 1000:06d}Z"
+
+
+def deadline_time() -> float:
+    """Seconds since the epoch by a clock that nobody sets: what has passed, sleep included, since it was first asked for.
+
+    What ends at a time that a scheduler has told ends neither sooner nor later because this host's clock is set meanwhile.
+    """
+    return _began() + time.clock_gettime(_PASSING)
+
+
+@lru_cache(maxsize=1)
+def _began() -> float:
+    return time.time() - time.clock_gettime(_PASSING)
 
 
 def parse_utc(text: str) -> float:

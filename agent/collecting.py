@@ -45,4 +45,4 @@ class Collecting:
         def work(recorder: Recorder) -> None:
             nesting.note_inner(recorder.transaction, origin, inner)
 
-        await self._writer.write(work)
+        await self._writer.durably(work)

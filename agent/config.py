@@ -81,6 +81,18 @@ def seconds_option(options: Mapping[str, Any], name: str, default: float, *, zer
     return float(value)
 
 
+def nice_option(options: Mapping[str, Any]) -> int:
+    """The option ``nice`` of ``[local]``: how far the agent and what runs on its node step back for others, 0 to 19; 0 without.
+
+    Raises:
+        ConfigError: it is not such a number.
+    """
+    value = options.get("nice", 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 19:
+        raise ConfigError(f"sites.toml: nice of [local] must be a whole number from 0 to 19, not {value!r}")
+    return int(value)
+
+
 def choice_option(options: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
     """An option of ``[local]`` that is one of several words; the first when it is not given.
 

@@ -110,6 +110,11 @@ class Connection:
         if future is not None and not future.done():
             future.set_result(message)
 
+    def abort(self) -> None:
+        """End the connection at once: who does not answer will not say goodbye either, which TLS would wait for half a minute."""
+        self.close()
+        self._writer.transport.abort()
+
     def close(self) -> None:
         """End the connection, and what waits for it."""
         for future in self._reads.values():

@@ -16,7 +16,7 @@ from .allocated import NO_LIMIT, START_TIMEOUT_S, capacity_of
 from .allocation import allocation_name
 from .allotment import Allotment, Asked, Begun
 from .capacity import Capacity
-from .clock import utc_text
+from .clock import deadline_time, utc_text
 from .connections import Gate
 from .errors import InvalidRecord, NotFound
 from .listening import shown
@@ -149,7 +149,7 @@ class Created(Gate):
             "hosts": hostlist.fold(self.hosts) or None,
             "workers": workers,
             "time_s": asked.time_s,
-            "time_left_s": None if self.ends_at is None else max(0, round(self.ends_at - time.time())),
+            "time_left_s": None if self.ends_at is None else max(0, round(self.ends_at - deadline_time())),
             "ends_at": None if self.ends_at is None else utc_text(self.ends_at),
             "idle_s": asked.idle_s,
             "reason": self.reason,

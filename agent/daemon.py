@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from .api.calls import routes
 from .api.server import Server
@@ -22,6 +22,7 @@ from .lease import Ownership
 from .logfiles import SHARED_LOG, LogFile
 from .ownership import owned
 from .paths import Home, locate, write_program
+from .shortages import busy_with
 
 DEFAULT_IDLE_EXIT_S = 900.0
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -71,15 +72,23 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             serving = _serve(home, ownership, options.idle_exit or None, options.ready_fd, at_rest=options.at_rest)
             asyncio.run(serving)
     except LwfmError as error:
-        _logger.error("%s", error)
-        _report(options.ready_fd, {"error": error.to_json()})
-        if options.ready_fd is None:
-            sys.stderr.write(f"lwfm: {error.message}\n" + (f"  → {error.hint}\n" if error.hint else ""))
-        return error.exit_code
-    except Exception:
+        return _refused(error, options.ready_fd)
+    except Exception as error:
+        busy = busy_with(error)
+        if busy is not None:
+            return _refused(busy, options.ready_fd)
         _logger.exception("the agent failed")
         raise
     return 0
+
+
+def _refused(error: LwfmError, ready_fd: Optional[int]) -> int:
+    """There can be no agent now: tell whoever started it; the exit code."""
+    _logger.error("%s", error)
+    _report(ready_fd, {"error": error.to_json()})
+    if ready_fd is None:
+        sys.stderr.write(f"lwfm: {error.message}\n" + (f"  → {error.hint}\n" if error.hint else ""))
+    return error.exit_code
 
 
 async def _serve(
@@ -92,6 +101,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, instance.stopping.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    loop.set_exception_handler(_unhandled)
     await instance.start()
     server.start()
     _spare_the_collector()
@@ -101,6 +111,16 @@ async def _serve(
     _logger.info("leaving")
     await server.stop()
     await instance.close(stop_worker=True, kill=instance.kill_on_stop)
+
+
+def _unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What the event loop itself met, such as a worker that it could not let in."""
+    error = context.get("exception")
+    busy = busy_with(error) if error is not None else None
+    if busy is not None:
+        _logger.error("%s: %s", context.get("message"), busy)
+    else:
+        loop.default_exception_handler(context)
 
 
 def _spare_the_collector() -> None:
@@ -123,6 +143,7 @@ def _start_log(home: Home) -> None:
     handler = LogHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.raiseExceptions = False  # a full disk: what it says of that would take the first space there is again
     logging.getLogger("tornado.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     with contextlib.suppress(OSError):

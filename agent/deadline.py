@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
-from .clock import utc_text
+from .clock import deadline_time, utc_text
 from .dispatcher import Dispatcher
 
 DEFAULT_NOTICE_S = 60.0
 SHORTEST_SHARE = 0.1
 """In a short allocation the notice is no more than this share of what is left of it."""
 WAKE_S = 30.0
-"""A clock may be set, and a machine may sleep: look at least so often."""
+"""A machine may sleep: look at least so often."""
 _logger = logging.getLogger(__name__)
 
 
@@ -32,13 +31,13 @@ class Deadline:
         self._dispatcher = dispatcher
         self._allocation = allocation
         self._ends_at = ends_at
-        self._notice_s = min(notice_s, max(0.0, (ends_at - time.time()) * SHORTEST_SHARE))
+        self._notice_s = min(notice_s, max(0.0, (ends_at - deadline_time()) * SHORTEST_SHARE))
         dispatcher.last_start_by(ends_at - self._notice_s, allocation)
 
     async def run(self) -> None:
         """Wait for the end, then cut off what still runs."""
         while True:
-            left_s = self._ends_at - self._notice_s - time.time()
+            left_s = self._ends_at - self._notice_s - deadline_time()
             if left_s <= 0:
                 break
             await asyncio.sleep(min(left_s, WAKE_S))

@@ -315,6 +315,16 @@ class Dispatcher:
             if flight.claimed and not flight.sent:
                 self._send(flight.worker_id, [flight])
 
+    def troubled(self, worker_id: str, reason: str) -> None:
+        """A worker cannot start anything at the moment; without a reason: it can again."""
+        node = self.nodes.get(worker_id)
+        if node is not None and node.trouble != reason:
+            node.trouble = reason
+            level = logging.ERROR if reason else logging.WARNING
+            _logger.log(level, "node %s: %s", node.name, reason or "jobs can be started again")
+            self._changed.add(worker_id)
+            self._schedule()
+
     def ended(self, job_id: str, attempt: int) -> None:
         """A job has left its worker; its room is free."""
         flight = self.flights.get(job_id)

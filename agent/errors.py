@@ -23,7 +23,8 @@
     │   ├── StoreTooNew           written by a newer lwfm
     │   ├── StoreCorrupt          the chain or a projection does not verify
     │   ├── StoreLocked           another process owns it
-    │   └── StoreFull             no space left
+    │   ├── StoreFull             no space or quota left
+    │   └── StoreUnwritable       its disk takes no writes now
     ├── InsecureState             a file or socket of ours belongs to somebody else
     └── WaitTimeout               the time given to a wait has passed
 
@@ -189,6 +190,13 @@ class StoreFull(StoreError):
     """There is no space left for the thread store."""
 
     http_status = 507
+    transient = True
+
+
+class StoreUnwritable(StoreError):
+    """The thread store cannot be written now."""
+
+    http_status = 503
     transient = True
 
 

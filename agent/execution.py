@@ -18,6 +18,7 @@ from .recorder import JobNow, Recorder
 from .states import JobState
 
 JSON = dict[str, Any]
+CUT_OUTPUT = "what it printed may be incomplete: the disk of its node was full while it ran"
 _CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_off", "node_lost")
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")
 
@@ -72,6 +73,8 @@ def record_ended(
         return
     facts = _facts(recorder, message, host, outputs)
     state, reason = verdict(message)
+    if message.get("disk_full"):
+        reason = f"{reason}; {CUT_OUTPUT}" if reason else CUT_OUTPUT
     for sheet in sheets:
         recorder.record_data({**sheet.to_json(), "job_id": job_id, "workflow_id": job.workflow_id})
     if state is JobState.FAILED and attempt <= job.retries and job.state is not JobState.FINISHING:

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from .workers import WorkerServer
 
 PING_S = 5.0
+AWAY_S = 2.0
+"""Who comes so much too late was away."""
 SILENT_S = 20.0
 DEFAULT_LOST_S = 90.0
 """Longer than a switch or a file server takes to come back, shorter than anybody wants to wait for a dead node."""
@@ -49,10 +51,23 @@ class Heartbeat:
         for worker_id, host in (await self._claimants()).items():
             if host and host != self._local_host:
                 self._missed[worker_id] = (host, time.monotonic())
+        pause_s = min(PING_S, self._lost_s / 4)
         while True:
-            await asyncio.sleep(min(PING_S, self._lost_s / 4))
+            began = time.monotonic()
+            await asyncio.sleep(pause_s)
+            self._excuse(time.monotonic() - began - pause_s)
             self._ask()
             await self._judge()
+
+    def _excuse(self, away_s: float) -> None:
+        """While we ourselves were stopped we could hear nobody: that time is held against no node."""
+        if away_s < AWAY_S:
+            return
+        _logger.warning("this agent was stopped, or starved, for %.0f s: no node is judged by that time", away_s)
+        for connection in self._workers.connections.values():
+            connection.heard_at = min(time.monotonic(), connection.heard_at + away_s)
+        for worker_id, (host, since) in self._missed.items():
+            self._missed[worker_id] = (host, since + away_s)
 
     def _ask(self) -> None:
         now = time.monotonic()
@@ -64,7 +79,7 @@ class Heartbeat:
             if silent_s > min(SILENT_S, self._lost_s):
                 _logger.warning("worker %s on %s: silent for %.0f s", worker_id, connection.host, silent_s)
                 self._missed[worker_id] = (connection.host, connection.heard_at)
-                connection.close()
+                connection.abort()
             elif silent_s > PING_S / 2:
                 connection.send([{"t": "ping"}])
 

@@ -25,10 +25,19 @@ from .candidates import Placement, Placing, Standing, candidates_of
 from .capacity import shape_of
 from .clock import utc_text
 from .collecting import Collecting
-from .config import LOCAL_SITE, SiteConfig, choice_option, labels_option, read_sites, seconds_option, signature
+from .config import (
+    LOCAL_SITE,
+    SiteConfig,
+    choice_option,
+    labels_option,
+    nice_option,
+    read_sites,
+    seconds_option,
+    signature,
+)
 from .deadline import DEFAULT_NOTICE_S, Deadline
 from .dispatcher import Dispatcher, Flight
-from .errors import ConfigError, LwfmError
+from .errors import AgentBusy, ConfigError, LwfmError, StoreError
 from .events import Rules
 from .files import FileRecorder
 from .former import settle_former
@@ -43,11 +52,13 @@ from .notify import delivery
 from .outputs import OutputStore
 from .paths import CACHE_VARIABLE, Home, user_name
 from .polling import PolledSites
+from .processes import be_nice
 from .recorder import Effects, Recorder
 from .repeating import RepeatedSyncs
 from .requests import RequestBuilder, SiteRequest
 from .sealing import Vault
 from .service import Service
+from .shortages import busy_with
 from .sitecalls import SiteCalls
 from .sites.base import JobRequest, Run, SiteContext
 from .sites.process import ProcessRun
@@ -56,6 +67,7 @@ from .snapshots import Snapshots, policy_of
 from .states import JobState
 from .store import Connection, Store, nesting
 from .store.origins import JobsElsewhere
+from .troubles import STORE, Troubles
 from .turns import Turns
 from .variables import WITHIN_VARIABLE
 from .watch import Watch
@@ -72,6 +84,8 @@ LEAVE_S = 3.0
 """So long the agent waits, when it leaves, for what drivers are at."""
 MEET_S = 3.0
 """A worker dials at least once a second."""
+BEGIN_AGAIN_S = 5.0
+WORKER = "the worker of this node"
 THREADS = 64
 """For what blocks, such as calls to sites: so many that one site that hangs leaves some to the others."""
 _logger = logging.getLogger(__name__)
@@ -123,7 +137,10 @@ class Instance:
             self.service.reset()
             self.dispatcher.release()
 
-        self.writer = Writer(self.store, rules, self._on_commit, self._complete, self._is_crowded, forget)
+        self.troubles = Troubles()
+        self.writer = Writer(
+            self.store, rules, self._on_commit, self._complete, self._is_crowded, forget, self.troubles
+        )
         self.watch = Watch()
         self.syncs = RepeatedSyncs(home, self.writer)
         self.snapshots = Snapshots(self.store, self.writer, policy_of(sites[LOCAL_SITE].options, home))
@@ -144,7 +161,9 @@ class Instance:
             self.builder,
             self.files,
             self.spawn,
+            self.troubles,
         )
+        self._nice = nice_option(local_options)
         labelled = labels_option(local_options)
         self.workers.labels = lambda host: frozenset(
             label for label, hosts in labelled.items() if any(hostlist.same_host(host, other) for other in hosts)
@@ -195,7 +214,7 @@ class Instance:
         self.home.wanted.unlink(missing_ok=True)  # whoever wanted one that leaves has gone on
         if self.at_rest:
             await self.writer.write(recovery.lay_to_rest)
-            self.spawn(self._look_after())
+            self.spawn(_kept_going(self._look_after))
             return
         within = os.environ.get(WITHIN_VARIABLE, "").split()
         if within:
@@ -220,11 +239,8 @@ class Instance:
         await self.workers.start()
         self.worker.start()
         faultpoints.hit("instance.started")
-        self.spawn(self._look_after())
-        self.spawn(self.heartbeat.run())
-        self.spawn(self.created.run())
-        self.spawn(self.syncs.run())
-        self.spawn(self.snapshots.run())
+        for loop in (self._look_after, self.heartbeat.run, self.created.run, self.syncs.run, self.snapshots.run):
+            self.spawn(_kept_going(loop))
         if self.store.notice:
             _logger.warning("%s", self.store.notice)
 
@@ -250,7 +266,9 @@ class Instance:
         allocation = None
         try:
             allocation = await asyncio.to_thread(find_allocation)
-            if allocation is not None:
+            if allocation is None:
+                be_nice(self._nice)  # there are others on this node
+            else:
                 allocated = AllocatedWorkers(self.home, allocation, self.workers, self._channel)
                 self.workers.gate = allocated
                 self.worker.use_allocated()
@@ -329,6 +347,7 @@ class Instance:
             "allocation": self._allocation(), "allocations": self.created.describe(),
             "workers": [node.facts() for node in self.dispatcher.nodes.values()],
             "notices": [self.store.notice] if self.store.notice else [],
+            "accepts": STORE not in self.troubles, "troubles": self.troubles.listed(),
         }  # fmt: skip
 
     def _allocation(self) -> Optional[dict[str, Any]]:
@@ -506,7 +525,7 @@ class Instance:
                 if job is not None:
                     recorder.record_status(job, JobState.FAILED, reason=f"the site did not take it: {error.message}")
 
-        await self.writer.write(record)
+        await self.writer.durably(record)
 
     async def _claim(
         self, worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]
@@ -520,7 +539,7 @@ class Instance:
 
     def _settle_dropped(self, job_id: str, attempt: int) -> None:
         async def settle() -> None:
-            await self.writer.write(recovery.settle_dropped, job_id, attempt)
+            await self.writer.durably(recovery.settle_dropped, job_id, attempt)
 
         self.spawn(settle())
 
@@ -564,21 +583,43 @@ class Instance:
                 self.vault.forget(owner)
 
     async def _look_after(self) -> None:
-        """Keep a worker there; leave when there has been nothing to do for long enough."""
+        """Keep a worker there, see whether what does not work works again; leave when there has been nothing to do for long."""
         while not self.stopping.is_set():
             if not self.workers.connections and not self.at_rest:
-                self.worker.ensure()
+                self._keep_worker()
             if self._is_idle():
                 self.stopping.set()
                 return
-            if time.monotonic() - self._marked_at > MARK_S:
-                self._marked_at = time.monotonic()
-                await self.writer.alone(Store.mark)
-            pause = 1.0 if not self.workers.connections else min(5.0, (self.idle_exit_s or 20.0) / 4)
+            await self._try_store()
+            hurry = not self.workers.connections or bool(self.troubles)
+            pause = 1.0 if hurry else min(5.0, (self.idle_exit_s or 20.0) / 4)
             try:
                 await asyncio.wait_for(self.stopping.wait(), pause)
             except asyncio.TimeoutError:
                 continue
+
+    def _keep_worker(self) -> None:
+        try:
+            self.worker.ensure()
+        except OSError as error:
+            busy = busy_with(error)
+            self.troubles.meet(
+                WORKER, f"it cannot be started: {busy.message if busy else error}", busy.hint if busy else None
+            )
+        else:
+            self.troubles.over(WORKER)
+
+    async def _try_store(self) -> None:
+        """Note now and then how far the store has come; where the disk refused something, whether it still does."""
+        try:
+            if STORE in self.troubles:
+                await self.writer.alone(Store.try_room)
+                self.troubles.over(STORE)
+            if time.monotonic() - self._marked_at > MARK_S:
+                await self.writer.alone(Store.mark)
+                self._marked_at = time.monotonic()
+        except (StoreError, AgentBusy) as error:
+            self.troubles.meet(STORE, error.message, error.hint)
 
     def _is_crowded(self) -> bool:
         """Whether so many jobs are under way that none is waited for by itself."""
@@ -604,6 +645,16 @@ class Instance:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _logger.error("a task failed", exc_info=task.exception())
+
+
+async def _kept_going(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run what never ends, again when it has failed."""
+    while True:
+        try:
+            return await loop()
+        except Exception:
+            _logger.exception("%s failed; it is begun again", getattr(loop, "__qualname__", loop))
+        await asyncio.sleep(BEGIN_AGAIN_S)
 
 
 def _still_needed(connection: Connection, owner: str, origin: str) -> bool:

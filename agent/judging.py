@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Optional
 
 from .capacity import Capacity, Shape
+from .clock import deadline_time
 from .errors import ResourcesImpossible
 from .node import Node
 
@@ -52,8 +52,11 @@ def why_not_now(shape: Shape, nodes: Sequence[Node]) -> Optional[str]:
     if len(able) < shape.nodes:
         return f"waits for nodes: {len(able)} of the {shape.nodes} it needs that could run it are here"
     if sum(node.has_time(shape) for node in able) >= shape.nodes:
-        return None
-    left_s = max(0.0, max(node.last_start or 0.0 for node in able) - time.time())
+        troubled = [node for node in able if node.trouble]
+        if len(able) - len(troubled) >= shape.nodes:
+            return None
+        return f"node {troubled[0].name} starts no jobs at the moment: {troubled[0].trouble}"
+    left_s = max(0.0, max(node.last_start or 0.0 for node in able) - deadline_time())
     if shape.time_limit_s is None or left_s == 0:
         return "is kept for another allocation: this one is about to end"
     limit = f"its time limit is {shape.time_limit_s:.0f} s, and of this one {left_s:.0f} s are left"

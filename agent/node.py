@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
 from .capacity import ALLOCATED, Capacity, Shape
+from .clock import deadline_time
 from .wire import Message
 
 MIN_RECENT = 3
@@ -35,6 +36,7 @@ class Node:
         allocation: the allocation it is of; empty for none.
         labels: what jobs can ask for; its names are among them.
         last_start: seconds since the epoch after which nothing may run there any more; None: no such time.
+        trouble: why nothing can be started there at the moment; empty where it can.
     """
 
     worker_id: str
@@ -51,6 +53,7 @@ class Node:
     gpus_used: int = 0
     running: int = 0
     gang_parts: int = 0
+    trouble: str = ""
     contexts: set[str] = field(default_factory=set)
     window_start: float = 0.0
     ended_now: int = 0
@@ -96,10 +99,12 @@ class Node:
 
     def has_time(self, shape: Shape) -> bool:
         """Whether a job that starts now ends, by its time limit, while the node is ours."""
-        return self.last_start is None or time.time() + (shape.time_limit_s or 0.0) <= self.last_start
+        return self.last_start is None or deadline_time() + (shape.time_limit_s or 0.0) <= self.last_start
 
     def fits(self, shape: Shape, backlog: int = 0) -> bool:
         """Whether a job may be sent here now, with ``backlog`` more than there is room for."""
+        if self.trouble:
+            return False
         needs, total = shape.needs, self.capacity
         if self.gpus_used + needs.gpus > total.gpus or self.memory_used + needs.memory_bytes > total.memory_bytes:
             return False
@@ -125,5 +130,5 @@ class Node:
             "cores": self.capacity.cores, "cores_used": min(self.cores_used, self.capacity.cores),
             "memory_bytes": self.capacity.memory_bytes, "memory_used_bytes": self.memory_used,
             "gpus": self.capacity.gpus, "gpus_used": self.gpus_used, "jobs": self.running,
-            "allocation": self.allocation or None, "labels": sorted(self.labels),
+            "trouble": self.trouble or None, "allocation": self.allocation or None, "labels": sorted(self.labels),
         }  # fmt: skip

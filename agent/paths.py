@@ -167,6 +167,11 @@ def private_directory(path: Path) -> None:
             f"cannot use {path}: {error.strerror}", hint="set LWFM_HOME to a directory you can write to"
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise ConfigError(
+                f"cannot write to {path}: its file system is mounted read-only",
+                hint="have it mounted for writing, or set LWFM_HOME to a directory you can write to",
+            )
         raise ConfigError(f"cannot write to {path}", hint="set LWFM_HOME to a directory you can write to")
 
 

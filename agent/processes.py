@@ -459,3 +459,14 @@ def _inspect_portably(pid: int) -> Optional[Entry]:
             )
     except (psutil.Error, OSError):
         return None
+
+
+def be_nice(level: int) -> None:
+    """Give this process, with all its threads, a niceness of at least ``level`` (0 to 19); what it starts inherits it."""
+    for name in os.listdir("/proc/self/task"):
+        thread = int(name)
+        try:
+            if os.getpriority(os.PRIO_PROCESS, thread) < level:
+                os.setpriority(os.PRIO_PROCESS, thread, level)
+        except ProcessLookupError:
+            pass  # it has ended

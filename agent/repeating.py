@@ -88,7 +88,7 @@ class RepeatedSyncs:
             except Exception as error:  # whatever it is: it must not be started again at once
                 problem = f"cannot be started: {error}"
             # before it is looked what is due: it would be due still
-            await self._writer.write(
+            await self._writer.durably(
                 lambda recorder: _note_missing(recorder.transaction.connection, name, before, problem)
             )
         finally:

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreError
+from .errors import StoreError, StoreUnwritable
 from .paths import write_private
 from .redaction import redact_environment, redact_text, redact_words
+from .shortages import shortage_of
 
 JSON = dict[str, Any]
 
@@ -81,5 +82,8 @@ class Vault:
         try:
             write_private(path, json.dumps(kept).encode("utf-8"))
         except OSError as error:
+            short = shortage_of(error)
+            if short is not None:
+                raise StoreUnwritable(f"cannot keep a secret in {path}: {short.message}", hint=short.hint) from error
             raise StoreError(f"cannot keep a secret in {path}: {error.strerror}") from error
         self._held.add(owner)

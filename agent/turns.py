@@ -172,12 +172,12 @@ class Turns:
         backlog = site.backlog
         never = [job_id for job_id in unknown if job_id in backlog.doubtful]
         if never:
-            await self._writer.write(take_back, never)
+            await self._writer.durably(take_back, never)
             for job_id in never:
                 backlog.wait_again(job_id)
         missing = [job_id for job_id in unknown if backlog.missed(job_id)]
         if missing:
-            await self._writer.write(record_missing, missing)
+            await self._writer.durably(record_missing, missing)
 
     async def _cancel(self, site: PolledSite, run: Run) -> None:
         """Tell the site what is to be stopped. What it does not take it is told again; nothing else waits for that."""
@@ -189,7 +189,7 @@ class Turns:
                 await self._call(site, run.cancel, job_id, attempt, reason)
             except _DriverError as failed:
                 if isinstance(failed.error, NotFound) and job_id not in site.backlog.there:
-                    await self._writer.write(take_back, [job_id])
+                    await self._writer.durably(take_back, [job_id])
                     site.backlog.forget(job_id)
                     continue
                 failures += 1
@@ -197,7 +197,7 @@ class Turns:
                 if job_id not in site.unheard:
                     site.unheard.add(job_id)
                     told = f"site {site.name} was not told to stop it, which is tried again: {failed.error.message}"
-                    await self._writer.write(record_trouble, [job_id], told)
+                    await self._writer.durably(record_trouble, [job_id], told)
                 continue
             faultpoints.hit("turns.cancelled")
             site.unheard.discard(job_id)
@@ -226,7 +226,7 @@ class Turns:
 
     async def _durably_handed(self, site: PolledSite, taken: Sequence[Waiting]) -> list[JobRequest]:
         try:
-            return await self._writer.write(hand_over, site.name, taken, self._build)
+            return await self._writer.durably(hand_over, site.name, taken, self._build)
         except LwfmError:
             for job in taken:
                 site.backlog.wait_again(job.job_id)
@@ -258,7 +258,7 @@ class Turns:
         }
         taken = {job_id: observed for job_id, observed in ours.items() if job_id not in refused}
         if run.records_come:
-            for job_id in await self._writer.write(note_there, site.name, list(taken)):
+            for job_id in await self._writer.durably(note_there, site.name, list(taken)):
                 site.backlog.known(job_id)
         elif taken:
             await self._hear(site, run, taken)
@@ -266,7 +266,7 @@ class Turns:
             for job_id in refused:
                 site.backlog.forget(job_id)
             faultpoints.hit("turns.refused")
-            await self._writer.write(record_refused, site.name, refused, self._build, self._placing().choose)
+            await self._writer.durably(record_refused, site.name, refused, self._build, self._placing().choose)
 
     async def _hear(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
         """Record what the site says; whether that was anything new."""
@@ -278,7 +278,7 @@ class Turns:
         return changed
 
     async def _hear_part(self, site: PolledSite, run: Run, said: Mapping[str, Observation]) -> bool:
-        heard = await self._writer.write(record_observations, site.name, said)
+        heard = await self._writer.durably(record_observations, site.name, said)
         for job_id in heard.going_on:
             site.backlog.known(job_id)
         for job_id in heard.over:
@@ -296,7 +296,7 @@ class Turns:
                         _logger.info("site %s: output of job %s was not brought: %s", site.name, job_id, error)
             faultpoints.hit("turns.again")
             failed = {job_id: said[job_id] for job_id in heard.again}
-            changed |= await self._writer.write(record_failures, site.name, failed, brought, self._outputs)
+            changed |= await self._writer.durably(record_failures, site.name, failed, brought, self._outputs)
         return changed
 
     async def _failed(self, site: PolledSite, error: LwfmError) -> None:
@@ -316,12 +316,12 @@ class Turns:
         if site.health.state == LOGIN:
             reason = f"waits for a login: lwfm site login {site.name}"
         for start in range(0, len(tell), AT_A_TIME):
-            await self._writer.write(record_trouble, tell[start : start + AT_A_TIME], reason)
+            await self._writer.durably(record_trouble, tell[start : start + AT_A_TIME], reason)
         movable = backlog.movable(backlog.waiting)
         trouble = site.trouble or reason
         for start in range(0, len(movable), AT_A_TIME):
             part = movable[start : start + AT_A_TIME]
-            gone = await self._writer.write(move, site.name, part, self._build, self._placing().choose, trouble)
+            gone = await self._writer.durably(move, site.name, part, self._build, self._placing().choose, trouble)
             for job_id in gone:
                 backlog.forget(job_id)
 

@@ -21,7 +21,7 @@ from . import faultpoints, presence, recovery
 from .capacity import Capacity
 from .connections import Connection, Gate
 from .dispatcher import Dispatcher
-from .errors import LwfmError, NotFound, ProtocolMismatch
+from .errors import ConfigError, LwfmError, NotFound, ProtocolMismatch
 from .execution import record_ended, record_started
 from .files import FileRecorder
 from .gangs import Part
@@ -31,13 +31,16 @@ from .outputs import OutputStore
 from .recorder import Recorder
 from .rendezvous import Address
 from .requests import RequestBuilder
+from .shortages import busy_with
 from .sites.base import JobRequest
+from .troubles import Troubles
 from .wire import Decoder, Message, agree
 from .writer import Writer
 
 READ_BYTES = 256 * 1024
 RETRY_S = 1.0
-"""How long to wait before writing again what the store could not take."""
+"""How long to wait before keeping again what could not be kept."""
+OUTPUTS = "outputs"
 RECORDED_TOGETHER = 512
 """Events that are recorded as one unit of work, when they come from several workers at the same time: some 20 ms."""
 FETCH_BYTES = 512 * 1024
@@ -51,7 +54,7 @@ class WorkerServer:
     Args:
         path: the socket. ``api``: that of the agent's API, for jobs of other nodes.
         writer, dispatcher, outputs, builder, files: what it works with.
-        spawn: runs a coroutine in the event loop.
+        spawn: runs a coroutine in the event loop. ``troubles``: where it is told what cannot be kept now.
 
     Attributes:
         gate: for the workers of this node, which come by the socket.
@@ -68,6 +71,7 @@ class WorkerServer:
         builder: RequestBuilder,
         files: FileRecorder,
         spawn: Callable[[Awaitable[None]], Any],
+        troubles: Troubles,
     ):
         self._path = path
         self._api = api
@@ -77,6 +81,7 @@ class WorkerServer:
         self._builder = builder
         self._files = files
         self._spawn = spawn
+        self._troubles = troubles
         self.gate = Gate()
         self.labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
         self._told: deque[_Told] = deque()
@@ -207,7 +212,7 @@ class WorkerServer:
 
         # Nothing may be awaited between this and joined(): a claim or a cancel that becomes durable after it finds the
         # worker here, one before it was seen by it.
-        settled, by_id = await self._durably(settle)
+        settled, by_id = await self._writer.durably(settle)
         faultpoints.hit("workers.settled")
         connection.worker_id, connection.host, connection.allocation = worker_id, host, allocation
         connection.remote = connection.remote or bool(hello.get("tunnelled"))
@@ -252,6 +257,8 @@ class WorkerServer:
                     quick.append((message, []))
             elif message["t"] == "holding":
                 self._holding(connection, message)
+            elif message["t"] == "trouble":
+                self._dispatcher.troubled(connection.worker_id, str(message.get("reason") or ""))
         if quick:
             self._told.append((connection, quick))
             if len(self._told) == 1:
@@ -297,13 +304,21 @@ class WorkerServer:
                     source = await self._fetched(connection, job_id, attempt, stream, int(output["size"]))
                 else:
                     source = Path(output["path"])
-                return await asyncio.to_thread(self._outputs.take_over, source, job_id, attempt, stream)
+                taken = await asyncio.to_thread(self._outputs.take_over, source, job_id, attempt, stream)
             except FileNotFoundError:
                 _logger.error("%s of job %s is gone: %s", stream, job_id, output["path"])
                 return {"size": output.get("size", 0)}
-            except OSError as error:
-                _logger.error("cannot take over %s of job %s, trying again: %s", stream, job_id, error)
+            except (OSError, ConfigError, RuntimeError) as error:
+                busy = busy_with(error)
+                self._troubles.meet(
+                    OUTPUTS,
+                    f"jobs have ended whose output cannot be kept yet: {busy or error}",
+                    busy.hint if busy else None,
+                )
                 await asyncio.sleep(RETRY_S)
+            else:
+                self._troubles.over(OUTPUTS)
+                return taken
 
     async def _fetched(self, connection: Connection, job_id: str, attempt: int, stream: str, size: int) -> Path:
         """A large output of another node, brought here piece by piece; a file that is about to be taken over.
@@ -343,7 +358,7 @@ class WorkerServer:
                 _record_events(recorder, events, connection.host, connection.allocation, self._outputs)
 
         try:
-            await self._durably(record)
+            await self._writer.durably(record)
         except LwfmError:
             if len(taken) <= 1:
                 raise
@@ -358,7 +373,7 @@ class WorkerServer:
             connection.acknowledge(listed)
 
     async def _record(self, connection: Connection, events: list[_Event]) -> None:
-        await self._durably(_record_events, events, connection.host, connection.allocation, self._outputs)
+        await self._writer.durably(_record_events, events, connection.host, connection.allocation, self._outputs)
         faultpoints.hit("workers.recorded")
         connection.acknowledge([int(message["n"]) for message, _ in events])
 
@@ -384,7 +399,7 @@ class WorkerServer:
                 if job_id in known:
                     sheets = await asyncio.to_thread(self._files.declared, known[job_id], job_id)
             whole.append((message, sheets))
-        await self._durably(_record_events, whole, host, allocation, self._outputs)
+        await self._writer.durably(_record_events, whole, host, allocation, self._outputs)
         for message in events:
             if message["t"] == "ended":
                 self._dispatcher.ended(message["job"], message["attempt"])
@@ -404,20 +419,9 @@ class WorkerServer:
         if connection is not None:
             self._dispatcher.left(worker_id)
             connection.close()
-        lost = await self._durably(recovery.lose, worker_id, reason, self._outputs, state)
+        lost = await self._writer.durably(recovery.lose, worker_id, reason, self._outputs, state)
         self._dispatcher.dismissed(worker_id, reason)
         _logger.log(logging.ERROR if lost else logging.INFO, "worker %s: %s; it had %d jobs", worker_id, reason, lost)
-
-    async def _durably(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Write until it is written: what a worker told must not be lost to a full disk."""
-        while True:
-            try:
-                return await self._writer.write(work, *arguments)
-            except LwfmError as error:
-                if not error.transient:
-                    raise
-                _logger.error("cannot record what a worker told, trying again: %s", error)
-                await asyncio.sleep(RETRY_S)
 
     async def output(
         self, job_id: str, attempt: int, stream: str, offset: int, limit: int, wait_s: float

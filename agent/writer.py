@@ -21,8 +21,10 @@ from . import faultpoints
 from .errors import AgentBusy, LwfmError, StoreError
 from .events import Rules
 from .recorder import Effects, Recorder
+from .shortages import busy_with
 from .store import Store, Transaction
 from .store.database import mapped_errors
+from .troubles import STORE, Troubles
 
 T = TypeVar("T")
 TURN_S = 0.05
@@ -31,6 +33,8 @@ BUSY_RECORDS_PER_S = 200
 GATHER_S = 0.02
 """While many jobs are under way, work is left to gather so long before a transaction begins: each record then costs less."""
 RATE_WINDOW_S = 0.1
+AGAIN_S = 1.0
+"""How long to wait before writing again what the disk could not take."""
 FOLD_RECORDS = 5000
 """After so many records the write-ahead log is folded into the database, in a thread: some 8 MB, a tenth of a second."""
 _logger = logging.getLogger(__name__)
@@ -81,6 +85,7 @@ class Writer:
         complete: called at the end of every unit, in its transaction.
         crowded: whether so many jobs are under way that nobody waits for a particular one.
         on_undone: called when a unit was undone, to forget what was learned from it.
+        troubles: where it is told that nothing can be written now.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Writer:
         complete: Callable[[Recorder], None] = lambda _: None,
         crowded: Callable[[], bool] = lambda: False,
         on_undone: Callable[[], None] = lambda: None,
+        troubles: Optional[Troubles] = None,
     ):
         self._store = store
         self._rules = rules
@@ -98,6 +104,7 @@ class Writer:
         self._complete = complete
         self._crowded = crowded
         self._on_undone = on_undone
+        self._troubles = Troubles() if troubles is None else troubles
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Item] = deque()
         self._wanted = asyncio.Event()
@@ -116,6 +123,16 @@ class Writer:
         What it raised has undone it, and only it. It runs in the event loop: it must be quick.
         """
         return self._put(work, arguments, alone=False)
+
+    async def durably(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The same for what must not get lost: while the disk takes nothing, it is tried again and again."""
+        while True:
+            try:
+                return await self.write(work, *arguments)
+            except (StoreError, AgentBusy) as error:
+                if not error.transient or self._closing:
+                    raise
+            await asyncio.sleep(AGAIN_S)
 
     async def read(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Run ``work(connection, *arguments)``, which only reads; it sees everything that has been answered."""
@@ -194,16 +211,27 @@ class Writer:
                 self._rate.count(transaction.appended)
                 faultpoints.hit("writer.before_commit")
                 await self._loop.run_in_executor(self._disk, transaction.commit)
+                if self._troubles and transaction.wrote:
+                    self._troubles.over(STORE)
                 faultpoints.hit("writer.after_commit")
                 self._fold_when_due(transaction.appended)
         except Exception as error:
             if transaction is not None:
-                transaction.rollback()
+                self._roll_back(transaction)
             self._undone()
             reported = _reported(error)
+            if isinstance(reported, (StoreError, AgentBusy)) and reported.transient:
+                self._troubles.meet(STORE, reported.message, reported.hint)
             futures = [future for future, _, _ in answers] + ([item.future] if item else [])
             return [(future, reported, None) for future in futures]
         return answers
+
+    def _roll_back(self, transaction: Transaction) -> None:
+        try:
+            with mapped_errors(self._store.path):
+                transaction.rollback()
+        except Exception as error:  # the next one begins with that
+            _logger.error("a transaction could not be undone: %s", error)
 
     def _fold_when_due(self, appended: int) -> None:
         self._unfolded += appended
@@ -252,6 +280,10 @@ class Writer:
 
 def _reported(error: Exception) -> Exception:
     if not isinstance(error, LwfmError):
+        busy = busy_with(error)
+        if busy is not None:
+            _logger.error("a unit of work failed: %s: %s", type(error).__name__, error)
+            return busy
         _logger.error("a unit of work failed", exc_info=error)
         return LwfmError(f"internal error: {type(error).__name__}: {error}", hint="the agent's log has the details")
     return error

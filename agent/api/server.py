@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -19,10 +20,12 @@ from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_unix_socket
 from tornado.web import Application, RequestHandler
 
-from ..errors import InvalidRecord, LwfmError, NotFound
+from ..errors import AgentBusy, InvalidRecord, LwfmError, NotFound
 from ..instance import Instance
 from ..jsontext import compact_ascii
+from ..shortages import busy_with, of_number
 from ..wire import PROTOCOL, agree
+from .listener import Listener
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -127,16 +130,21 @@ Function = Callable[[Instance, Call], Awaitable[Answer]]
 
 @dataclass(frozen=True)
 class Route:
-    """Which function answers which calls."""
+    """Which function answers which calls.
+
+    Args:
+        always: also when the agent has run out of file descriptors.
+    """
 
     method: str
     pattern: re.Pattern[str]
     function: Function
+    always: bool = False
 
 
-def route(method: str, path: str, function: Function) -> Route:
+def route(method: str, path: str, function: Function, *, always: bool = False) -> Route:
     """A route for ``path``, in which ``*`` stands for one part of it."""
-    return Route(method, re.compile(re.escape(path).replace(r"\*", "([^/]+)") + "$"), function)
+    return Route(method, re.compile(re.escape(path).replace(r"\*", "([^/]+)") + "$"), function, always)
 
 
 def _agreed(asked: Optional[str]) -> int:
@@ -156,10 +164,11 @@ def _agreed(asked: Optional[str]) -> int:
 class Handler(RequestHandler):
     """Answers every request from the table of routes."""
 
-    def initialize(self, instance: Instance, routes: list[Route]) -> None:
+    def initialize(self, instance: Instance, routes: list[Route], is_late: Callable[[int], bool]) -> None:
         """Take what the application was made with."""
         self.instance = instance
         self.routes = routes
+        self.is_late = is_late
         self.protocol = PROTOCOL
 
     async def answer(self) -> None:
@@ -201,6 +210,8 @@ class Handler(RequestHandler):
                 continue
             allowed = True
             if candidate.method == request.method:
+                if not candidate.always:
+                    self._refuse_late()
                 arguments = tuple(unquote(part) for part in found.groups())
                 return await candidate.function(self.instance, Call(arguments, request.query_arguments, request.body))
         raise NotFound(
@@ -209,7 +220,20 @@ class Handler(RequestHandler):
             else f"{request.path} has no {request.method}"
         )
 
+    def _refuse_late(self) -> None:
+        """Let nobody wait, or open anything, on one of the last descriptors."""
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None and stream.socket is not None and self.is_late(stream.socket.fileno()):
+            self.set_header("Connection", "close")
+            short = of_number(errno.EMFILE)
+            assert short is not None
+            raise AgentBusy(f"the agent accepts nothing now: {short.message}", hint=short.hint)
+
     def _unexpected(self, error: Exception) -> LwfmError:
+        busy = busy_with(error)
+        if busy is not None:
+            _logger.error("%s %s: %s: %s", self.request.method, self.request.path, type(error).__name__, error)
+            return busy
         _logger.error("%s %s failed", self.request.method, self.request.path, exc_info=error)
         return LwfmError(
             f"internal error: {type(error).__name__}: {error}", hint="the agent's log has the details: lwfm agent logs"
@@ -227,9 +251,10 @@ class Server:
     """
 
     def __init__(self, instance: Instance, routes: list[Route], path: Path):
-        application = Application(
-            [(r".*", Handler, {"instance": instance, "routes": routes})], log_function=lambda _: None
-        )
+        self._listener: Optional[Listener] = None
+        self._troubles = instance.troubles
+        with_all = {"instance": instance, "routes": routes, "is_late": self._is_late}
+        application = Application([(r".*", Handler, with_all)], log_function=lambda _: None)
         self._server = HTTPServer(
             application, max_body_size=MAX_BODY_BYTES, max_buffer_size=MAX_BODY_BYTES, max_header_size=MAX_HEADER_BYTES
         )
@@ -239,9 +264,13 @@ class Server:
         """Listen; the socket is the owner's alone from its first moment."""
         mask = os.umask(0o177)
         try:
-            self._server.add_socket(bind_unix_socket(str(self._path), mode=0o600))
+            self._listener = Listener(bind_unix_socket(str(self._path), mode=0o600), self._troubles)
         finally:
             os.umask(mask)
+        self._server.add_socket(self._listener)
+
+    def _is_late(self, descriptor: int) -> bool:
+        return self._listener is not None and self._listener.is_late(descriptor)
 
     async def stop(self) -> None:
         """Stop listening, end open connections, remove the socket."""

@@ -14,6 +14,7 @@ import click
 from ..client import Client
 from ..client.startup import start_agent
 from ..errors import AgentElsewhere, AgentUnreachable, LwfmError, NotFound
+from ..troubles import STORE
 from . import render
 from .groups import Group, example
 from .nodes import allocations_of
@@ -23,6 +24,8 @@ from .sync_view import peer_line
 from .text import duration, elapsed_s, harmless, plural, size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..records import JSON
 
 STOP_TIMEOUT_S = 30.0
@@ -163,6 +166,7 @@ def _show(found: JSON) -> None:
     render.pairs(
         [
             ("agent", f"pid {found['pid']} on {found.get('host', '?')}"),
+            *(("trouble", trouble) for trouble in _troubles(found)),
             ("version", str(found.get("version", ""))),
             ("up", duration(elapsed_s(found.get("started_at"), None))),
             ("home", str(found.get("home", ""))),
@@ -176,6 +180,17 @@ def _show(found: JSON) -> None:
             *(("note", notice) for notice in found.get("notices") or ()),
         ]
     )
+
+
+def _troubles(found: JSON) -> Iterator[str]:
+    """What does not work at the moment, the worst first."""
+    for trouble in sorted(found.get("troubles") or (), key=lambda item: str(item["about"]) != STORE):
+        accepts = "accepts nothing: " if trouble["about"] == STORE else f"{trouble['about']}: "
+        hint = f"; {trouble['hint']}" if trouble.get("hint") else ""
+        yield f"{accepts}{trouble['message']}, for {duration(elapsed_s(trouble['since'], None))}{hint}"
+    for worker in found.get("workers") or ():
+        if worker.get("trouble"):
+            yield f"{worker.get('host', '?')} starts no jobs: {worker['trouble']}"
 
 
 def _worker(worker: Any) -> str:

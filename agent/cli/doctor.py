@@ -123,6 +123,8 @@ def _agent(session: Session, home: paths.Home) -> Iterator[Finding]:
     yield _version(found)
     yield from _socket(endpoint.socket)
     yield _journal(found, home)
+    for trouble in found.get("troubles") or ():
+        yield Finding("agent", FAILURE, f"{trouble['about']}: {trouble['message']}", str(trouble.get("hint") or ""))
     yield from _workers(found)
     yield from _agent_clock(found)
 
@@ -175,7 +177,12 @@ def _workers(found: JSON) -> Iterator[Finding]:
     for worker in workers:
         message = f"{worker.get('host')}: {worker.get('cores')} cores, {size(worker.get('memory_bytes'))}"
         gpus = f", {worker['gpus']} GPUs" if worker.get("gpus") else ""
-        yield Finding("worker", OK, message + gpus)
+        if worker.get("trouble"):
+            yield Finding(
+                "worker", FAILURE, f"{worker.get('host')} starts no jobs: {worker['trouble']}", "make room there"
+            )
+        else:
+            yield Finding("worker", OK, message + gpus)
 
 
 def _agent_clock(found: JSON) -> Iterator[Finding]:

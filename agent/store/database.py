@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..clock import HybridClock, utc_now
-from ..errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked
+from ..errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnwritable
 from ..filesystems import is_shared
 from ..ids import new_id, new_origin
+from ..shortages import FULL, shortage_of
 from . import identity, log, projections, schema
 from .connection import Connection, connect
 from .engine import sqlite_utils
@@ -28,6 +29,7 @@ PAGE_CACHE_KIB = 8 * 1024
 WAL_CHECKPOINT_PAGES = 16_000
 """A write-ahead log of more pages is folded in by the commit that finds it so, which waits for that; see
 :meth:`Store.fold_journal`."""
+ROOM_BYTES = 64 * 1024
 FOLDING_PASSES = 3
 """A pass leaves what was written during it; the next one takes the less time."""
 RENEWAL = "renew"
@@ -111,8 +113,20 @@ class Store:
     def begin(self) -> Transaction:
         """Begin a transaction that is ended by its ``commit`` or its ``rollback``. The store has one at a time."""
         with mapped_errors(self.path):
+            if self.connection.in_transaction:  # the disk refused even the end of the one before
+                self.connection.execute("rollback")
             self.connection.execute("begin immediate")
             return Transaction(self)
+
+    def try_room(self) -> None:
+        """See whether the disk takes writes again, and a little more than the next record.
+
+        Raises:
+            StoreError: it does not.
+        """
+        for value in ("x" * ROOM_BYTES, ""):
+            with self.transaction() as transaction:
+                transaction.execute("insert or replace into local_settings values ('room', ?)", (value,))
 
     def fold_journal(self) -> None:
         """Copy what the write-ahead log holds into the database, while transactions go on. May be called from any thread."""
@@ -153,7 +167,7 @@ class Store:
             try:
                 identity.write(self.path, identity.mark_of(self.path, origin, seq))
             except OSError as error:
-                raise StoreError(f"cannot write beside {self.path}: {error.strerror}") from error
+                raise _refused(error, f"cannot write beside {self.path}") from error
             self._marked = (origin, seq)
 
     def _identify(self, host: str, user: str, home: str) -> None:
@@ -209,6 +223,7 @@ class Transaction:
         self._rows = store.rows
         self._head = log.read_head(store.connection, store.origin)
         self._notice: Optional[str] = None
+        self._changes_before = store.connection.total_changes
         self.appended = 0
         """How many records this transaction has appended."""
 
@@ -283,6 +298,11 @@ class Transaction:
         if renewed:
             with suppress(StoreError):  # it is durable all the same, and is marked again before anybody hears of it
                 self._store.mark()
+
+    @property
+    def wrote(self) -> bool:
+        """Whether it has changed anything in the file."""
+        return self.connection.total_changes != self._changes_before
 
     def rollback(self) -> None:
         """As if it had never begun."""
@@ -381,6 +401,46 @@ def _mapped(error: sqlite3.Error, path: Path) -> LwfmError:
         return StoreLocked(f"another process uses {path}", hint="only the agent may open it: lwfm agent status")
     if "malformed" in text or "not a database" in text or "corrupt" in text:
         return StoreCorrupt(f"{path} is damaged: {text}", hint="lwfm store repair keeps the file beside")
-    if "readonly" in text or "unable to open" in text:
-        return StoreError(f"cannot write {path}: {text}", hint="check its permissions and those of its directory")
+    if "I/O error" in text or "readonly" in text or "unable to open" in text:
+        return _unwritable(path, text)
     return StoreError(f"{path}: {text}")
+
+
+def _unwritable(path: Path, text: str) -> StoreError:
+    """SQLite does not say what the system said to it (a quota is an I/O error for it): a small file beside the store tells."""
+    said = _said_to_a_probe(path)
+    if said is not None and shortage_of(said) is not None:
+        return _refused(said, f"cannot write {path}")
+    if "I/O error" in text:
+        hint = (
+            "its disk or file server fails, or did at that moment: see the system's log; nothing acknowledged was lost"
+        )
+        return StoreUnwritable(f"cannot write {path}: {text}", hint=hint)
+    return StoreError(f"cannot write {path}: {text}", hint="check its permissions and those of its directory")
+
+
+def _refused(said: OSError, what: str) -> StoreError:
+    """What the system has said when something was written for the store."""
+    short = shortage_of(said)
+    if short is None:
+        return StoreError(f"{what}: {said.strerror}")
+    kind = StoreFull if said.errno in FULL else StoreUnwritable
+    return kind(f"{what}: {short.message}", hint=short.hint)
+
+
+def _said_to_a_probe(path: Path) -> Optional[OSError]:
+    """What the system says when a small file is written beside ``path``; None: it can be."""
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, bytes(4096))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return None

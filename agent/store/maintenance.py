@@ -120,6 +120,8 @@ def _drift(connection: sqlite3.Connection) -> Iterator[str]:
             scratch.execute("pragma synchronous = off")
             schema.migrate(sqlite_utils.Database(scratch))
             scratch.execute("begin")
+            ours = connection.execute("select key, value from local_settings where key = 'origin'").fetchall()
+            scratch.executemany("insert into local_settings values (?, ?)", ours)
             yield from filter(None, _fold(connection, scratch))
             scratch.execute("commit")
             for table in _COMPARED:

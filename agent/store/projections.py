@@ -272,6 +272,8 @@ def _adopt(connection: Connection, record: Record, fresh: bool) -> None:
         connection.execute(_INSERT_JOB, row)
         connection.count_job(row[5], None, row[11])
         _refold_job(connection, job)
+    else:
+        _refold_job(connection, job)  # whose word counts here may be another's now
 
 
 def _mention_workflow(connection: Connection, record: Record) -> None:
@@ -296,7 +298,7 @@ def _adopter(connection: Connection, job: str) -> Optional[tuple[str, str]]:
 def _runner(connection: Connection, job: str, origin: str) -> Optional[str]:
     """The instance that runs a job, where it is another than the one that recorded it: which only that one can say.
 
-    Where its word has not come, the one that says to run it.
+    Where its word has not come, the one that says to run it; and where only a part of it has come, this instance, if it does.
     """
     if not _is_recorded(connection, job):
         adopter = _adopter(connection, job)
@@ -307,7 +309,18 @@ def _runner(connection: Connection, job: str, origin: str) -> Optional[str]:
         (job,),
     ).fetchall()
     found = next((runner for by, runner in named if runner is not None and counts(connection, by, origin)), None)
-    return None if found is None else str(found)
+    return _adopted_by_us(connection, job) if found is None else str(found)
+
+
+def _adopted_by_us(connection: Connection, job: str) -> Optional[str]:
+    """This very instance, if it has adopted the job: it was asked to, and the record that says so is still on its way.
+
+    By a sync that is cut off the job's own record may come before that one. Else a job that has ended here would for a while stand
+    as it was before, and be run again if the agent is started then.
+    """
+    query = "select origin from adoptions where job_id = ? and origin = (select value from local_settings where key = 'origin')"
+    found = connection.execute(query, (job,)).fetchone()
+    return None if found is None else str(found[0])
 
 
 def project_job(connection: Connection, record: Record, rows: JobRows, definition: Optional[str]) -> None:

@@ -55,6 +55,7 @@ class Job:
         "cause",
         "context",
         "deadline",
+        "disk_full",
         "ended_at",
         "exit",
         "grant",
@@ -110,6 +111,7 @@ class Job:
         self.sample_pause = 0.1
         self.peak_rss_bytes = 0
         self.output_paths: dict[str, str] = {}
+        self.disk_full = False
 
     @property
     def cwd(self) -> str:

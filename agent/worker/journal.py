@@ -32,6 +32,7 @@ class Journal:
         self._rest = b""  # of what a full disk did not take
         self._pending_bytes = 0
         self.blocked = False
+        self.refusal = ""
 
     @property
     def size(self) -> int:
@@ -101,6 +102,7 @@ class Journal:
                     f"cannot write {self._path}: {error.strerror}; no job is started until this is possible again"
                 )
             self.blocked = True
+            self.refusal = error.strerror or str(error)
             return False
         self._size += done
         self._rest = b""

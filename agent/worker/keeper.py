@@ -8,6 +8,7 @@ sleeps in waitid(2), and there is little in it that could go wrong.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -19,6 +20,8 @@ from .reaped import Reaped, file_of, generations, wait_status
 MAX_DEATHS = 5
 DEATHS_WITHIN_S = 10.0
 BACK_OFF_S = (0.0, 0.05, 0.2, 0.5, 1.0)
+SHORT_RETRY_S = 1.0
+"""While the host lets us start no process, or the disk takes no record."""
 SLOW_RETRY_S = 30.0
 """After too many deaths, while jobs still run, whose ends somebody must record."""
 
@@ -46,6 +49,7 @@ class Keeper:
         self._loop = 0
         self._bell = -1
         self._told_to_stop = False
+        self._unwritten = 0
 
     def keep(self, start_loop: StartLoop) -> int:
         """Run loops until one leaves by itself.
@@ -76,27 +80,16 @@ class Keeper:
 
     def _run(self, start_loop: StartLoop) -> int:
         self._generation += 1
-        listen, self._bell = os.pipe()
-        os.set_blocking(self._bell, False)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until the loop is ready to hear them
-        self._loop = os.fork()
-        if self._loop == 0:
-            code = LOOP_FAILED
-            try:
-                os.close(self._bell)
-                code = start_loop(self._generation, listen)
-            finally:
-                os._exit(code)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        os.close(listen)
-        if self._told_to_stop:
-            os.kill(self._loop, signal.SIGTERM)
+        self._begin(start_loop)
         while True:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             assert found is not None  # only WNOHANG gives None
             if found.si_pid == self._loop:
                 break
-            self._record(found)
+            if not self._record(found):
+                if os.waitid(os.P_PID, self._loop, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    break
+                time.sleep(SHORT_RETRY_S)
         _, status = os.waitpid(self._loop, 0)
         self._loop = 0
         os.close(self._bell)
@@ -104,6 +97,45 @@ class Keeper:
         # What it left is ours by now. What of that has ended already must be on record before the next loop looks.
         self._reap_all()
         return status
+
+    def _begin(self, start_loop: StartLoop) -> None:
+        """Start a loop, as soon as the host lets us."""
+        short = ""
+        while True:
+            try:
+                listen, bell = os.pipe()
+                try:
+                    self._fork(start_loop, listen, bell)
+                finally:
+                    os.close(listen)
+                return
+            except OSError as error:
+                if short != str(error):
+                    short = str(error)
+                    self._log(f"the loop cannot be started, trying again: {short}")
+            time.sleep(SHORT_RETRY_S)
+            self._reap_all()
+
+    def _fork(self, start_loop: StartLoop, listen: int, bell: int) -> None:
+        os.set_blocking(bell, False)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until the loop is ready to hear them
+        try:
+            self._loop = os.fork()
+        except OSError:
+            os.close(bell)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            raise
+        if self._loop == 0:
+            code = LOOP_FAILED
+            try:
+                os.close(bell)
+                code = start_loop(self._generation, listen)
+            finally:
+                os._exit(code)
+        self._bell = bell
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        if self._told_to_stop:
+            os.kill(self._loop, signal.SIGTERM)
 
     def _reap_all(self) -> int:
         """Record what has ended; the number of children that have not, as far as the kernel tells: 0 or 1."""
@@ -114,19 +146,27 @@ class Keeper:
                 return 0
             if found is None:
                 return 1
-            self._record(found)
+            if not self._record(found, last=self._told_to_stop):
+                time.sleep(SHORT_RETRY_S)
 
-    def _record(self, found: os.waitid_result) -> None:
+    def _record(self, found: os.waitid_result, *, last: bool = False) -> bool:
         """Write how a process ended, then let it go, then write what it used.
 
         In this order, for a loop that finds neither the process nor a record concludes that there never was one.
+
+        Args:
+            last: there is no later: let it go even when the disk takes nothing.
+
+        Returns:
+            Whether it is gone; else the disk takes nothing, and the kernel keeps what there is to know.
         """
         pid = found.si_pid
         entry = inspect(pid)
         reaped = Reaped(pid, wait_status(found.si_code, found.si_status))
         if entry is not None:
             reaped.start_s, reaped.session = entry.start_s, entry.session
-            self._write(reaped)
+            if not self._write(reaped) and not last:
+                return False
         _, reaped.status, usage = os.wait4(pid, 0)
         reaped.cpu_seconds = usage.ru_utime + usage.ru_stime
         reaped.max_rss_bytes = usage.ru_maxrss * _RSS_UNIT
@@ -135,17 +175,28 @@ class Keeper:
         if entry is not None:
             self._write(reaped)
             self._ring()
+        return True
 
-    def _write(self, reaped: Reaped) -> None:
+    def _write(self, reaped: Reaped) -> bool:
+        """Append a line, whole or not at all; whether it is there."""
+        line = reaped.line().encode("ascii")
         try:
             path = file_of(self._directory, self._generation)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, reaped.line().encode("ascii"))
+                size = os.fstat(fd).st_size
+                if os.write(fd, line) < len(line):
+                    os.ftruncate(fd, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(fd)
         except OSError as error:
-            self._log(f"cannot keep that process {reaped.pid} ended with status {reaped.status}: {error.strerror}")
+            if self._unwritten != reaped.pid:
+                self._unwritten = reaped.pid
+                self._log(f"cannot keep that process {reaped.pid} ended with status {reaped.status}: {error.strerror}")
+            return False
+        self._unwritten = 0
+        return True
 
     def _ring(self) -> None:
         if self._bell >= 0:

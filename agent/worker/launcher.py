@@ -14,6 +14,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ..processes import ATTEMPT_VARIABLE, JOB_VARIABLE, WORKER_VARIABLE
+from ..shortages import OF_STARTING, shortage_of
 from ..variables import GPU_VARIABLES
 from .files import JobFiles
 from .jobs import Job
@@ -26,7 +27,6 @@ which a further mpiexec takes itself for a part of it and fails, and of what it 
 have such names too, come with the submission."""
 _LAUNCHER_NAMES = ("SLURM_PROCID", "SLURM_LOCALID", "OLDPWD")
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-_TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.ETXTBSY, errno.EMFILE, errno.ENFILE)
 _MAX_PROGRAMS = 4096
 _FIXED = (signal.SIGKILL, signal.SIGSTOP)
 _IGNORED: list[int] = []
@@ -39,7 +39,15 @@ class NotStarted(Exception):
 
 
 class TryAgain(Exception):
-    """The node cannot start anything at this moment; the text tells a person why."""
+    """The node cannot start it at this moment; the text tells a person why.
+
+    Args:
+        short: whether the node has run out of something, so that it can start no other job either until that is over.
+    """
+
+    def __init__(self, why: str, *, short: bool):
+        self.short = short
+        super().__init__(why)
 
 
 class Launcher:
@@ -150,7 +158,8 @@ class Launcher:
             try:
                 self._files.write(job)
             except OSError as error:
-                raise TryAgain(f"the node cannot write the job's files: {error.strerror}") from None
+                short = shortage_of(error) is not None
+                raise TryAgain(f"the node cannot write the job's files: {error.strerror}", short=short) from None
         try:
             return self._start_pinned(job, program, argv, environment, stdout, stderr)
         except FileNotFoundError:
@@ -159,8 +168,9 @@ class Launcher:
                 return self.start(job, stdout, stderr)  # it has moved since it was last looked up
             raise NotStarted(_explain(program, FileNotFoundError(errno.ENOENT, ""))) from None
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _TRANSIENT:
-                raise TryAgain(f"the node could not start a process: {error.strerror}") from None
+            if isinstance(error, OSError) and error.errno in (*OF_STARTING, errno.ETXTBSY):
+                short = error.errno != errno.ETXTBSY
+                raise TryAgain(f"the node could not start a process: {error.strerror}", short=short) from None
             raise NotStarted(_explain(program, error)) from None
 
     def _start_pinned(

@@ -23,8 +23,16 @@ class Log:
     def __call__(self, text: str) -> None:
         """Write ``text``, one line or several."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = f"{stamp} {self._who}[{os.getpid()}] {text.rstrip()}\n"
+        line = f"{stamp} {self._who}[{os.getpid()}] {text.rstrip()}\n".encode("utf-8", "backslashreplace")
         try:
-            self._log.append(line.encode("utf-8", "backslashreplace"))
+            self._log.append(line)
+        except OSError:
+            self._say(line)
+
+    @staticmethod
+    def _say(line: bytes) -> None:
+        """To whatever there was at the start, most often the agent's log: that needs no file to be opened."""
+        try:
+            os.write(2, line)
         except OSError:
             pass

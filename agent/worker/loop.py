@@ -33,7 +33,7 @@ from .options import Options
 from .outputs import Outputs
 from .reader import Reader
 from .recovery import Recovery
-from .runner import Runner
+from .runner import BLOCKED_RETRY_S, Runner
 from .spool import Spool
 from .timers import Timer, Timers
 
@@ -62,6 +62,8 @@ class Loop:
         self._leave_by: Optional[float] = None
         self._alone_since: Optional[float] = time.monotonic()
         self._alarm: Optional[Timer] = None
+        self._retry: Optional[Timer] = None
+        self._told_trouble = ""
         self._contexts: dict[Any, dict[str, str]] = {}
         self._numbers: dict[Any, int] = {}
         self._rewritten = 0
@@ -195,11 +197,28 @@ class Loop:
         runner.start_ready()
         if spool.flush():
             self._outputs.empty_collected()
+        else:
+            self._try_again()
+        self._tell_trouble()
         self._link.push(at_once=not runner.queue)
         self._reader.look()
         if not runner.busy:
             self._rest()
         spool.compact_when_due(idle=not runner.busy)
+
+    def _try_again(self) -> None:
+        """The disk takes nothing: that it does again is told to nobody. What runs meanwhile may have printed in vain."""
+        for job in self._runner.active.values():
+            job.disk_full = True
+        if self._retry is None or self._retry.action is None:
+            self._retry = self._timers.after(BLOCKED_RETRY_S, lambda: None)
+
+    def _tell_trouble(self) -> None:
+        """Tell the agent, which begins by thinking that there is none, why nothing can be started; and that it can again."""
+        trouble = self._runner.trouble
+        if trouble != self._told_trouble and self._link.welcomed:
+            self._told_trouble = trouble
+            self._link.answer({"t": "trouble", "reason": trouble})
 
     # --------------------------------------------------------------------------------------------- waking up
 
@@ -259,6 +278,7 @@ class Loop:
 
     def _found(self, acked: int, welcome: Message) -> None:
         self._alone_since = None
+        self._told_trouble = ""
         share = welcome.get("share")
         if isinstance(share, dict):
             self._ledger.limit(share.get("cores"), share.get("memory_bytes"), share.get("gpus"))

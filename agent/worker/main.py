@@ -140,7 +140,8 @@ def _run_loop(options: Options, generation: int, bell: int) -> int:
         if options.discard and loop.leaves_nothing:
             os.close(os.open(os.path.join(options.spool, EMPTY), os.O_CREAT | os.O_WRONLY, 0o600))
         return code
-    except BaseException:  # whatever it was, it belongs into the log, and the keeper goes on
+    except BaseException as error:  # whatever it was, it belongs into the log, and the keeper goes on
+        log(f"{type(error).__name__}: {error}")  # without descriptors, nothing can be imported to tell more
         import traceback
 
         log(traceback.format_exc())

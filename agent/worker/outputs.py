@@ -82,11 +82,11 @@ class Outputs:
                 # Renamed by a loop that did not live to tell.
                 described.append(self._describe_large(job, stream, own))
                 continue
-            if size > INLINE_BYTES and _renamed(path, own):
+            data = self._beginning(path) if 0 < size <= INLINE_BYTES else None
+            if size and data is None and _renamed(path, own):
                 described.append(self._describe_large(job, stream, own))
             elif size:
-                with open(path, "rb", buffering=0) as source:
-                    data = source.read(INLINE_BYTES) or b""
+                data = self._beginning(path) or b"" if data is None else data
                 described.append(f'{{"size":{len(data)},"data":"{base64.b64encode(data).decode("ascii")}"}}')
                 filled.append(path)
             else:
@@ -98,6 +98,23 @@ class Outputs:
         else:
             self._free.append(slot)
         return described
+
+    @staticmethod
+    def _beginning(path: str) -> Optional[bytes]:
+        """So much of an output as is told at once; None when it cannot be read now, as for want of descriptors."""
+        try:
+            with open(path, "rb", buffering=0) as source:
+                return source.read(INLINE_BYTES) or b""
+        except OSError:
+            return None
+
+    def is_full(self) -> bool:
+        """Whether the disk under them takes nothing more."""
+        try:
+            found = os.statvfs(self.directory)
+        except OSError:
+            return False
+        return found.f_bavail == 0
 
     def empty_collected(self) -> None:
         """Empty what has been collected: the journal has it now."""

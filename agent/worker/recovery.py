@@ -216,13 +216,10 @@ class Recovery:
         now = time.monotonic()
         for job in list(self._runner.adopted.values()):
             entry = inspect(job.pid)
-            if (
-                entry is not None
-                and started_within(entry, job.start_s, job.latest_s + SPAWN_WITHIN_S)
-                and not entry.dead
-            ):
-                continue
             covered = self._keeper_pid != 0 and job.keeper == self._spool.keeper
+            there = entry is not None and started_within(entry, job.start_s, job.latest_s + SPAWN_WITHIN_S)
+            if there and entry is not None and (covered or not entry.dead):
+                continue  # a dead one that is still there the keeper has yet to wait for: its disk may be full
             if not covered or now - self._gone_since.setdefault(job.pid, now) > UNSEEN_S:
                 self._lose(job)
         if self._gone_since or any(job.keeper != self._spool.keeper for job in self._runner.adopted.values()):

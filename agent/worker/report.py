@@ -13,6 +13,8 @@ from typing import Optional
 from ..jsontext import compact_ascii
 from .jobs import Exit, Job, outcome
 
+_DISK_FULL = ',"disk_full":true'
+
 
 def describe_end(job: Job, printed: list[str]) -> str:
     """The event's keys from ``time`` on, as JSON without the braces.
@@ -31,7 +33,7 @@ def describe_end(job: Job, printed: list[str]) -> str:
         f'"peak_rss_bytes":{_null(_peak(job, end))},'
         f'"read_bytes":{_null(end.read_bytes)},"write_bytes":{_null(end.write_bytes)},'
         f'"stdout":{printed[0]},"stderr":{printed[1]},'
-        f'"missing_outputs":{compact_ascii(missing) if missing else "[]"}'
+        f'"missing_outputs":{compact_ascii(missing) if missing else "[]"}{_DISK_FULL if job.disk_full else ""}'
     )
 
 

@@ -29,6 +29,7 @@ from .timers import Timers
 SPAWN_TRIES = 6
 SPAWN_BACK_OFF_S = 0.1
 """After the first failure to start for a passing reason; doubled after each further one."""
+SPAWN_BACK_OFF_MAX_S = 3.0
 BLOCKED_RETRY_S = 1.0
 GATHER_S = 0.005
 """How long the end of a job may wait to be told while other jobs are started."""
@@ -70,6 +71,7 @@ class Runner:
         self.doubtful: set[Key] = set()
         self.draining = False
         self._paused = False
+        self._short = ""
         self._over: list[Job] = []
         self._told = 0.0
         self._telling = False
@@ -80,6 +82,13 @@ class Runner:
     def busy(self) -> bool:
         """Whether any job runs, or may run."""
         return bool(self.active or self.doubtful)
+
+    @property
+    def trouble(self) -> str:
+        """Why no job can be started at the moment; empty when one can."""
+        if self.spool.blocked:
+            return f"its spool cannot be written: {self.spool.refusal}"
+        return self._short if self.queue or self.unbound else ""
 
     # --------------------------------------------------------------------------------------------- taking
 
@@ -151,13 +160,16 @@ class Runner:
             return
         except TryAgain as error:
             job.tries += 1
-            if job.tries >= SPAWN_TRIES:
+            if error.short:
+                self._short = str(error)
+            elif job.tries >= SPAWN_TRIES:
                 self.not_started(job, f"{error} ({job.tries} attempts)")
                 return
             self.spool.put_back(job)
             self._put_back(job)
-            self._pause(SPAWN_BACK_OFF_S * 2 ** (job.tries - 1))
+            self._pause(min(SPAWN_BACK_OFF_MAX_S, SPAWN_BACK_OFF_S * 2 ** min(job.tries - 1, 10)))
             return
+        self._short = ""
         job.latest_s = boot_clock()
         self.children[pid] = job
         self.has_started(job, pid)
@@ -270,6 +282,7 @@ class Runner:
                 self.orphans.reaped(pid, _exit(os.wait4(pid, 0)))
                 continue
             if not self.spool.flush():  # the kernel keeps it until the journal can
+                job.disk_full = True
                 self.timers.after(BLOCKED_RETRY_S, self.reap)
                 return
             self.spool.exited(job, wait_status(found.si_code, found.si_status))
@@ -342,6 +355,7 @@ class Runner:
         if job.slot is not None:
             shared = job.cause == "lost" or self.orphans.unknown
             printed = self.outputs.collect(job, shared=shared)
+            job.disk_full = job.disk_full or self.outputs.is_full()
         else:
             printed = [NOTHING, NOTHING]
         if job.message.get("files"):

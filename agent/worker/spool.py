@@ -89,6 +89,11 @@ class Spool:
         """Whether the journal cannot be written now."""
         return self._journal.blocked
 
+    @property
+    def refusal(self) -> str:
+        """What the system said when it could not be written last."""
+        return self._journal.refusal
+
     def flush(self) -> bool:
         """Write what has been noted; False when the disk refuses, and then nothing of it may be acted upon."""
         if self._taken:

@@ -346,14 +346,16 @@ def running_agent(
     options: Sequence[str] = (),
     env: Optional[Mapping[str, str]] = None,
     first_env: Optional[Mapping[str, str]] = None,
+    root: Optional[Path] = None,
 ) -> Iterator[Agent]:
     """An agent in a fresh home.
 
     Args:
+        root: the home, where it has to be a certain one.
         sites: the text of its ``sites.toml``. ``options``: for ``agent serve``.
         env: variables of the agent. ``first_env``: more of them for its first start alone.
     """
-    agent = Agent(new_home(), options, env)
+    agent = Agent(root or new_home(), options, env)
     if sites:
         agent.configure(sites)
     try:

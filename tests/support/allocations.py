@@ -105,12 +105,13 @@ class InAllocation:
 
 
 @contextmanager
-def an_allocation(cluster: Cluster, nodes: int = 4, sites: str = "") -> Iterator[InAllocation]:
-    """A batch job that holds nodes, with an instance that is not started yet. Ends with the job, and nothing left."""
+def an_allocation(cluster: Cluster, nodes: int = 4, sites: str = "", minutes: int = 5) -> Iterator[InAllocation]:
+    """A batch job that holds nodes so long, with an instance that is not started yet. Ends with the job, and nothing left."""
     home = Path(tempfile.mkdtemp(prefix="lwfm-"))
     if sites:
         (home / "sites.toml").write_text(sites)
-    job = cluster.batch(f"env -0 > {home}/environment; sleep 600", nodes=nodes, options=["--no-kill"])
+    script = f"env -0 > {home}/environment; sleep infinity"
+    job = cluster.batch(script, nodes=nodes, time=f"{minutes}:00", options=["--no-kill"])
     try:
         wait_until(lambda: (home / "environment").exists() and (home / "environment").read_bytes(), "the batch script")
         pairs = (home / "environment").read_bytes().decode().split("\0")

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from lwfm import recovery
 from lwfm.errors import Conflict
 from lwfm.models import JobDefn
 from lwfm.service import Adopted
 from lwfm.states import JobState
 from lwfm.store import queries
 
+from support.foreign import Elsewhere
 from support.replicas import StoreReplica, sync
 from support.threads import Thread, tables
 
@@ -144,3 +146,34 @@ def test_what_is_adopted_is_run_after_a_restart(threads: list[Thread]) -> None:
     assert far.unit(unplaced, ["local"]) == [job], "its own record has come as well"
     far.status(job, "COMPLETE")
     assert far.unit(unplaced, ["local"]) == []
+
+
+def test_a_part_of_what_its_owner_recorded_undoes_no_end(threads: list[Thread]) -> None:
+    """The record of the job comes after it has ended here, by a sync that is cut before the one that it was handed over."""
+    _, far, _ = threads
+    near = Elsewhere("near")
+    job = near.job()
+    far.unit(far.service.adopt, near.origin, [Adopted(job, "local", JobDefn("true"), None, None)])
+    far.status(job, "RUNNING", host="n1")
+    far.status(job, "COMPLETE", exit_code=0)
+    near.bring(far.store)
+    assert far.state(job) == "COMPLETE"
+    assert far.unit(recovery.unplaced, ["local"]) == [], "it would be run again when the agent is started again"
+    near.status(job, "PENDING", runner=far.store.origin)
+    near.bring(far.store)
+    assert far.state(job) == "COMPLETE"
+
+
+def test_the_record_of_the_job_may_be_here_before_it_is_adopted(threads: list[Thread]) -> None:
+    _, far, _ = threads
+    near = Elsewhere("near")
+    job = near.job()
+    near.bring(far.store)
+    far.unit(far.service.adopt, near.origin, [Adopted(job, "local", JobDefn("true"), None, None)])
+    far.status(job, "RUNNING", host="n1")
+    assert far.state(job) == "RUNNING"
+    far.status(job, "COMPLETE", exit_code=0)
+    assert far.unit(recovery.unplaced, ["local"]) == []
+    near.status(job, "PENDING", runner="another")
+    near.bring(far.store)
+    assert far.state(job) == "PENDING", "its own instance has handed it to another one"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Optional
 
@@ -571,7 +570,8 @@ def limited(job: str, time_limit_s: Optional[float]) -> JobRequest:
 
 def test_a_job_that_would_outlive_the_allocation_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
-    monkeypatch.setattr(time, "time", lambda: now)
+    for module_name in ("node", "judging"):
+        monkeypatch.setattr(f"lwfm.{module_name}.deadline_time", lambda: now)
     channel = place.node(cores=4)
     place.dispatcher.last_start_by(now + 100)
     requests = [limited("long", 101.0), limited("short", 99.0), limited("free", None)]
@@ -590,7 +590,8 @@ def test_a_job_that_would_outlive_the_allocation_is_kept(place: Place, monkeypat
 
 def test_what_one_allocation_has_no_time_for_another_may_have(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
-    monkeypatch.setattr(time, "time", lambda: now)
+    for module_name in ("node", "judging"):
+        monkeypatch.setattr(f"lwfm.{module_name}.deadline_time", lambda: now)
     place.dispatcher.last_start_by(now + 100, "slurm-1")
     first = place.node("n1", allocation="slurm-1")
     place.place(limited("long", 101.0), limited("short", 99.0))
