@@ -16,6 +16,8 @@ For work on lwfm itself:
        ./lwfm.sh check [--fix]   format, lint, types and import contracts; --fix repairs what it can
        ./lwfm.sh build [ARGS]    make dist/lwfm.pyz
        ./lwfm.sh bench [ARGS]    run the benchmarks
+       ./lwfm.sh fuzz [--minutes N] [TARGET ...]
+                                 look for input that something which reads input does not stand
        ./lwfm.sh help            show this (also --help-dev)
 $LWFM_PYTHON names the Python (3.9 or newer) to set up .venv with.
 END
@@ -169,6 +171,10 @@ check)
 build)
     need_dev
     exec "$python" "$root/build/make_pyz.py" "${@:2}"
+    ;;
+fuzz)
+    need_dev
+    exec "$python" -I "$root/tests/fuzz/run.py" "${@:2}"
     ;;
 bench)
     need_dev
