@@ -17,6 +17,8 @@ For work on lwfm itself:
        ./lwfm.sh build [ARGS]    make dist/lwfm.pyz
        ./lwfm.sh bench [ARGS]    run the benchmarks
        ./lwfm.sh soak [ARGS]     mixed load on a Slurm of its own while everything fails: --minutes N --seed S (needs root)
+       ./lwfm.sh fuzz [--minutes N] [TARGET ...]
+                                 look for input that something which reads input does not stand
        ./lwfm.sh help            show this (also --help-dev)
 $LWFM_PYTHON names the Python (3.9 or newer) to set up .venv with.
 END
@@ -174,6 +176,10 @@ build)
 soak)
     need_dev
     exec "$python" "$root/tests/soak/run.py" "${@:2}"
+    ;;
+fuzz)
+    need_dev
+    exec "$python" -I "$root/tests/fuzz/run.py" "${@:2}"
     ;;
 bench)
     need_dev

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional, cast
 
@@ -123,6 +123,7 @@ class Instance:
         sites = read_sites(home.sites_file)
         self.store = Store.open(home.database, host=self.host, user=user_name(), home=str(home.root), confirm=confirm)
         self.vault = Vault(home.sealed)
+        self._used_secrets: set[str] = set()
         self.outputs = OutputStore(home.outputs)
         self.files = FileRecorder()
         variables = {"LWFM_HOME": str(home.root), "LWFM_SOCKET": str(home.socket)}
@@ -233,7 +234,7 @@ class Instance:
         self.polled.resume(open_jobs)
         for name, job_ids in to_bring.items():
             self.bringing.add(name, job_ids)
-        await self.writer.write(self._tidy_vault)
+        await self.writer.write(self._tidy_vault, self.vault.owners())
         await self.attached.restore()
         await self._join_allocation()
         await self.workers.start()
@@ -476,6 +477,7 @@ class Instance:
         self.watch.note(effects.changes)
         if effects.handlers_changed:
             self.watch.touch_all()
+            self._used_secrets.update(filter(self.vault.holds, effects.handlers_used))
         for change in effects.changes:
             if change.after.terminal:
                 self.vault.forget(change.job_id)
@@ -576,9 +578,9 @@ class Instance:
             self.allocations,
         )
 
-    def _tidy_vault(self, recorder: Recorder) -> None:
-        """Forget secrets of what has ended while no agent ran."""
-        for owner in self.vault.owners():
+    def _tidy_vault(self, recorder: Recorder, owners: Iterable[str]) -> None:
+        """Forget secrets of what has ended: while no agent ran, or of handlers whose last job has."""
+        for owner in owners:
             if not _still_needed(recorder.transaction.connection, owner, recorder.transaction.origin):
                 self.vault.forget(owner)
 
@@ -610,7 +612,8 @@ class Instance:
             self.troubles.over(WORKER)
 
     async def _try_store(self) -> None:
-        """Note now and then how far the store has come; where the disk refused something, whether it still does."""
+        """Note now and then how far the store has come, and forget secrets that nothing needs any more; where the disk refused
+        something, see whether it still does."""
         try:
             if STORE in self.troubles:
                 await self.writer.alone(Store.try_room)
@@ -618,6 +621,9 @@ class Instance:
             if time.monotonic() - self._marked_at > MARK_S:
                 await self.writer.alone(Store.mark)
                 self._marked_at = time.monotonic()
+            self._used_secrets = set(filter(self.vault.holds, self._used_secrets))
+            if self._used_secrets:
+                await self.writer.write(self._tidy_vault, list(self._used_secrets))
         except (StoreError, AgentBusy) as error:
             self.troubles.meet(STORE, error.message, error.hint)
 

@@ -141,17 +141,18 @@ def locate(explicit: Optional[str] = None) -> Home:
 
 
 def private_directory(path: Path) -> None:
-    """Make ``path`` a directory of ours with mode 0700, or check that it is one.
+    """Make ``path`` a directory of ours with mode 0700, or check that it is one. What is missing above it is made likewise.
 
     Raises:
         ConfigError: it cannot be made, or is not a directory, or cannot be written to.
-        InsecureState: it belongs to somebody else, or is a link that does.
+        InsecureState: it belongs to somebody else, or somebody else could put another in its place.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = os.lstat(path)
-        if stat.S_ISLNK(found.st_mode):
-            found = os.stat(path)
+        for missing in reversed([above for above in path.parents if not os.path.lexists(above)]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        check_above(path)
+        found = os.stat(path)
         if found.st_uid != os.getuid():
             raise InsecureState(
                 f"{path} belongs to user {found.st_uid}, not to you", hint="set LWFM_HOME to a directory of your own"
@@ -173,6 +174,29 @@ def private_directory(path: Path) -> None:
                 hint="have it mounted for writing, or set LWFM_HOME to a directory you can write to",
             )
         raise ConfigError(f"cannot write to {path}", hint="set LWFM_HOME to a directory you can write to")
+
+
+def check_above(path: Path) -> None:
+    """Make sure that strangers cannot replace ``path``: no link on the way to it is theirs, no directory open to all.
+
+    In a directory with the sticky bit, as ``/tmp`` has it, only the owner of something can rename or remove it (chmod(2)). Whoever
+    owns a directory above, or is in a group that may write there, is trusted: so are projects set up on many clusters.
+
+    Raises:
+        InsecureState: they can.
+    """
+    for place in (path, *path.parents):
+        link = os.lstat(place)
+        if stat.S_ISLNK(link.st_mode) and link.st_uid not in (os.getuid(), 0):
+            raise InsecureState(
+                f"{place} is a link of user {link.st_uid}", hint="set LWFM_HOME to a directory of your own"
+            )
+    for place in dict.fromkeys((*path.parents, *path.resolve().parents)):
+        mode = os.stat(place).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise InsecureState(
+                f"anybody can replace what is in {place}", hint=f"chmod o-w {place}, or set LWFM_HOME to another place"
+            )
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -15,9 +15,14 @@ def seconds_of(text: str) -> Optional[float]:
     return _clock_seconds(text) if ":" in text else _unit_seconds(text)
 
 
+def count_of(text: str) -> Optional[int]:
+    """A whole number as schedulers write it, of no more digits than any of theirs has; None: it is none."""
+    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
 def bytes_of(text: str) -> Optional[int]:
     """The bytes in ``4G``, ``512M``, ``1.5GiB`` (powers of 1024), ``4GB`` (powers of 1000) or a number; None: no size."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)(i?b?)\s*", text.lower(), re.ASCII)
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{0,18})?)\s*([kmgt]?)(i?b?)\s*", text.lower(), re.ASCII)
     if not found:
         return None
     number, unit, suffix = found.groups()
@@ -25,7 +30,7 @@ def bytes_of(text: str) -> Optional[int]:
 
 
 def _clock_seconds(text: str) -> Optional[float]:
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)", text, re.ASCII)
+    found = re.fullmatch(r"(?:(\d{1,9})-)?(?:(\d{1,9}):)?(\d{1,9}):(\d{1,9}(?:\.\d{0,9})?)", text, re.ASCII)
     if not found:
         return None
     days, hours, minutes, seconds = found.groups(default="0")
@@ -33,9 +38,11 @@ def _clock_seconds(text: str) -> Optional[float]:
 
 
 def _unit_seconds(text: str) -> Optional[float]:
-    if re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII):
+    if re.fullmatch(r"\d{1,18}(\.\d{0,18})?", text, re.ASCII):
         return float(text)
-    found = re.fullmatch(r"(?:([\d.]+)d)?\s*(?:([\d.]+)h)?\s*(?:([\d.]+)m(?:in)?)?\s*(?:([\d.]+)s)?", text, re.ASCII)
+    number = r"([\d.]{1,18})"
+    units = rf"(?:{number}d)?\s*(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?"
+    found = re.fullmatch(units, text, re.ASCII)
     if not found or not text:
         return None
     try:

@@ -44,7 +44,7 @@ class Effects:
     Args:
         changes: jobs that came to a new state, in order.
         pending: jobs to hand to their site: id, and for new ones what is at hand of them.
-        handlers_changed: whether a handler was set, fired or unset.
+        handlers_changed: whether a handler was set, fired or unset. ``handlers_used``: those that fired or were unset.
         requests: the requests to the sites of the pending jobs, filled in when the unit of work is complete.
         also: called in the event loop, before the effects of any later unit: for who must miss nothing that comes after
             what this unit has seen.
@@ -53,6 +53,7 @@ class Effects:
     changes: list[StatusChange] = field(default_factory=list)
     pending: dict[str, Optional[NewJob]] = field(default_factory=dict)
     handlers_changed: bool = False
+    handlers_used: list[str] = field(default_factory=list)
     requests: list[SiteRequest] = field(default_factory=list)
     also: list[Callable[[], None]] = field(default_factory=list)
 
@@ -260,6 +261,8 @@ class Recorder:
                 self.effects.pending[record.uid] = None
         elif kind in ("handler", "firing", "unset"):
             self.effects.handlers_changed = True
+            if kind != "handler":
+                self.effects.handlers_used.append(body["handler_id"])
         return record
 
     def _append_status(

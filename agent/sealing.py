@@ -70,6 +70,10 @@ class Vault:
         """What secrets are kept for."""
         return list(self._held)
 
+    def holds(self, owner: str) -> bool:
+        """Whether secrets are kept for ``owner``."""
+        return owner in self._held
+
     def forget(self, owner: str) -> None:
         """Remove what is kept for ``owner``."""
         if owner in self._held:

@@ -15,9 +15,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Any, Optional, Protocol
 
 from . import faultpoints, presence, recovery
+from .admission import Admission
 from .capacity import Capacity
 from .connections import Connection, Gate
 from .dispatcher import Dispatcher
@@ -33,6 +34,7 @@ from .rendezvous import Address
 from .requests import RequestBuilder
 from .shortages import busy_with
 from .sites.base import JobRequest
+from .socketpeer import check_peer
 from .troubles import Troubles
 from .wire import Decoder, Message, agree
 from .writer import Writer
@@ -44,8 +46,12 @@ OUTPUTS = "outputs"
 RECORDED_TOGETHER = 512
 """Events that are recorded as one unit of work, when they come from several workers at the same time: some 20 ms."""
 FETCH_BYTES = 512 * 1024
-HANDSHAKE_TIMEOUT_S = 15.0
 _logger = logging.getLogger(__name__)
+
+
+class _Listening(Protocol):
+    def close(self) -> None:
+        """Listen no more."""
 
 
 class WorkerServer:
@@ -85,7 +91,7 @@ class WorkerServer:
         self.gate = Gate()
         self.labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
         self._told: deque[_Told] = deque()
-        self._servers: list[tuple[asyncio.AbstractServer, Optional[Gate]]] = []
+        self._servers: list[tuple[_Listening, Optional[Gate]]] = []
         self.connections: dict[str, Connection] = {}
 
     async def start(self) -> None:
@@ -106,14 +112,10 @@ class WorkerServer:
         Returns:
             Where they can dial.
         """
-        server = await asyncio.start_server(
-            functools.partial(self._serve, gate=gate),
-            cast("Any", list(hosts)),
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-        )
-        self._servers.append((server, gate))
-        return [Address(*item.getsockname()[:2]) for item in server.sockets]
+        admission = Admission(context, functools.partial(self._serve, gate=gate))
+        addresses = admission.open(hosts)
+        self._servers.append((admission, gate))
+        return addresses
 
     def shut(self, gate: Gate) -> None:
         """Listen there no more, and end the connections of who came in there."""
@@ -148,6 +150,8 @@ class WorkerServer:
         connection = Connection(writer, gate or self.gate)
         decoder = Decoder()
         try:
+            if gate is None:
+                check_peer(writer.get_extra_info("socket"))
             while True:
                 data = await reader.read(READ_BYTES)
                 if not data:
@@ -164,7 +168,7 @@ class WorkerServer:
         except ProtocolMismatch as error:
             _logger.error("a worker is refused: %s", error)
             connection.send([{"t": "refused", "reason": str(error)}])
-        except (LwfmError, KeyError, TypeError, ValueError) as error:
+        except (LwfmError, KeyError, TypeError, ValueError, OverflowError) as error:
             _logger.warning("worker %s: connection ended: %s", connection.worker_id or "?", error)
         except ConnectionError:
             pass

@@ -17,13 +17,15 @@ from urllib.parse import unquote
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
+from tornado.iostream import IOStream
 from tornado.netutil import bind_unix_socket
 from tornado.web import Application, RequestHandler
 
-from ..errors import AgentBusy, InvalidRecord, LwfmError, NotFound
+from ..errors import AgentBusy, InsecureState, InvalidRecord, LwfmError, NotFound
 from ..instance import Instance
 from ..jsontext import compact_ascii
 from ..shortages import busy_with, of_number
+from ..socketpeer import check_peer
 from ..wire import PROTOCOL, agree
 from .listener import Listener
 
@@ -243,6 +245,20 @@ class Handler(RequestHandler):
         """Exceptions were logged where they were answered."""
 
 
+class _OwnersServer(HTTPServer):
+    """An HTTP server that hangs up on everybody else, should the socket's mode ever let them in."""
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        """A connection has come."""
+        try:
+            check_peer(stream.socket)
+        except (InsecureState, OSError) as error:
+            _logger.warning("a connection is refused: %s", error)
+            stream.close()
+            return
+        super().handle_stream(stream, address)
+
+
 class Server:
     """The HTTP server of an instance.
 
@@ -255,7 +271,7 @@ class Server:
         self._troubles = instance.troubles
         with_all = {"instance": instance, "routes": routes, "is_late": self._is_late}
         application = Application([(r".*", Handler, with_all)], log_function=lambda _: None)
-        self._server = HTTPServer(
+        self._server = _OwnersServer(
             application, max_body_size=MAX_BODY_BYTES, max_buffer_size=MAX_BODY_BYTES, max_header_size=MAX_HEADER_BYTES
         )
         self._path = path

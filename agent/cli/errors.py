@@ -11,7 +11,7 @@ import sys
 import click
 
 from ..errors import LwfmError
-from .text import harmless
+from .text import harmless, harmless_lines
 
 EXIT_FAILED_JOBS = 11
 """The command did what it should, but a job it waited for did not end well."""
@@ -28,7 +28,8 @@ def report(error: BaseException, *, debug: bool) -> int:
     if debug and not isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
         import traceback
 
-        traceback.print_exception(type(error), error, error.__traceback__)
+        told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        print(harmless_lines(told), end="", file=sys.stderr)
     message, hint, code = _describe(error)
     try:
         if message:

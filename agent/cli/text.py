@@ -11,7 +11,11 @@ from ..clock import parse_utc
 PROPERTIES_WIDTH = 72
 
 
-_UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"
+_UNPRINTABLE = (
+    r"\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+)
+"""Of the Unicode Character Database, what is obeyed, turns the text around or hides in it; what only joins letters is left."""
 _HARMFUL = f"[{_UNPRINTABLE}]"
 _HARMFUL_IN_LINES = rf"(?![\n\t])[{_UNPRINTABLE}]"
 _HARMFUL_BUT_COLOURS = rf"(?![\n\t\r])(?!\x1b\[[0-9;]*m)[{_UNPRINTABLE}]"
@@ -41,7 +45,7 @@ def _visible(found: re.Match[str]) -> str:
         return _NAMED[mark]
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python carries it
         return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def moment(text: str | None) -> str:

@@ -23,6 +23,7 @@ from urllib.parse import quote, urlencode
 
 from .. import errors, paths, rendezvous
 from ..errors import AgentError, AgentUnreachable, LwfmError
+from ..socketpeer import check_peer
 from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 from ..wire import SPOKEN
 
@@ -312,6 +313,12 @@ class Client(Caller):
             paths.check_owner(where)
             connection = _Connection(where)
             connection.connect()
+            assert connection.sock is not None
+            try:
+                check_peer(connection.sock)
+            except BaseException:
+                connection.close()
+                raise
         except (FileNotFoundError, ConnectionRefusedError):
             raise
         except NotADirectoryError:

@@ -8,6 +8,7 @@ one of a few words; the scheduler's own word is kept beside it. A state nobody k
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -265,6 +266,14 @@ class Scheduler(ABC):
     @abstractmethod
     def cancel(self, job_ids: Sequence[str]) -> Command:
         """What ends jobs, in whatever state."""
+
+
+_ID = re.compile(r"\d[\w.,:%@+\[\]-]*", re.ASCII)
+
+
+def is_id(word: str) -> bool:
+    """Whether this can be the id of a job: commands are given ids as words of theirs, where nothing else must come to stand."""
+    return _ID.fullmatch(word) is not None
 
 
 def request_of(spec: Mapping[str, Any], mark: str) -> BatchRequest:

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+_LARGEST = 2.0**53
+"""No number that a script writes is as large."""
+
 
 @dataclass(frozen=True)
 class ExitRecord:
@@ -94,7 +97,7 @@ def _cpu_seconds(lines: Sequence[str]) -> Optional[float]:
         told = lines[lines.index("times") + 2]
     except (ValueError, IndexError):
         return None
-    found = re.findall(r"(\d+)m(\d+(?:[.,]\d*)?)s", told, re.ASCII)
+    found = re.findall(r"(\d{1,12})m(\d{1,12}(?:[.,]\d{0,12})?)s", told, re.ASCII)
     if len(found) != 2:
         return None
     return round(sum(int(minutes) * 60 + float(seconds.replace(",", ".")) for minutes, seconds in found), 3)
@@ -104,7 +107,8 @@ def _number(text: Optional[str]) -> Optional[float]:
     """A number; of ``1700000000.N`` and the like, which a ``date`` without nanoseconds writes, what stands before the point."""
     for candidate in (text or "", (text or "").partition(".")[0]):
         try:
-            return float(candidate)
+            number = float(candidate)
         except ValueError:
             continue
+        return number if abs(number) < _LARGEST else None  # which neither infinity nor NaN is
     return None

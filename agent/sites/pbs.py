@@ -16,7 +16,7 @@ from time import strptime
 from typing import Any, Optional
 
 from ..errors import SiteError
-from ..quantities import bytes_of, seconds_of
+from ..quantities import bytes_of, count_of, seconds_of
 from .batch import (
     BUSY,
     CANCELLED,
@@ -44,6 +44,7 @@ from .batch import (
     Partition,
     Scheduler,
     check_options,
+    is_id,
 )
 
 MARK_VARIABLE = "LWFM_MARK"
@@ -100,11 +101,9 @@ class Pbs(Scheduler):
     def read_resources(self, answers: Sequence[str]) -> tuple[list[Partition], list[BatchNode]]:
         """Which nodes serve which queue is told in too many ways: each queue has them all."""
         queues, nodes = (_parsed(answer) for answer in answers)
-        names = tuple(queues.get("Queue") or {})
-        listed = [
-            _node(name, told, names) for name, told in (nodes.get("nodes") or {}).items() if isinstance(told, Mapping)
-        ]
-        return [_partition(name, told, listed) for name, told in (queues.get("Queue") or {}).items()], listed
+        told_queues = _tables(queues.get("Queue"))
+        listed = [_node(name, told, tuple(told_queues)) for name, told in _tables(nodes.get("nodes")).items()]
+        return [_partition(name, told, listed) for name, told in told_queues.items()], listed
 
     def ask_jobs(self, user: str) -> Command:
         """Those that have not ended, each of an array by itself; ``-u`` does not go with these."""
@@ -112,7 +111,7 @@ class Pbs(Scheduler):
 
     def read_jobs(self, answer: str, now: float) -> list[BatchJob]:
         """Those of others among them have other marks and ids."""
-        return [_job(job_id, told) for job_id, told in (_parsed(answer).get("Jobs") or {}).items()]
+        return [_job(job_id, told) for job_id, told in _tables(_parsed(answer).get("Jobs")).items() if is_id(job_id)]
 
     def ask_ended(self, job_ids: Sequence[str]) -> Sequence[Command]:
         """The history, where the server keeps one."""
@@ -143,7 +142,7 @@ class Pbs(Scheduler):
     def read_submitted(self, answer: str) -> Optional[str]:
         """``4711.server``, of an array ``4711[].server``."""
         last = (answer.strip().splitlines() or [""])[-1].strip()
-        return last if re.fullmatch(r"\d+(\[\])?(\.\S+)?", last, re.ASCII) else None
+        return last if re.fullmatch(r"\d+(\[\])?(\.[\w.-]+)?", last, re.ASCII) else None
 
     def element(self, job_id: str, number: int) -> str:
         """``4711[3].server``."""
@@ -177,14 +176,14 @@ def _job(job_id: str, told: Mapping[str, Any]) -> BatchJob:
     native = str(told.get("job_state"))
     phase = JOB_PHASES.get(native, UNKNOWN)
     variables = told.get("Variable_List")
-    mark = variables.get(MARK_VARIABLE) if isinstance(variables, Mapping) else None
+    mark = _text(_table(variables).get(MARK_VARIABLE))
     hosts = dict.fromkeys(part.partition("/")[0] for part in str(told.get("exec_host") or "").split("+") if part)
     outcome, meaning, code = _end(told) if phase == ENDED else (None, None, None)
     return BatchJob(
         job_id,
         phase,
         native,
-        told.get("comment"),
+        _text(told.get("comment")),
         hosts=tuple(hosts),
         mark=mark,
         started_at=_seconds(told.get("stime")) if phase == RUNNING else None,
@@ -197,7 +196,7 @@ def _job(job_id: str, told: Mapping[str, Any]) -> BatchJob:
 def _end(told: Mapping[str, Any]) -> tuple[Optional[str], Optional[str], Optional[int]]:
     """The outcome, what it means, and the script's exit code."""
     status = told.get("Exit_status")
-    if not isinstance(status, int):
+    if isinstance(status, bool) or not isinstance(status, int):
         return (CANCELLED, "was deleted", None) if told.get("substate") == _DELETED else (None, None, None)
     if status in _ENDS:
         return FAILED, _ENDS[status], None
@@ -210,7 +209,7 @@ def _end(told: Mapping[str, Any]) -> tuple[Optional[str], Optional[str], Optiona
 
 
 def _node(name: str, told: Mapping[str, Any], queues: tuple[str, ...]) -> BatchNode:
-    has, used = told.get("resources_available") or {}, told.get("resources_assigned") or {}
+    has, used = _table(told.get("resources_available")), _table(told.get("resources_assigned"))
     native = str(told.get("state"))
     cores, taken = _count(has.get("ncpus")), _count(used.get("ncpus")) or 0
     states = [NODE_STATES.get(word.strip(), UNKNOWN) for word in native.split(",")]
@@ -218,13 +217,21 @@ def _node(name: str, told: Mapping[str, Any], queues: tuple[str, ...]) -> BatchN
     state = MIXED if worst == FREE and taken else worst
     free = None if cores is None else max(0, cores - taken)
     return BatchNode(
-        name, state, native, cores, free, _bytes(has.get("mem")), _count(has.get("ngpus")), queues, told.get("comment")
+        name,
+        state,
+        native,
+        cores,
+        free,
+        _bytes(has.get("mem")),
+        _count(has.get("ngpus")),
+        queues,
+        _text(told.get("comment")),
     )
 
 
 def _partition(name: str, told: Mapping[str, Any], nodes: Sequence[BatchNode]) -> Partition:
     open_now = told.get("enabled") == "True" and told.get("started") == "True"
-    limit = (told.get("resources_max") or {}).get("walltime")
+    limit = _table(told.get("resources_max")).get("walltime")
     return Partition(
         name,
         UP if open_now else CLOSED,
@@ -248,13 +255,27 @@ def _parsed(text: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(text, strict=False) if text.strip() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SiteError(f"pbs answered what is no JSON: {error}") from None
     return found if isinstance(found, dict) else {}
 
 
+def _table(value: Any) -> Mapping[str, Any]:
+    """A table of an answer; an empty one where something else stands."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _tables(value: Any) -> dict[str, Mapping[str, Any]]:
+    """A table of tables, without what is none."""
+    return {name: told for name, told in _table(value).items() if isinstance(told, Mapping)}
+
+
+def _text(value: Any) -> Optional[str]:
+    return value if isinstance(value, str) else None
+
+
 def _count(value: Any) -> Optional[int]:
-    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else None
+    return None if isinstance(value, bool) else count_of(str(value))
 
 
 def _bytes(text: Any) -> Optional[int]:

@@ -17,7 +17,7 @@ from typing import Optional
 from xml.etree import ElementTree
 
 from ..errors import InvalidRecord, SiteError
-from ..quantities import bytes_of
+from ..quantities import bytes_of, count_of
 from .batch import (
     BUSY,
     DOWN,
@@ -41,6 +41,7 @@ from .batch import (
     Partition,
     Scheduler,
     check_options,
+    is_id,
 )
 
 _ENVIRONMENT: dict[str, Optional[str]] = {"TZ": "UTC0", "LC_ALL": "C", "SGE_SINGLE_LINE": None, "SGE_LONG_QNAMES": None}
@@ -100,14 +101,15 @@ class GridEngine(Scheduler):
         for job in _parsed(answer).iter("job_list"):
             told = {child.tag: (child.text or "").strip() for child in job}
             number, task, letters = told.get("JB_job_number"), told.get("tasks"), told.get("state") or ""
-            if not number:
+            whole = f"{number}.{task}" if task else number or ""
+            if not is_id(whole):
                 continue
             mark = _MARK.search(told.get("full_job_name") or told.get("JB_name") or "")
             host = (told.get("queue_name") or "").rpartition("@")[2]
             phase = job_phase(letters)
             jobs.append(
                 BatchJob(
-                    f"{number}.{task}" if task else number,
+                    whole,
                     phase,
                     letters,
                     f"in error: qstat -j {number} tells why" if "E" in letters else None,
@@ -131,7 +133,7 @@ class GridEngine(Scheduler):
         for block in re.split(r"^=+$", answer, flags=re.MULTILINE):
             told = dict(line.split(None, 1) for line in block.splitlines() if len(line.split(None, 1)) == 2)
             number, task = told.get("jobnumber", "").strip(), told.get("taskid", "").strip()
-            if not number:
+            if not is_id(number):
                 continue
             failed, why = _number(told.get("failed", "").split()[:1]), told.get("failed", "").partition(":")[2].strip()
             code = _number(told.get("exit_status", "").split()[:1])
@@ -180,7 +182,7 @@ class GridEngine(Scheduler):
 
     def read_limits(self, answer: str) -> Optional[int]:
         """``max_aj_tasks``; 0: no limit."""
-        found = re.search(r"^max_aj_tasks\s+(\d+)", answer, re.MULTILINE | re.ASCII)
+        found = re.search(r"^max_aj_tasks\s+(\d{1,18})\s*$", answer, re.MULTILINE | re.ASCII)
         return int(found.group(1)) or None if found else None
 
     def is_doubtful(self, complaint: str) -> bool:
@@ -262,13 +264,13 @@ def _parsed(text: str) -> ElementTree.Element:
     """
     try:
         return ElementTree.fromstring(text)  # noqa: S314 - of the user's own scheduler
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError) as error:  # the latter of an encoding that it does not know
         raise SiteError(f"sge answered what is no XML: {error}") from None
 
 
 def _number(text: object) -> Optional[int]:
     word = text[0] if isinstance(text, list) and text else text
-    return int(word) if isinstance(word, str) and word.isdigit() else None
+    return count_of(word) if isinstance(word, str) else None
 
 
 def _seconds(text: Optional[str]) -> Optional[float]:

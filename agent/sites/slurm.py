@@ -13,7 +13,7 @@ from typing import Optional
 
 from .. import hostlist
 from ..errors import InvalidRecord
-from ..quantities import seconds_of
+from ..quantities import count_of, seconds_of
 from .batch import (
     BUSY,
     CANCELLED,
@@ -39,6 +39,7 @@ from .batch import (
     JobWords,
     Partition,
     Scheduler,
+    is_id,
 )
 
 MIB = 1024 * 1024
@@ -180,9 +181,12 @@ class Slurm(Scheduler):
         """When they end: as told; else by the time left, which an administrator's change of the end is not in."""
         jobs = []
         for job_id, native, nodes, left, end, start, hosts, reason, mark in _lines(answer, 9):
+            if not is_id(job_id):
+                continue
             phase = JOB_PHASES.get(native, UNKNOWN)
             left_s = seconds_of(left) if phase == RUNNING else None
-            ends_at = float(end) if end.isdigit() else None if left_s is None else now + left_s
+            told_end = count_of(end)
+            ends_at = now + left_s if told_end is None and left_s is not None else told_end
             outcome, meaning = OUTCOMES.get(native, (None, None))
             jobs.append(
                 BatchJob(
@@ -190,11 +194,11 @@ class Slurm(Scheduler):
                     phase,
                     native,
                     _told(reason),
-                    int(nodes) if nodes.isdigit() else None,
+                    count_of(nodes),
                     _hosts(hosts),
                     ends_at,
                     _told(mark),
-                    float(start) if start.isdigit() and phase in (RUNNING, ENDING) else None,
+                    count_of(start) if phase in (RUNNING, ENDING) else None,
                     outcome,
                     meaning,
                 )
@@ -216,8 +220,8 @@ class Slurm(Scheduler):
             native = (state.split() or [""])[0]
             outcome, meaning = OUTCOMES.get(native, (None, None))
             exit_code, _, number = code.partition(":")
-            known = int(exit_code) if exit_code.isdigit() and number == "0" else None
-            if native:
+            known = count_of(exit_code) if number == "0" else None
+            if native and is_id(job_id):
                 phase = JOB_PHASES.get(native, UNKNOWN)
                 jobs.append(BatchJob(job_id, phase, native, outcome=outcome, told=meaning, exit_code=known))
         return jobs
@@ -270,7 +274,7 @@ class Slurm(Scheduler):
 
     def read_limits(self, answer: str) -> Optional[int]:
         """The numbers of elements begin at 0, and ``MaxArraySize`` is more than the largest: with it at 0 there are no arrays."""
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE | re.ASCII)
+        found = re.search(r"^MaxArraySize\s*=\s*(\d{1,18})\s*$", answer, re.MULTILINE | re.ASCII)
         return max(1, int(found.group(1)) - 1) if found else None
 
     def is_refusal(self, complaint: str) -> bool:
@@ -342,7 +346,7 @@ def _partition(fields: list[str], nodes: list[BatchNode]) -> Partition:
 
 def gpus_of(gres: str) -> int:
     """The GPUs in a list of generic resources: ``gpu:2``, ``gpu:a100:4(S:0-1),nvme:1``, ``gpu:a100:2,gpu:v100:1``."""
-    counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)*?:(\d+)(?=[,(]|$)", gres, re.ASCII)
+    counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)*?:(\d{1,9})(?=[,(]|$)", gres, re.ASCII)
     bare = re.findall(r"(?:^|,)gpu(?=[,(]|$)", gres)
     return sum(map(int, counts)) + len(bare)
 
@@ -378,8 +382,7 @@ def _told(text: str) -> Optional[str]:
 
 
 def _number(text: str) -> Optional[int]:
-    found = re.fullmatch(r"(\d+)\+?", text, re.ASCII)
-    return int(found.group(1)) if found else None
+    return count_of(text[:-1] if text.endswith("+") else text)
 
 
 def _hosts(text: str) -> tuple[str, ...]:

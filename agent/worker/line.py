@@ -12,6 +12,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Protocol
 
+from ..errors import InsecureState
+from ..socketpeer import check_peer
+
 if TYPE_CHECKING:
     from ..rendezvous import Address
 
@@ -59,9 +62,11 @@ class LocalLine:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.setblocking(False)
-            if os.stat(path).st_uid not in (os.getuid(), 0):
-                raise OSError(errno.EPERM, f"{path} belongs to somebody else")
             self.socket.connect(path)
+            check_peer(self.socket)
+        except InsecureState as error:
+            self.socket.close()
+            raise OSError(errno.EPERM, error.message) from None
         except OSError:
             self.socket.close()
             raise

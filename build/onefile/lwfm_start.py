@@ -114,7 +114,7 @@ def provide(group: str) -> str:
     for place in places():
         build = os.path.join(root_of(place), BUILD)
         directory = os.path.join(build, target(), group)
-        if is_ours(root_of(place)) and is_whole(directory):
+        if is_guarded(place) and is_ours(root_of(place)) and is_whole(directory):
             use(build)
             return directory
     import lwfm_unpack
@@ -122,6 +122,15 @@ def provide(group: str) -> str:
     directory = lwfm_unpack.unpack(group)
     use(os.path.dirname(os.path.dirname(directory)))
     return directory
+
+
+def is_guarded(place: str) -> bool:
+    """Whether no stranger can put something else in the place of what is ours there: the sticky bit, or not open to all."""
+    try:
+        found = os.stat(place)
+    except OSError:
+        return False
+    return found.st_uid in (0, os.getuid()) and (not found.st_mode & 0o002 or bool(found.st_mode & stat.S_ISVTX))
 
 
 def is_ours(directory: str) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 import lwfm_start
 from lwfm_filesystems import filesystem_type, is_shared  # agent/filesystems.py, put beside this by the build
-from lwfm_start import BUILD, CACHE_VARIABLE, Refused, is_ours, is_whole, libc, places, root_of, target
+from lwfm_start import BUILD, CACHE_VARIABLE, Refused, is_guarded, is_ours, is_whole, libc, places, root_of, target
 
 PARTS = "site-packages/parts.json"
 UNUSED_S = 24 * 3600.0
@@ -92,6 +92,8 @@ def _check_place(place: str) -> None:
         raise _Unfit(f"{filesystem_type(Path(place))}, which other nodes may have mounted too")
     if os.statvfs(place).f_flag & os.ST_NOEXEC:
         raise _Unfit("mounted noexec")
+    if not is_guarded(place):
+        raise _Unfit("somebody else could replace what is in it")
     root = root_of(place)
     with contextlib.suppress(FileExistsError):
         os.mkdir(root, 0o700)

@@ -16,11 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from support import otheruser
 from support.onefile import Pyz
+from support.otheruser import other_process
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.artifact
 MakePyz = Callable[..., Pyz]
+stranger_uid, scratch = otheruser.stranger_uid, otheruser.scratch
 STATUS = ("agent", "status")
 
 
@@ -156,6 +159,82 @@ def test_a_directory_of_that_name_that_others_can_use_is_not_trusted(make_pyz: M
     (linked / f"lwfm-parts-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     assert pyz.run("job", "list", LWFM_CACHE=str(linked)).returncode == 2
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.root
+def test_where_a_stranger_could_replace_what_is_loaded_nothing_is_unpacked(
+    make_pyz: MakePyz, tmp_path: Path, stranger_uid: int
+) -> None:
+    """Neither into a directory open to all without the sticky bit, nor into one of theirs; nor is what lies there loaded."""
+    whole = tmp_path / "whole"
+    whole.mkdir(mode=0o700)
+    make_pyz(LWFM_CACHE=str(whole))(*STATUS, code=7)
+    for name, mode, owner in (("open", 0o777, 0), ("theirs", 0o700, stranger_uid), ("sticky", 0o1777, stranger_uid)):
+        place = tmp_path / name
+        shutil.copytree(whole, place, symlinks=True)
+        os.chown(place, owner, -1)
+        place.chmod(mode)
+        (victim,) = place.glob("*/*/*/lwfm/lwfm/__main__.py")
+        text = victim.read_bytes()
+        victim.write_bytes(b"raise SystemExit(99)".ljust(len(text), b"#"))
+        done = make_pyz().run(*STATUS, LWFM_CACHE=str(place))
+        assert done.returncode == 2, name
+        assert "somebody else could replace" in done.stderr
+    place.chmod(0o1777)
+    os.chown(place, 0, -1)
+    assert make_pyz().run(*STATUS, LWFM_CACHE=str(place)).returncode == 99  # as in /tmp: what is ours stays ours
+
+
+@pytest.mark.root
+def test_in_a_directory_as_tmp_a_stranger_changes_nothing_of_it(make_pyz: MakePyz, scratch: Path) -> None:
+    """While it is unpacked by several, and afterwards: nothing of theirs is in the way of it, or in it."""
+    place = scratch
+    root = place / f"lwfm-parts-{os.getuid()}"
+    trap = place / "trap"
+
+    def trial() -> bool:
+        for act in (
+            trap.mkdir, lambda: root.rename(place / "moved"), lambda: shutil.rmtree(root),
+            lambda: os.link(root / ".lock", place / "link"), lambda: (place / "moved").symlink_to(root),
+            lambda: root.chmod(0o777), lambda: (root / "x").write_text(""),
+        ):  # fmt: skip
+            try:
+                act()
+            except OSError:
+                pass
+        return trap.exists()
+
+    root.mkdir(mode=0o700)
+    pyz = make_pyz(LWFM_CACHE=str(place))
+    with other_process(trial):
+        running = [start(pyz, *STATUS) for _ in range(4)]
+        for process in running:
+            _, errors = process.communicate(timeout=120)
+            assert (process.returncode, errors) == (7, ""), errors
+    strange = [path for path in root.rglob("*") if path.lstat().st_uid != os.getuid() or path.lstat().st_mode & 0o022]
+    assert not strange
+    assert sorted(os.listdir(place)) == sorted([root.name, "moved", "trap"])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_what_a_stranger_has_laid_in_its_place_is_not_used(
+    make_pyz: MakePyz, tmp_path: Path, stranger_uid: int, kind: str
+) -> None:
+    place = tmp_path / "scratch"
+    place.mkdir()
+    place.chmod(0o1777)
+    root = place / f"lwfm-parts-{os.getuid()}"
+    (tmp_path / "ours").mkdir(mode=0o700)
+    if kind == "directory":
+        root.mkdir(mode=0o700)
+    else:
+        root.symlink_to(tmp_path / "ours")
+    os.chown(root, stranger_uid, -1, follow_symlinks=False)
+    done = make_pyz().run(*STATUS, LWFM_CACHE=str(place))
+    assert done.returncode == 2
+    assert "not a directory that is yours alone" in done.stderr
+    assert list(root.iterdir()) == []
 
 
 @pytest.fixture

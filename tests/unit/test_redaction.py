@@ -47,11 +47,13 @@ def test_names_of_no_secrets(name: str) -> None:
         "ghp_" + "a" * 36, "AKIA" + "A" * 16, "hf_" + "b" * 30, "https://ada:pw@host/x",
         "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl",
         "-----BEGIN OPENSSH PRIVATE KEY-----\nx",
+        "https://hooks.slack.com/services/T000/B000/" + "x" * 24, "https://discord.example/api/webhooks/1234/" + "y" * 40,
     ],
 )  # fmt: skip
 def test_values_that_are_secrets_under_any_name(value: str) -> None:
     assert is_secret("HARMLESS", value)
     assert value not in redact_text(f"use {value} now")
+    assert value[-20:] not in redact_text(f"use '{value}' now")
 
 
 @pytest.mark.parametrize(
