@@ -18,12 +18,11 @@ from .files import declared_paths
 from .handover import Build
 from .models import JobDefn, Metasheet
 from .observing import STREAMS, record_brought
-from .outputs import OutputStore
+from .outputs import BROUGHT_BYTES, OutputStore
 from .sitecalls import SiteCalls
 from .sites.base import Repo, Run
 from .writer import Writer
 
-SMALL_BYTES = 64 * 1024
 TRIES = 5
 PAUSE_S = 5.0
 _logger = logging.getLogger(__name__)
@@ -84,8 +83,8 @@ class Bringing:
         """
         found = {}
         for stream in STREAMS:
-            data = await self._calls.call(site, run.output, job_id, stream, 0, SMALL_BYTES + 1, wait_s=None)
-            if len(data) <= SMALL_BYTES:
+            data = await self._calls.call(site, run.output, job_id, stream, 0, BROUGHT_BYTES + 1, wait_s=None)
+            if len(data) <= BROUGHT_BYTES:
                 found[stream] = bytes(data)
         return found
 

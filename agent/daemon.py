@@ -9,7 +9,6 @@ import fcntl
 import gc
 import json
 import logging
-import logging.handlers
 import os
 import signal
 import sys
@@ -20,15 +19,30 @@ from .api.calls import routes
 from .api.server import Server
 from .errors import LwfmError, StoreLocked
 from .instance import Instance
+from .logfiles import SHARED_LOG, LogFile
 from .paths import Home, locate, write_program
 from .shortages import busy_with
 
 DEFAULT_IDLE_EXIT_S = 900.0
-LOG_BYTES = 2 * 1024 * 1024
 GC_THRESHOLDS = (20_000, 20, 50)
 SWITCH_INTERVAL_S = 0.0005
 """How soon a thread that waits for the interpreter gets it: threads here mostly wait, and their turns are short."""
 _logger = logging.getLogger("lwfm.agent")
+
+
+class LogHandler(logging.Handler):
+    """What this process has to say, into a log file."""
+
+    def __init__(self, log: LogFile):
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one record; what goes wrong goes to standard error, as with other handlers."""
+        try:
+            self._log.append(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:
+            self.handleError(record)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -133,7 +147,8 @@ def _locked(home: Home) -> Iterator[None]:
 
 
 def _start_log(home: Home) -> None:
-    handler = logging.handlers.RotatingFileHandler(home.agent_log, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    log = LogFile(str(home.agent_log), SHARED_LOG.configured(), (1, 2))
+    handler = LogHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.raiseExceptions = False  # a full disk: what it says of that would take the first space there is again

@@ -13,11 +13,12 @@ from typing import Any, Optional
 
 from .capacity import Capacity
 from .errors import ConfigError
+from .logfiles import BYTES_VARIABLE, FILES_VARIABLE
 from .paths import CACHE_VARIABLE, Home, self_command
 from .worker.capacity import node_capacity
 
 MAX_PAUSE_S = 10.0
-_KEPT = ("LWFM_GPUS", CACHE_VARIABLE)
+_KEPT = ("LWFM_GPUS", CACHE_VARIABLE, BYTES_VARIABLE, FILES_VARIABLE)
 _OPTIONS = {"cores": "--cores", "gpus": "--gpus", "memory_bytes": "--memory"}
 _logger = logging.getLogger(__name__)
 

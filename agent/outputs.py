@@ -20,6 +20,9 @@ from .files import checksum
 from .paths import private_directory
 from .store import Transaction
 
+BROUGHT_BYTES = 64 * 1024
+"""Up to this size what a job has printed elsewhere is brought when it has ended; the rest stays there until it is asked for."""
+
 JSON = dict[str, Any]
 _OWN_FILE = re.compile(r"[\w-]{2}/[\w-]+\.\d+\.std(?:out|err)", re.ASCII)
 """What ``take_over`` calls files. The records of other instances may say anything."""

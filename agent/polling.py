@@ -25,6 +25,9 @@ from .states import JobState
 from .turns import PolledSite, Turns
 
 AGAIN_S = 5.0
+LISTEN_S = 60.0
+"""So long after its last job has ended a site whose records come is asked on: output that was brought to the instance there, and
+the thread of an instance that the job had of its own, come after the end."""
 TICK_S = 5.0
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class PolledSites:
     Args:
         turns: makes them. ``calls``: to the drivers. ``limits_of``: what a site is spared; may raise LwfmError.
         bringing: what still has to do with jobs that have ended. ``spawn``: runs a coroutine in the event loop.
-        tick_s: so often the clocks are compared. ``wall``: that of the wall.
+        tick_s: so often the clocks are compared. ``wall``: that of the wall. ``listen_s``: see :data:`LISTEN_S`.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class PolledSites:
         spawn: Callable[[Awaitable[None]], Any],
         tick_s: float = TICK_S,
         wall: Callable[[], float] = time.time,
+        listen_s: float = LISTEN_S,
     ):
         self._turns = turns
         self._calls = calls
@@ -55,6 +59,7 @@ class PolledSites:
         self._spawn = spawn
         self._tick_s = tick_s
         self._wall = wall
+        self._listen_s = listen_s
         self._loop = asyncio.get_running_loop()
         self._sites: dict[str, PolledSite] = {}
 
@@ -99,7 +104,9 @@ class PolledSites:
             site.backlog.forget(job_id)
             site.told.discard(job_id)
             site.unheard.discard(job_id)
-            if site.backlog.waiting:
+            if site.records_come:
+                site.listen_until = self._loop.time() + self._listen_s
+            if site.backlog.waiting or site.records_come:
                 site.wake.set()
 
     def try_now(self, name: str) -> None:
@@ -175,7 +182,7 @@ class PolledSites:
                 if (self._pause_s(site) or 0) > 0:
                     continue
             site.wake.clear()
-            if not (site.backlog or site.health.bad):
+            if not (site.backlog or site.health.bad or self._loop.time() < site.listen_until):
                 continue
             try:
                 await self._turns.take(site)
@@ -188,9 +195,9 @@ class PolledSites:
         backlog, now = site.backlog, self._loop.time()
         if site.health.bad:
             return site.health.retry_at - now
-        if not backlog:
-            return None
         limits = self._limits(site.name)
+        if not backlog:
+            return site.pace.due_at(limits.poll_s) - now if now < site.listen_until else None
         if backlog.room(limits.max_jobs):
             return 0.0
         due = [site.cancel_at] if backlog.cancels else []

@@ -164,6 +164,10 @@ class Recorder:
         self._follow_foreign(new)
         return len(new)
 
+    def receive_again(self, origin: str, given: Sequence[fragments.Fragment]) -> int:
+        """The same for those of these records of which others have left but stubs; how many that were."""
+        return self.receive_fragments(origin, fragments.awaited(self.transaction, origin, given))
+
     @contextmanager
     def _noting_changes(self, job_ids: Iterable[str]) -> Iterator[None]:
         """What the block changes in the states of these jobs, if they are such, is told to who waits for them."""

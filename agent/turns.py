@@ -65,6 +65,7 @@ class PolledSite:
     Args:
         heard_at: when it answered last.
         told: the jobs that know of its trouble. ``unheard``: those that it was told to stop in vain.
+        records_come: whether what becomes of its jobs comes as records. ``listen_until``: more may come, though no job is there.
     """
 
     name: str
@@ -76,6 +77,8 @@ class PolledSite:
     heard_at: float = float("-inf")
     told: set[str] = field(default_factory=set)
     unheard: set[str] = field(default_factory=set)
+    records_come: bool = False
+    listen_until: float = float("-inf")
 
     @property
     def trouble(self) -> Optional[str]:
@@ -126,7 +129,8 @@ class Turns:
         try:
             run, limits = self._configured(site.name)
             now = self._loop.time()
-            asking = site.backlog.with_site and now >= site.pace.due_at(limits.poll_s)
+            expecting = site.backlog.with_site or now < site.listen_until
+            asking = expecting and now >= site.pace.due_at(limits.poll_s)
             fresh = site.health.state == UP and now - site.heard_at < max(FRESH_S, limits.poll_s)
             if asking or not fresh:
                 await self._ask(site, run, limits.poll_s)
@@ -149,6 +153,7 @@ class Turns:
         said: Mapping[str, Observation] = await self._call(site, run.status, asked)
         if run.records_come:  # which may turn out only now, of a driver that had to be started
             again, asked = set(backlog.doubtful), []
+        site.records_come = run.records_come
         if site.health.succeeded():
             _logger.info("site %s answers again", site.name)
             site.told.clear()

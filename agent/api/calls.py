@@ -13,7 +13,7 @@ from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
 from ..store import Store, lineage, maintenance, queries
-from . import contents, data, jobs, sites, sync
+from . import contents, data, housekeeping, jobs, sites, sync
 from .server import JSON, Call, Route, route
 
 
@@ -237,6 +237,9 @@ def routes() -> list[Route]:
         route("POST", "/v1/sync/fragments/read", sync.fragments_read),
         route("POST", "/v1/sync/fragments", sync.fragments_take),
         route("POST", "/v1/sync/fork", sync.fork_settle),
+        route("GET", "/v1/sync/gaps", sync.gaps),
+        route("POST", "/v1/sync/again", sync.again_take),
+        route("POST", "/v1/sync/visitors", sync.visitor_note),
         route("GET", "/v1/peers", sync.peer_list),
         route("POST", "/v1/peers", sync.peer_put),
         route("DELETE", "/v1/peers/*", sync.peer_remove),
@@ -264,4 +267,8 @@ def routes() -> list[Route]:
         route("DELETE", "/v1/sites/*/resources/*", sites.resource_destroy),
         route("POST", "/v1/store/verify", store_verify),
         route("POST", "/v1/store/rebuild", store_rebuild),
+        route("GET", "/v1/store/size", housekeeping.size),
+        route("POST", "/v1/store/compact", housekeeping.compact),
+        route("POST", "/v1/store/compact/stop", housekeeping.compact_stop),
+        route("POST", "/v1/store/prune", housekeeping.prune),
     ]

@@ -20,7 +20,7 @@ from ..recorder import JobNow, Recorder
 from ..recovery import is_claimed
 from ..service import Adopted, active_count, definitions_of, job_ids_of, text_of
 from ..states import JobState, parse_state
-from ..store import origins, queries
+from ..store import origins, queries, stubs
 from ..store.batch import check_place
 from ..watch import Progress, changed_since
 from .server import JSON, Call, Raw, number_of
@@ -290,6 +290,14 @@ async def _kept(instance: Instance, call: Call, attempt: int, stream: str, offse
         try:
             return instance.outputs.read(connection, found, offset, limit), int((found or {}).get("size", 0)), True
         except NotFound:
+            by, output_bytes = job.get("runner") or job["origin"], int((found or {}).get("size", 0))
+            pruned_at = stubs.outputs_pruned_at(connection, by, job["time"], output_bytes)
+            if pruned_at is not None:
+                where = f" at the instance on {job['elsewhere']}" if "elsewhere" in job else ""
+                raise NotFound(
+                    f"what job {job_id} has printed was pruned{where} on {pruned_at[:10]}",
+                    hint="an instance that had brought it may still have it",
+                ) from None
             if "elsewhere" not in job:
                 raise
             raise _not_here(job) from None

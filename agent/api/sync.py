@@ -13,8 +13,8 @@ from .. import __version__, peers
 from ..errors import InvalidRecord, StoreFull
 from ..instance import Instance
 from ..paths import user_name
-from ..store import Store, exchange, fragments, queries, schema
-from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_to_json
+from ..store import Store, exchange, fragments, queries, schema, sharing, stubs
+from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_from_json, vector_to_json
 from ..sync.address import Address
 from .server import JSON, Call, Raw
 
@@ -33,6 +33,7 @@ async def hello(instance: Instance, call: Call) -> JSON:
         "host": instance.host, "user": user_name(), "home": str(instance.home.root), "version": __version__,
         "schema": schema.SCHEMA_VERSION, "time_s": time.time(), "digest": digest(vector),
     }  # fmt: skip
+    told["pruned"], told["absent"] = await instance.writer.read(stubs.counts)
     if instance.store.notice:
         told["notices"] = [instance.store.notice]
     if told["digest"] != call.value("digest"):
@@ -103,6 +104,32 @@ async def fragments_take(instance: Instance, call: Call) -> JSON:
     _check_room(instance, len(data))
     origin, given = await asyncio.to_thread(fragments.decode, data)
     return {"new": await instance.writer.write(lambda recorder: recorder.receive_fragments(origin, given))}
+
+
+async def gaps(instance: Instance, call: Call) -> JSON:
+    """Where there are but stubs of records that were pruned."""
+    found = await instance.writer.read(stubs.places)
+    return {"absent": found.absent, "every": found.every}
+
+
+async def again_take(instance: Instance, call: Call) -> JSON:
+    """Take over records that others had pruned before they came here."""
+    data = call.data()
+    _check_room(instance, len(data))
+    origin, given = await asyncio.to_thread(fragments.decode, data)
+    return {"new": await instance.writer.write(lambda recorder: recorder.receive_again(origin, given))}
+
+
+async def visitor_note(instance: Instance, call: Call) -> JSON:
+    """Remember how far an instance that syncs with this one knows each log."""
+    body = call.body()
+    origin, host = body.get("origin"), body.get("host")
+    check_place(origin, 0)
+    if not isinstance(host, str):
+        raise InvalidRecord("host must be text")
+    known = vector_from_json(body.get("vector"))
+    await instance.writer.write(lambda recorder: sharing.note(recorder.transaction, str(origin), host[:300], known))
+    return {}
 
 
 async def fork_settle(instance: Instance, call: Call) -> JSON:

@@ -50,7 +50,7 @@ ENTRIES = {
         "node": ("nodes:node", "Nodes: list."),
         "agent": ("agent:agent", "The agent: start, stop, status, logs."),
         "self": ("self:self_", "This file: copy it to another machine."),
-        "store": ("store:store", "The thread store: verify, rebuild, path."),
+        "store": ("store:store", "The thread store: verify, size, prune, compact ..."),
         "doctor": ("doctor:doctor", "Look for what is wrong here, and say what to do."),
         "completion": ("completion:completion", "Completion of commands in the shell."),
     },

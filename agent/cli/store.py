@@ -7,6 +7,7 @@ import click
 from ..client.connection import NO_TIMEOUT
 from . import render
 from .groups import Group, example
+from .housekeeping import compact, prune, store_size
 from .options import json_option
 from .session import Session
 from .text import harmless, plural
@@ -33,7 +34,8 @@ def verify(session: Session, as_json: bool) -> int:
         origins = answer.get("origins", 0)
         count = origins if isinstance(origins, int) else len(origins)
         verdict = "all is well" if answer["ok"] else plural(len(answer["problems"]), "problem")
-        render.say(f"{plural(int(answer.get('records', 0)), 'record')} of {plural(count, 'origin')}: {verdict}")
+        pruned = f", {answer['pruned']} of them pruned" if answer.get("pruned") else ""
+        render.say(f"{plural(int(answer.get('records', 0)), 'record')} of {plural(count, 'origin')}{pruned}: {verdict}")
     return 0 if answer["ok"] else EXIT_NOT_VERIFIED
 
 
@@ -59,3 +61,7 @@ def path(session: Session, as_json: bool) -> None:
         render.print_json({"path": where, "exists": session.instance.database.exists()})
     else:
         render.say(where)
+
+
+for command in (store_size, compact, prune):
+    store.add_command(command)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 EXIT_NOT_ALL = 6
 AT_REST_S = 5.0
-SMALL_BYTES = 64 * 1024
-"""Of a batch job's own instance, what jobs printed comes along up to this size; the rest stays in its home."""
 
 
 @click.group(cls=Group, short_help="Bring stores together: pull, push, both ...")
@@ -136,13 +134,14 @@ def collect(session: Session, directory: Path, as_json: bool) -> int:
     The agent does so by itself; this is for when it could not. DIR is the home of that instance, as this host sees it. Its work is
     over: of its jobs, those that still run are stopped if they can be reached, and are UNKNOWN else; those that wait are CANCELLED.
     """
+    from ..outputs import BROUGHT_BYTES
     from ..sync.session import Watcher, connected_here
     from ..sync.session import sync as exchanged
     from ..sync.wanted import DataRequest
 
     if not Home(directory).database.exists():
         raise NotFound(f"there is no instance in {harmless(str(directory))}")
-    request = DataRequest(outputs=True, max_bytes=SMALL_BYTES)
+    request = DataRequest(outputs=True, max_bytes=BROUGHT_BYTES)
     with connected_here(str(directory.absolute())) as line, progress(directory.name) as shown:
         watcher = Watcher(shown.records, shown.contents, shown.line)
         synced = exchanged(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import LwfmError, SiteError, from_json
+from ..logfiles import SHARED_LOG, LogFile
 from ..records import JSON
 from .pipe import Broken, Message, Pipe
 
@@ -27,7 +28,6 @@ SEND_LIMIT_S = 60.0
 """A process that takes nothing for so long hangs."""
 LEAVE_S = 5.0
 """How long it may take to leave after the connection has ended."""
-LOG_BYTES = 2 * 1024 * 1024
 Ask = Callable[[str, bool], str]
 _logger = logging.getLogger(__name__)
 
@@ -203,11 +203,8 @@ def _said(code: int) -> str:
 
 
 def _opened(log: Path) -> Any:
-    """The log to append to; one that has grown too large makes way."""
+    """The log to append to; one that has grown too large makes way, and goes on doing so while the process runs."""
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
-        if log.stat().st_size > LOG_BYTES:
-            os.replace(log, log.with_name(log.name + ".1"))
-    except FileNotFoundError:
-        pass
-    return os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab")
+    file = LogFile(str(log), SHARED_LOG.configured())
+    file.append()
+    return os.fdopen(file.open(), "ab")

@@ -21,6 +21,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from .. import errors
 from ..config import PILLARS
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError
+from ..logfiles import SHARED_LOG, LogFile
 from ..models import JobDefn
 from ..records import JSON
 from .base import JobRequest, Observation, SiteContext, SiteDriver, StoredData, in_turn
@@ -51,6 +52,8 @@ def main(words: Sequence[str]) -> int:
         asked = pipe.receive().head
     except Broken:
         return 0
+    if "log" in asked:
+        LogFile(asked["log"], SHARED_LOG.configured(), (1, 2)).follow()
     made = threading.Event()
     threading.Thread(target=_leave_with_agent, args=(link, made), daemon=True).start()
     try:

@@ -168,6 +168,7 @@ class ProcessSite(SiteDriver):
         head = {
             "t": "start", "name": context.name, "driver": self._driver, "options": dict(context.options),
             "home": str(context.home), "repository": str(context.repository),
+            "log": str(log_of(context)),
         }  # fmt: skip
         try:
             ready = child.call(head, limit_s=START_LIMIT_S).head

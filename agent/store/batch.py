@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from ..errors import InvalidRecord
 from ..jsontext import compact_ascii
@@ -42,6 +42,17 @@ class Row(NamedTuple):
     body: str
 
 
+class Stub(NamedTuple):
+    """What is left of a record that was pruned: its hash, which cannot be made anew, its id and its kind."""
+
+    hash: str
+    uid: str
+    kind: str
+
+
+Entry = Union[Row, Stub]
+
+
 class Batch(NamedTuple):
     """Consecutive records of one origin.
 
@@ -54,7 +65,7 @@ class Batch(NamedTuple):
     after: int
     prev: str
     head: str
-    rows: list[Row]
+    rows: Sequence[Entry]
 
     @property
     def last(self) -> int:
@@ -76,7 +87,7 @@ def decode(data: bytes) -> tuple[Batch, list[str]]:
     """
     try:
         told = json.loads(data)
-        batch = Batch(told["origin"], told["after"], told["prev"], told["head"], [Row(*row) for row in told["rows"]])
+        batch = Batch(told["origin"], told["after"], told["prev"], told["head"], list(map(_entry, told["rows"])))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidRecord(f"this is no batch of records: {type(error).__name__}") from None
     _check_frame(batch)
@@ -90,8 +101,9 @@ def decode(data: bytes) -> tuple[Batch, list[str]]:
     return batch, hashes
 
 
-def chain(origin: str, after: int, prev: str, rows: list[Row]) -> list[str]:
-    """The hashes of consecutive records that follow record ``after``, whose hash is ``prev``.
+def chain(origin: str, after: int, prev: str, rows: Sequence[Entry]) -> list[str]:
+    """The hashes of consecutive records that follow record ``after``, whose hash is ``prev``. That of one that was pruned is
+    believed; the next one's is made of it.
 
     Raises:
         InvalidRecord: text that is not Unicode.
@@ -99,7 +111,10 @@ def chain(origin: str, after: int, prev: str, rows: list[Row]) -> list[str]:
     hashes = []
     try:
         for seq, row in enumerate(rows, after + 1):
-            prev = row_hash(origin, seq, prev, row.uid, row.kind, row.hlc, row.wall_utc, row.body, "strict")
+            if isinstance(row, Stub):
+                prev = row.hash
+            else:
+                prev = row_hash(origin, seq, prev, row.uid, row.kind, row.hlc, row.wall_utc, row.body, "strict")
             hashes.append(prev)
     except UnicodeEncodeError:
         raise InvalidRecord(f"a record of origin {origin} holds text that is not Unicode") from None
@@ -170,7 +185,11 @@ def _check_frame(batch: Batch) -> None:
         raise InvalidRecord(f"a batch of {len(batch.rows)} records; 1 to {MAX_ROWS} may come together")
 
 
-def check_row(row: Row) -> None:
+def _entry(told: Sequence[Any]) -> Entry:
+    return Stub(*told) if len(told) == len(Stub._fields) else Row(*told)
+
+
+def check_row(row: Entry) -> None:
     """Make sure that a record has an id, a kind and times as they must be.
 
     Raises:
@@ -179,6 +198,10 @@ def check_row(row: Row) -> None:
     parts: tuple[Any, ...] = row
     if not all(isinstance(value, str) for value in parts):
         raise InvalidRecord("a record whose parts are not text")
+    if isinstance(row, Stub):
+        if not (_HASH.fullmatch(row.hash) and _UID.fullmatch(row.uid) and _KIND.fullmatch(row.kind)):
+            raise InvalidRecord(f"what is left of a pruned record is not as it must be: {row!r}"[:300])
+        return
     fits = (
         _UID.fullmatch(row.uid)
         and _KIND.fullmatch(row.kind)

@@ -46,6 +46,8 @@ class Store:
         self.origin = ""
         self.notice: Optional[str] = None
         """What whoever opened it should be told: that it writes under a new origin, and why."""
+        self.compacting = False
+        """Whether it is being written anew, which may be stopped."""
         self.clock = HybridClock()
         self.rows = JobRows()
         self._maker: dict[str, str] = {}

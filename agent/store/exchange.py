@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Optional
 from ..errors import Conflict, InvalidRecord
 from ..ids import derived_id
 from . import foreign, log, maintenance, projections
-from .batch import BATCH_BYTES, BATCH_ROWS, Batch, Row, Vector, chain, check_place
+from .batch import BATCH_BYTES, BATCH_ROWS, Batch, Entry, Row, Stub, Vector, chain, check_place
 from .connection import Connection
 from .database import Transaction
 from .log import GENESIS, Head, Record
@@ -28,8 +28,11 @@ _OWN_TABLES = {
     "log": "logs",
     "node": "nodes",
 }
-_ROWS = "select uid, kind, hlc, wall_utc, body from log where origin = ? and seq > ? and seq <= ? order by seq"
+_ROWS = (
+    "select prev, hash, uid, kind, hlc, wall_utc, body from log where origin = ? and seq > ? and seq <= ? order by seq"
+)
 _MAX_ASKED = 100_000
+_NO_HLC, _NO_TIME = "000000000000-0000", "1970-01-01T00:00:00.000000Z"
 _FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError,
     sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError,
@@ -38,17 +41,8 @@ _FAULTS = (
 
 
 def vector(connection: sqlite3.Connection) -> Vector:
-    """How far this store knows each origin. The time it takes depends on the number of origins, not of records."""
-    known: Vector = {}
-    origin = ""
-    while True:
-        found = connection.execute(
-            "select origin from log where origin > ? order by origin limit 1", (origin,)
-        ).fetchone()
-        if found is None:
-            return known
-        origin = str(found[0])
-        known[origin] = log.read_head(connection, origin)
+    """How far this store knows each origin."""
+    return log.heads(connection)
 
 
 def hashes(connection: sqlite3.Connection, asked: Mapping[str, Sequence[int]]) -> dict[str, list[Optional[str]]]:
@@ -65,11 +59,11 @@ def hashes(connection: sqlite3.Connection, asked: Mapping[str, Sequence[int]]) -
 def read_batch(connection: sqlite3.Connection, origin: str, after: int, upto: int) -> Optional[Batch]:
     """The next records of an origin behind record ``after``, up to record ``upto``; None where there is none."""
     check_place(origin, after)
-    rows: list[Row] = []
+    rows: list[Entry] = []
     size = 0
     for found in connection.execute(_ROWS, (origin, after, min(upto, after + BATCH_ROWS))):
-        row = Row(*found)
-        size += len(row.body) + len(row.uid) + len(row.kind) + 50
+        row = _entry(*found)
+        size += sum(map(len, row)) + 10
         if rows and size > BATCH_BYTES:
             break
         rows.append(row)
@@ -133,7 +127,9 @@ def append(transaction: Transaction, batch: Batch, hashed: Sequence[str], new: S
                     projections.project(connection, record)
                     fresh.folded(record)
         connection.flush()  # what is wrong with a record may show only when it is written
-    transaction.witness(max(record.hlc for record in new))
+    latest = max(record.hlc for record in new)
+    if latest:
+        transaction.witness(latest)
     connection.execute("delete from fragments where origin = ? and seq <= ?", (origin, batch.last))
 
 
@@ -202,7 +198,8 @@ def settle_fork(transaction: Transaction, origin: str, at: int, their_hash: str)
     rows = _rows_behind(connection, origin, at)
     derived = _branch_name(origin, at, ours)
     connection.execute("delete from log where origin = ? and seq > ?", (origin, at))
-    _merge(connection, derived, 0, [_fork_row(connection, origin, at, ours, rows[0]), *rows])
+    moved = [_movable(row) for row in rows]
+    _merge(connection, derived, 0, [_fork_row(connection, origin, at, ours, moved[0]), *moved])
     if transaction.origin == origin:
         transaction.take_origin(derived)
     connection.execute("delete from fragments where (origin, seq) in (select origin, seq from log)")
@@ -213,10 +210,10 @@ def settle_fork(transaction: Transaction, origin: str, at: int, their_hash: str)
 
 def _merge(connection: sqlite3.Connection, origin: str, after: int, rows: list[Row]) -> None:
     """Have these records behind record ``after`` of an origin; where others are there already, one of the two branches moves on."""
-    here = _rows_behind(connection, origin, after)
-    same = 0
-    while same < min(len(here), len(rows)) and here[same] == rows[same]:
-        same += 1
+    here, before = _rows_behind(connection, origin, after), _hash_at(connection, origin, after)
+    assert before is not None
+    pairs = zip(chain(origin, after, before, here), chain(origin, after, before, rows))
+    same = next((number for number, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(here), len(rows)))
     at, ours, new = after + same, here[same:], rows[same:]
     prev = _hash_at(connection, origin, at)
     assert prev is not None
@@ -226,7 +223,7 @@ def _merge(connection: sqlite3.Connection, origin: str, after: int, rows: list[R
         if new_hash > here_hash:
             moving, new, digest = new, [], new_hash
         else:
-            moving, digest = ours, here_hash
+            moving, digest = [_movable(row) for row in ours], here_hash
             connection.execute("delete from log where origin = ? and seq > ?", (origin, at))
     _append(connection, origin, Head(at, prev), new, chain(origin, at, prev, new))
     if moving:
@@ -241,13 +238,30 @@ def are_fragments(connection: sqlite3.Connection, new: Sequence[Record]) -> set[
 
 
 def _append(
-    connection: sqlite3.Connection, origin: str, here: Head, rows: Sequence[Row], hashed: Sequence[str]
+    connection: sqlite3.Connection, origin: str, here: Head, rows: Sequence[Entry], hashed: Sequence[str]
 ) -> None:
     links = [here.hash, *hashed]
     connection.executemany(
         log.INSERT,
-        [(origin, here.seq + 1 + index, links[index], links[index + 1], *row) for index, row in enumerate(rows)],
+        [
+            log.stub(origin, here.seq + 1 + index, *row, log.ELSEWHERE)
+            if isinstance(row, Stub)
+            else (origin, here.seq + 1 + index, links[index], links[index + 1], *row)
+            for index, row in enumerate(rows)
+        ],
     )
+
+
+def _entry(prev: str, digest: str, uid: str, kind: str, hlc: str, wall_utc: str, body: str) -> Entry:
+    """A row of the log without what follows from its place."""
+    return Row(uid, kind, hlc, wall_utc, body) if prev else Stub(digest, uid, kind)
+
+
+def _movable(row: Entry) -> Row:
+    """A record as it stands in the log of another origin, where it has another hash: of one that was pruned only that is told."""
+    if isinstance(row, Row):
+        return row
+    return Row(row.uid, log.PRUNED, _NO_HLC, _NO_TIME, log.encode_body({"kind": row.kind, "hash": row.hash}))
 
 
 def _fork_row(connection: sqlite3.Connection, origin: str, at: int, digest: str, first: Row) -> Row:
@@ -268,8 +282,8 @@ def _branch_name(origin: str, at: int, digest: str) -> str:
     return hashlib.sha256(f"{origin}|{at}|{digest}".encode("ascii")).hexdigest()[:32]
 
 
-def _rows_behind(connection: sqlite3.Connection, origin: str, seq: int) -> list[Row]:
-    return [Row(*row) for row in connection.execute(_ROWS, (origin, seq, 2**53))]
+def _rows_behind(connection: sqlite3.Connection, origin: str, seq: int) -> list[Entry]:
+    return [_entry(*row) for row in connection.execute(_ROWS, (origin, seq, 2**53))]
 
 
 def _hash_at(connection: sqlite3.Connection, origin: str, seq: int) -> Optional[str]:

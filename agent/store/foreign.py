@@ -13,8 +13,8 @@ from ..errors import InvalidRecord
 from ..models import JobDefn, JobEvent, MetadataEvent
 from ..records import check_facts
 from ..states import WORDS
-from .batch import Row
-from .log import Record
+from .batch import Entry, Row, Stub
+from .log import ELSEWHERE, PRUNED, Record
 from .projections import FACTS, STATUS_TEXTS
 
 _STATES = frozenset(WORDS.values())
@@ -25,12 +25,14 @@ MAX_ATTEMPT = 999_999
 MAX_INTEGER = 2**63 - 1
 
 
-def parsed(origin: str, seq: int, row: Row) -> Record:
-    """The record that a row holds.
+def parsed(origin: str, seq: int, row: Entry) -> Record:
+    """The record that a row holds, or what a pruned one counts as.
 
     Raises:
         InvalidRecord: it is of a kind that we know, and not as that must be.
     """
+    if isinstance(row, Stub):
+        return Record(origin, seq, row.uid, PRUNED, "", "", {"kind": row.kind, "where": ELSEWHERE})
     try:
         body = json.loads(row.body)
         known = _KINDS.get(row.kind)
@@ -172,6 +174,25 @@ def _log(body: Mapping[str, Any]) -> None:
     _text(body, "level", "message", "job_id", "workflow_id", "time")
 
 
+def _prune(body: Mapping[str, Any]) -> None:
+    _text(body, "what", needed=True)
+    _text(body, "before", "digest")
+    _whole(body, "things", "records", "larger_than")
+    _object(body, "places")
+    for ranges in (body.get("places") or {}).values():
+        if not isinstance(ranges, list) or not all(_is_range(item) for item in ranges):
+            raise InvalidRecord("places must be numbers of records, from and to")
+
+
+def _is_range(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2 and all(type(seq) is int and 0 < seq < 2**53 for seq in item)
+
+
+def _pruned(body: Mapping[str, Any]) -> None:
+    _text(body, "kind", needed=True)
+    _text(body, "where")
+
+
 def _node(body: Mapping[str, Any]) -> None:
     _text(body, "worker_id", "host", "state", needed=True)
     _text(body, "allocation", "reason")
@@ -192,4 +213,6 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "firing": _firing,
     "log": _log,
     "node": _node,
+    "prune": _prune,
+    PRUNED: _pruned,
 }

@@ -15,6 +15,7 @@ from ..errors import InvalidRecord
 from ..jsontext import compact_ascii
 from . import foreign, log, projections
 from .batch import MAX_ROWS, Row, check_place, check_row
+from .connection import Connection
 from .database import Transaction
 from .exchange import claim_id, forked, understood
 from .log import Record
@@ -45,7 +46,7 @@ def places(connection: sqlite3.Connection, workflow: str) -> dict[str, list[int]
     contexts |= _column(connection, "select context_id from handlers where id in (?)", handlers)
     found: dict[str, list[int]] = {}
     for origin, seq, uid, kind, body in connection.execute(
-        "select origin, seq, uid, kind, body from log order by origin, seq"
+        "select origin, seq, uid, kind, body from log where prev <> '' order by origin, seq"
     ):
         told = json.loads(body)
         belongs = (
@@ -69,7 +70,7 @@ def read(connection: sqlite3.Connection, origin: str, seqs: Sequence[int]) -> li
     for start in range(0, len(seqs), _AT_A_TIME):
         part = seqs[start : start + _AT_A_TIME]
         marks = ",".join("?" * len(part))
-        query = f"select {_COLUMNS} from log where origin = ? and seq in ({marks}) order by seq"
+        query = f"select {_COLUMNS} from log where origin = ? and prev <> '' and seq in ({marks}) order by seq"
         found = connection.execute(query, (origin, *part))
         fragments += [Fragment(seq, prev, digest, Row(*row)) for seq, prev, digest, *row in found]
     return fragments
@@ -109,6 +110,16 @@ def decode(data: bytes) -> tuple[str, list[Fragment]]:
     return origin, fragments
 
 
+def awaited(transaction: Transaction, origin: str, fragments: Sequence[Fragment]) -> list[Fragment]:
+    """Those of these records of which others have left stubs, as their hashes prove.
+
+    The others are passed over: of several stubs in a row only the last one's hash is proved by the record behind it.
+    """
+    query = "select 1 from log where origin = ? and seq = ? and hash = ? and prev = '' and body = ?"
+    absent = log.STUB_BODY[log.ELSEWHERE]
+    return [item for item in fragments if transaction.execute(query, (origin, item.seq, item.hash, absent)).fetchone()]
+
+
 def receive(transaction: Transaction, origin: str, fragments: Sequence[Fragment]) -> list[Record]:
     """Keep those of these records that are new here, and fold them into the tables; the new ones.
 
@@ -119,28 +130,46 @@ def receive(transaction: Transaction, origin: str, fragments: Sequence[Fragment]
     new = []
     for fragment in fragments:
         known = connection.execute(
-            "select hash from log where origin = ?1 and seq = ?2 union select hash from fragments where origin = ?1 and seq = ?2",
-            (origin, fragment.seq),
+            "select hash, body = ?3 and prev = '' from log where origin = ?1 and seq = ?2"
+            " union select hash, 0 from fragments where origin = ?1 and seq = ?2",
+            (origin, fragment.seq, log.STUB_BODY[log.ELSEWHERE]),
         ).fetchone()
         if known is not None and known[0] != fragment.hash:
             raise forked(origin, fragment.seq)
         if known is not None:
+            if known[1]:
+                new.append(_filled(connection, origin, fragment))
             continue
         if origin == transaction.origin:
             raise InvalidRecord(f"record {fragment.seq} is said to be of this instance, which does not know it")
-        record = foreign.parsed(origin, fragment.seq, fragment.row)
         connection.execute(
             "insert into fragments values (?,?,?,?,?,?,?,?,?)",
             (origin, fragment.seq, fragment.prev, fragment.hash, *fragment.row),
         )
-        with understood(f"record {fragment.seq} of origin {origin}"):
-            claim_id(connection, record)
-            projections.project(connection, record)
-        new.append(record)
+        new.append(_folded(connection, origin, fragment))
     if new:
         transaction.witness(max(record.hlc for record in new))
         transaction.forget_rows()
     return new
+
+
+def _filled(connection: Connection, origin: str, fragment: Fragment) -> Record:
+    """Another store had pruned a record before it came here, and now it comes: its hash says that it is the one."""
+    connection.execute(
+        "update log set prev = ?, uid = ?, kind = ?, hlc = ?, wall_utc = ?, body = ? where origin = ? and seq = ?",
+        (fragment.prev, *fragment.row, origin, fragment.seq),
+    )
+    place = (fragment.row.uid, origin, fragment.seq)
+    connection.execute("delete from pruned where id = ? and origin = ? and seq = ?", place)
+    return _folded(connection, origin, fragment)
+
+
+def _folded(connection: Connection, origin: str, fragment: Fragment) -> Record:
+    record = foreign.parsed(origin, fragment.seq, fragment.row)
+    with understood(f"record {fragment.seq} of origin {origin}"):
+        claim_id(connection, record)
+        projections.project(connection, record)
+    return record
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:

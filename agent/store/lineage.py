@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import NotFound
-from . import origins, queries
+from . import origins, queries, stubs
 from .projections import text
 
 MAX_NODES = 500
@@ -101,6 +101,9 @@ def _start(connection: sqlite3.Connection, of: str) -> Node:
         try:
             identifier = queries.resolve(connection, kind, of)
         except NotFound:
+            gone = stubs.pruned(connection, kind, of)
+            if gone is not None:
+                return ("job", gone[0])
             continue
         if kind == "job":
             return ("job", identifier)
@@ -187,8 +190,10 @@ def _described(connection: sqlite3.Connection, graph: _Graph, start: Node) -> di
             job = jobs[identifier]
             nodes.append({**job, "id": identifier, "kind": "job", "label": job["name"], **commits.get(identifier, {})})
         else:
-            label = "a job this store does not know"
-            nodes.append({"id": identifier, "kind": "job", "label": label, "missing": True})
+            gone = stubs.pruned(connection, "job", identifier)
+            label = "a job this store does not know" if gone is None else "a job whose record was pruned"
+            said = {} if gone is None else {"pruned": gone[1]}
+            nodes.append({"id": identifier, "kind": "job", "label": label, "missing": True, **said})
     return {
         "root": [names[start]],
         "nodes": nodes,

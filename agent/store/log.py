@@ -1,4 +1,7 @@
-"""The log: what is true, one immutable row per fact, chained by hash, gapless per origin. See ``docs/store.md``."""
+"""The log: what is true, one immutable row per fact, chained by hash, gapless per origin. See ``docs/store.md``.
+
+Of a record that was pruned a stub is left, so that the chain can still be followed: see ``docs/decisions/0013-housekeeping.md``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,15 @@ GENESIS = "0" * 64
 """What the first row of an origin has as the hash before it."""
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 """Of a record's body: so that whoever syncs knows how much may come at once."""
+PRUNED = "pruned"
+"""What a record that was pruned counts as: of it are left its place, its hash, its id and its kind. Its ``prev`` is empty."""
+HERE, ELSEWHERE = "here", "elsewhere"
+"""Who pruned it: this store, which does not want it back; or another one, before it came here."""
+STUB_BODY = {where: f'{{"pruned":"{where}"}}' for where in (HERE, ELSEWHERE)}
+_PARTS = (
+    "origin, seq, uid, case when prev = '' then 'pruned' else kind end, hlc, wall_utc,"
+    " case when prev = '' then json_object('kind', kind, 'where', json_extract(body, '$.pruned')) else body end"
+)
 
 
 class Record(NamedTuple):
@@ -112,10 +124,28 @@ def read_head(connection: sqlite3.Connection, origin: str) -> Head:
     return Head(*row) if row else Head()
 
 
+def heads(connection: sqlite3.Connection) -> dict[str, Head]:
+    """The ends of all chains. The time it takes depends on the number of origins, not of records."""
+    known: dict[str, Head] = {}
+    origin = ""
+    while True:
+        found = connection.execute(
+            "select origin from log where origin > ? order by origin limit 1", (origin,)
+        ).fetchone()
+        if found is None:
+            return known
+        origin = str(found[0])
+        known[origin] = read_head(connection, origin)
+
+
 def read_rows(connection: sqlite3.Connection) -> sqlite3.Cursor:
     """Every row, origin by origin, in order, those that came without the ones before them among them: what :func:`parsed` takes."""
-    columns = "select origin, seq, uid, kind, hlc, wall_utc, body from"
-    return connection.execute(f"{columns} log union all {columns} fragments order by origin, seq")
+    return connection.execute(f"select {_PARTS} from log union all select {_PARTS} from fragments order by 1, 2")
+
+
+def stub(origin: str, seq: int, digest: str, uid: str, kind: str, where: str) -> tuple[Any, ...]:
+    """The row that stands for a record that was pruned."""
+    return (origin, seq, "", digest, uid, kind, "", "", STUB_BODY[where])
 
 
 def parsed(row: Sequence[Any]) -> Record:
@@ -132,9 +162,12 @@ def chain_problems(connection: sqlite3.Connection) -> Iterator[str]:
         head = expected.get(origin, Head())
         if seq != head.seq + 1:
             yield f"origin {origin}: record {head.seq + 1} is missing before {seq}"
-        elif prev != head.hash:
+        elif prev and prev != head.hash:
             yield f"origin {origin}: record {seq} does not continue record {head.seq}"
-        if row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, body) != stored:
+        if not prev:
+            if (hlc, wall_utc) != ("", "") or body not in STUB_BODY.values():
+                yield f"origin {origin}: record {seq} was changed after it was written"
+        elif row_hash(origin, seq, prev, uid, kind, hlc, wall_utc, body) != stored:
             yield f"origin {origin}: record {seq} was changed after it was written"
         expected[origin] = Head(seq, stored)
     for origin, seq, prev, stored, *fields in connection.execute(query.replace("from log", "from fragments")):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreCorrupt, StoreFull
-from . import log, projections, schema
+from . import log, projections, schema, stubs
 from .connection import Connection, connect
 from .database import Store
 from .engine import sqlite_utils
@@ -27,18 +27,19 @@ def verify(connection: sqlite3.Connection) -> dict[str, Any]:
         connection: on the store; reading is enough.
 
     Returns:
-        ``ok``, ``origins``, ``records`` and ``problems``, one sentence each (the first 50).
+        ``ok``, ``origins``, ``records``, how many of them are ``pruned``, and ``problems``, one sentence each (the first 50).
 
     Raises:
         StoreFull: there is no room for the scratch database.
     """
     problems: list[str] = []
-    origins = records = 0
-    with _snapshot(connection):
+    origins = records = pruned = 0
+    with snapshot(connection):
         try:
             for problem in _bounded(_all_problems(connection), problems):
                 problems.append(problem)
             origins, records = connection.execute("select count(distinct origin), count(*) from log").fetchone()
+            (pruned,) = connection.execute("select count(*) from log where prev = ''").fetchone()
         except sqlite3.DatabaseError as error:
             if "full" in str(error):
                 place = tempfile.gettempdir()
@@ -46,7 +47,7 @@ def verify(connection: sqlite3.Connection) -> dict[str, Any]:
                     f"no space left in {place} to verify", hint="set TMPDIR to where there is more"
                 ) from error
             problems.append(f"the file is damaged: {error}")
-    return {"ok": not problems, "origins": origins, "records": records, "problems": problems}
+    return {"ok": not problems, "origins": origins, "records": records, "pruned": pruned, "problems": problems}
 
 
 def rebuild(store: Store) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def fold_again(connection: Connection) -> int:
 
 
 @contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     """One state of the database for many statements, whatever is written meanwhile."""
     began = not connection.in_transaction
     if began:
@@ -98,6 +99,7 @@ def _all_problems(connection: sqlite3.Connection) -> Iterator[str]:
     if integrity != "ok":
         yield f"the file is damaged: {integrity}"
     yield from log.chain_problems(connection)
+    yield from stubs.unfounded(connection)
     yield from _drift(connection)
 
 

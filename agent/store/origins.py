@@ -112,7 +112,7 @@ def clause(column: str, origins: Sequence[str]) -> tuple[str, list[Any]]:
 def last_known(connection: sqlite3.Connection, origin: str) -> Optional[str]:
     """When the last record was made that is known of an instance."""
     found = connection.execute(
-        "select wall_utc from log where origin = ? order by seq desc limit 1", (origin,)
+        "select wall_utc from log where origin = ? and prev <> '' order by seq desc limit 1", (origin,)
     ).fetchone()
     return str(found[0]) if found else None
 

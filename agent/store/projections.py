@@ -16,7 +16,7 @@ from ..matching import flatten
 from ..states import TERMINAL, JobState
 from .connection import Connection, update_job
 from .jobrow import JobRow, JobRows
-from .log import Record
+from .log import ELSEWHERE, PRUNED, Record
 
 FACTS = (
     "native_id", "host", "hosts", "allocation", "started_at", "ended_at", "exit_code", "signal", "cpu_seconds", "peak_rss_bytes",
@@ -46,6 +46,8 @@ _INSERT_PROPERTY = "insert into properties values (?,?,?,?,?) on conflict do not
 STATUS_TEXTS = ("reason", "native_status", "time")
 _STATUS_COLUMNS = frozenset({"job_id", "attempt", "state", *STATUS_TEXTS})
 _ENDS = frozenset(state.value for state in TERMINAL)
+_ASKED_FOR = frozenset({"job", "workflow", "handler"})
+"""Of these kinds people may ask for one that was pruned."""
 
 
 def state_key(attempt: int, state: str, hlc: str) -> str:
@@ -657,6 +659,29 @@ def _node(connection: Connection, record: Record, fresh: bool) -> None:
     )  # fmt: skip
 
 
+def _prune(connection: Connection, record: Record, fresh: bool) -> None:
+    """An instance has pruned something: records of the history, or of what its jobs left."""
+    body = record.body
+    connection.execute(
+        f"insert into prunings values (?,?,?,?,?,?,?,?,?,?) {_SAME}",
+        (
+            record.uid, record.origin, record.wall_utc, text(body["what"]), text(body.get("before")), body.get("larger_than"),
+            body.get("things"), body.get("records"), text(body.get("digest")), dump(body.get("places") or {}),
+        ),
+    )  # fmt: skip
+
+
+def _pruned(connection: Connection, record: Record, fresh: bool) -> None:
+    """What is left of a pruned record."""
+    body = record.body
+    if body["kind"] in _ASKED_FOR:
+        where = body.get("where") or ELSEWHERE
+        connection.execute(
+            "insert into pruned values (?,?,?,?,?) on conflict do update set pruned_where = excluded.pruned_where",
+            (record.uid, record.origin, record.seq, body["kind"], text(where)),
+        )
+
+
 _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
     "instance": _instance,
     "fork": _fork,
@@ -671,6 +696,8 @@ _PROJECTIONS: dict[str, Callable[[Connection, Record, bool], None]] = {
     "log": _log,
     "node": _node,
     "adopt": _adopt,
+    "prune": _prune,
+    PRUNED: _pruned,
 }
 
 

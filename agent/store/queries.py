@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 from ..errors import AmbiguousId, InvalidRecord, NotFound
 from ..matching import parse_match
+from . import log, stubs
 from . import origins as instances
 from .engine import sqlite_utils
 from .projections import FACTS, text
@@ -72,6 +73,8 @@ def resolve(connection: sqlite3.Connection, kind: str, given: str) -> str:
     matches = [str(row[0]) for row in connection.execute(query, (given, given + "\x7f"))]
     if given in matches:
         return given
+    if not matches and (found := stubs.pruned(connection, kind, given)):
+        raise _pruned(kind, *found)
     if not matches or not given:
         listing = {"data": "lwfm find", "handler": "lwfm handler list", "log": "lwfm log"}.get(
             kind, f"lwfm {kind} list"
@@ -83,9 +86,18 @@ def resolve(connection: sqlite3.Connection, kind: str, given: str) -> str:
     return matches[0]
 
 
+def _pruned(kind: str, identifier: str, where: str) -> NotFound:
+    if where == log.HERE:
+        return NotFound(f"{kind} {identifier} was pruned from the history", hint="another instance may still have it")
+    hint = "it comes with a sync with an instance that still has it"
+    return NotFound(f"{kind} {identifier} was pruned by another instance before it came here", hint=hint)
+
+
 def job(connection: sqlite3.Connection, job_id: str) -> JSON:
     """One job. Raises NotFound."""
     found = rows(connection, f"select {_JOB_COLUMNS}{_FROM_JOBS} where j.id = ?", (job_id,))
+    if not found and (gone := stubs.pruned(connection, "job", job_id)):
+        raise _pruned("job", *gone)
     if not found:
         raise NotFound(f"no job {job_id}", hint="lwfm job list shows what there is")
     return _parsed(instances.mark(connection, found)[0], "meta")

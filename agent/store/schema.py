@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StoreTooNew
 from .engine import sqlite_utils
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
 
 PROJECTIONS = (
@@ -33,6 +33,8 @@ PROJECTIONS = (
     "job_counts",
     "nodes",
     "adoptions",
+    "prunings",
+    "pruned",
 )
 
 _TABLES = """
@@ -253,6 +255,32 @@ def _migrations() -> Any:
         )
         db.execute(
             "create table local_adopted (job_id text primary key, site text not null, request text not null) without rowid"
+        )
+
+    @migrations()  # type: ignore[untyped-decorator, unused-ignore]
+    def m009_pruning(db: sqlite_utils.Database) -> None:
+        """What was pruned, by whom, and which of it people may ask for; what other instances have taken of this one's."""
+        _begin(db)
+        db.execute(  # the first stores with schema 4 were made without it
+            "create index if not exists nodes_by_host on nodes (host, origin, worker_id, id)"
+        )
+        db.execute("create index log_pruned on log (origin, seq) where prev = ''")
+        db.execute(
+            "create table prunings ("
+            " id text primary key, origin text not null, time text not null, what text not null, before text,"
+            " larger_than integer, things integer, records integer, digest text, places text not null"
+            ") without rowid"
+        )
+        db.execute(
+            "create table pruned ("
+            " id text not null, origin text not null, seq integer not null, kind text not null, pruned_where text not null,"
+            " primary key (id, origin, seq)"
+            ") without rowid"
+        )
+        db.execute(
+            "create table local_visitors ("
+            " origin text primary key, host text not null, seen_at text not null, vector text not null"
+            ") without rowid"
         )
 
     return migrations

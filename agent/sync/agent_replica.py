@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ..client import Client
+from ..store.batch import vector_to_json
 from .frames import Refused
-from .replica import Hello, Packet, Taken, Want
+from .replica import Gaps, Hello, Packet, Taken, Want
 
 BATCH_TIMEOUT_S = 600.0
 """For one batch, and for a fork, which has all tables made anew."""
@@ -63,3 +64,26 @@ class AgentReplica:
         answer = self._client.post("/v1/sync/fork", body, repeatable=False, timeout_s=BATCH_TIMEOUT_S)
         notice: Optional[str] = answer["notice"]
         return notice
+
+    def gaps(self) -> Gaps:
+        """See :class:`~.replica.Replica`."""
+        return Gaps.from_json(self._client.get("/v1/sync/gaps"))
+
+    def give_again(self, origin: str, seqs: Sequence[int]) -> bytes:
+        """See :class:`~.replica.Replica`."""
+        return self._client.post_bytes("/v1/sync/fragments/read", {"origin": origin, "seqs": list(seqs)}).body
+
+    def take_again(self, data: bytes) -> int:
+        """See :class:`~.replica.Replica`."""
+        answer = self._client.post("/v1/sync/again", data, repeatable=True, timeout_s=BATCH_TIMEOUT_S)
+        return int(answer["new"])
+
+    def note(self, other: Hello) -> None:
+        """See :class:`~.replica.Replica`."""
+        known = other.vector
+        if known is None:
+            ours = self.hello(None)
+            known = ours.vector if ours.digest == other.digest else None
+        if known is not None:
+            body = {"origin": other.origin, "host": other.host, "vector": vector_to_json(known)}
+            self._client.post("/v1/sync/visitors", body, repeatable=True)

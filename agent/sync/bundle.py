@@ -23,7 +23,7 @@ from ..store.batch import BATCH_ROWS, Vector, vector_from_json, vector_to_json
 from ..wire import agree
 from .agent_replica import BATCH_TIMEOUT_S, AgentReplica
 from .contents import Moved, Tell, silent
-from .frames import GREETING, SPOKEN, Cut, Line, Refused
+from .frames import GREETING, SPOKEN, WITH_PRUNED, Cut, Line, Refused
 from .remote import head_of, packet_of
 from .replica import Hello, Want
 from .shelf import fetch_from_bundle
@@ -99,7 +99,8 @@ def _write(
     hello = replica.hello(None)
     line.greet()
     bundled = Bundled(workflow=workflow, source=hello)
-    head: JSON = {"t": "bundle", "protocols": list(SPOKEN), **hello.to_json()}
+    spoken = [WITH_PRUNED] if hello.pruned and not workflow else list(SPOKEN)
+    head: JSON = {"t": "bundle", "protocols": spoken, **hello.to_json()}
     if workflow:
         found = client.post(
             "/v1/sync/fragments/find", {"workflow": workflow}, repeatable=True, timeout_s=BATCH_TIMEOUT_S

@@ -7,14 +7,14 @@ wrong; wherever one is cut off, each side has whole beginnings of all logs, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ..errors import Conflict, InvalidRecord
-from ..store.batch import Vector
-from .frames import Refused
-from .replica import Hello, Packet, Replica, Want
+from ..errors import Conflict, InvalidRecord, ProtocolMismatch
+from ..store.batch import BATCH_ROWS, Vector
+from .frames import UPDATE, WITH_PRUNED, Refused
+from .replica import Hello, Packet, Ranges, Replica, Want
 
 PROBES = 15
 """Records whose hashes are compared in one round while the place of a fork is looked for: four bits of it each time."""
@@ -42,7 +42,7 @@ class Outcome:
     """What came of it.
 
     Args:
-        near, far: the two sides, as they said before it.
+        near, far: the two sides, as they said before it; of the far one, with what was pushed.
         received, sent: records.
         skew_s: by how much the far side's clock is ahead of ours, give or take ``skew_error_s``.
         notices: what the user should be told, one sentence each.
@@ -77,6 +77,8 @@ def greet(near: Replica, far: Replica) -> Outcome:
         ours, theirs, theirs.time_s - (asked_at + answered_at) / 2, (answered_at - asked_at) / 2,
         notices=[*(f"here: {notice}" for notice in ours.notices), *(f"{theirs.host}: {notice}" for notice in theirs.notices)],
     )  # fmt: skip
+    if (ours.pruned or theirs.pruned) and theirs.protocol < WITH_PRUNED:
+        raise ProtocolMismatch(f"records were pruned that {theirs.host} has not got yet", hint=UPDATE)
     if ours.origin == theirs.origin:
         outcome.notices.append("both sides are the same instance, or one is an undetected copy of the other")
     return outcome
@@ -97,8 +99,18 @@ def exchange(near: Replica, far: Replica, *, pull: bool, push: bool, report: Rep
         LwfmError: it was cut off, or refused; what was taken over before that stays.
     """
     outcome = greet(near, far)
-    if outcome.far.vector is None:
-        return outcome
+    if outcome.far.vector is not None:
+        _exchange_news(near, far, outcome, pull, push, report)
+    _fill(near, far, outcome, pull, push)
+    near.note(outcome.far)
+    if outcome.far.protocol >= WITH_PRUNED:
+        equal = outcome.far.vector is None and not outcome.received
+        far.note(replace(outcome.near, vector=None) if equal else near.hello(None))
+    return outcome
+
+
+def _exchange_news(near: Replica, far: Replica, outcome: Outcome, pull: bool, push: bool, report: Report) -> None:
+    """Bring over what each side lacks at the ends of the logs."""
     _settle_forks(near, far, outcome)
     lack = lacks(outcome)
     to_receive = _count(lack.near) if pull else 0
@@ -124,7 +136,48 @@ def exchange(near: Replica, far: Replica, *, pull: bool, push: bool, report: Rep
             tell()
 
         far.take(near.give(lack.far), sent)
-    return outcome
+        ours, theirs = outcome.near.vector or {}, outcome.far.vector or {}
+        known = {**theirs, **{want.origin: ours[want.origin] for want in lack.far}}
+        outcome.far = replace(outcome.far, vector=known)
+
+
+def _fill(near: Replica, far: Replica, outcome: Outcome, pull: bool, push: bool) -> None:
+    """Bring over what has been pruned before it came to one side, and the other still has."""
+    if not ((pull and outcome.near.absent) or (push and outcome.far.absent)):
+        return
+    ours, theirs = near.gaps(), far.gaps()
+    here = outcome.near.vector or {}
+    there = here if outcome.far.vector is None else outcome.far.vector
+    if pull:
+        outcome.received += _give_again(far, near, ours.absent, theirs.every, there)
+    if push:
+        outcome.sent += _give_again(near, far, theirs.absent, ours.every, here)
+
+
+def _give_again(giver: Replica, taker: Replica, absent: Ranges, lacking: Ranges, known: Vector) -> int:
+    """Have the records given that are ``absent`` at one side, known to the other, and not ``lacking`` there; how many."""
+    count = 0
+    for origin, ranges in sorted(absent.items()):
+        head = known[origin].seq if origin in known else 0
+        seqs = list(_without(ranges, [*lacking.get(origin, ()), (head + 1, MAX_RECORDS)]))
+        for start in range(0, len(seqs), BATCH_ROWS):
+            count += taker.take_again(giver.give_again(origin, seqs[start : start + BATCH_ROWS]))
+    return count
+
+
+def _without(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """The numbers in some ranges that are not in others; both are in order, and do not touch."""
+    at = 0
+    for first, last in ranges:
+        seq = first
+        while seq <= last:
+            while at < len(others) and others[at][1] < seq:
+                at += 1
+            if at < len(others) and others[at][0] <= seq:
+                seq = others[at][1] + 1
+            else:
+                yield seq
+                seq += 1
 
 
 def _lacking(ours: Vector, theirs: Vector) -> list[Want]:

@@ -15,9 +15,12 @@ from typing import Any, NamedTuple, Optional, Protocol
 from ..errors import SiteError
 from ..jsontext import compact_ascii
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of the exchange that this release speaks."""
-SPOKEN = (1,)
+WITH_PRUNED = 2
+"""From this version on there are records that were pruned, and each side hears how far the other knows."""
+UPDATE = "the lwfm of the other side does not know pruned records: update it"
+SPOKEN = (2, 1)
 """The versions spoken here, best first."""
 GREETING = b"\nlwfm sync 1\n"
 """What the far side says first; never changes, so that any two releases can tell each other which versions they speak."""

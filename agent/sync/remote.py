@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ..errors import ProtocolMismatch
 from ..store.batch import check_hash
 from .frames import SPOKEN, Line, Refused
-from .replica import Hello, Packet, Taken, Want
+from .replica import Gaps, Hello, Packet, Taken, Want
 
 WINDOW = 8
 """Packets that are on their way at once before the first is answered: the line is not idle while they are written."""
@@ -74,9 +75,44 @@ class RemoteReplica:
         notice = told.get("notice")
         return str(notice)[:1000] if notice else None
 
+    def gaps(self) -> Gaps:
+        """See :class:`~.replica.Replica`."""
+        self._line.send({"t": "gaps"})
+        return Gaps.from_json(json_of(self._line.receive("gaps").body))
+
+    def give_again(self, origin: str, seqs: Sequence[int]) -> bytes:
+        """See :class:`~.replica.Replica`."""
+        self._line.send({"t": "again", "origin": origin, "seqs": list(seqs)})
+        return self._line.receive("fragment").body
+
+    def take_again(self, data: bytes) -> int:
+        """See :class:`~.replica.Replica`."""
+        self._line.send({"t": "fragment"}, data, compress=True)
+        return count_of(self._line.receive("taken").head)
+
+    def note(self, other: Hello) -> None:
+        """See :class:`~.replica.Replica`; nothing is waited for."""
+        self._line.send({"t": "known", **other.to_json()})
+
     def _ask(self, question: dict[str, Any], answer: str) -> dict[str, Any]:
         self._line.send(question)
         return self._line.receive(answer).head
+
+
+def json_of(body: bytes) -> Any:
+    """The JSON that a body holds. Raises Refused."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused("what the other side sent is not JSON") from None
+
+
+def count_of(head: Mapping[str, Any]) -> int:
+    """The number that the head of a frame tells. Raises Refused."""
+    count = head.get("count")
+    if type(count) is not int or count < 0:
+        raise Refused("the other side does not say how many")
+    return count
 
 
 def head_of(packet: Packet) -> dict[str, Any]:

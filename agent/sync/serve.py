@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
-from ..errors import InvalidRecord, LwfmError
+from ..errors import InvalidRecord, LwfmError, ProtocolMismatch
+from ..jsontext import compact_ascii
 from ..store.batch import check_hash, check_place
 from ..wire import agree
-from .frames import PROTOCOL, SPOKEN, Cut, Frame, Line
+from .frames import SPOKEN, WITH_PRUNED, Cut, Frame, Line
 from .remote import head_of, packet_of
-from .replica import Replica, Want
+from .replica import Hello, Replica, Want
 
 MAX_WANTS = 100_000
 _NO_OTHERS: Mapping[str, Callable[[Frame], object]] = {}
@@ -68,6 +69,15 @@ class Server:
             check_hash(theirs)
             notice = self._replica.settle_fork(str(origin), int(at or 0), str(theirs))
             self._line.send({"t": "settled", "notice": notice})
+        elif kind == "gaps":
+            self._line.send({"t": "gaps"}, compact_ascii(self._replica.gaps().to_json()).encode("ascii"), compress=True)
+        elif kind == "again":
+            ((origin, seqs),) = _asked({head.get("origin"): head.get("seqs")}).items()
+            self._line.send({"t": "fragment"}, self._replica.give_again(origin, seqs), compress=True)
+        elif kind == "fragment":
+            self._line.send({"t": "taken", "count": self._replica.take_again(frame.body)})
+        elif kind == "known":
+            self._replica.note(Hello.from_json(head))
         elif kind in self._others:
             self._others[kind](frame)
         else:
@@ -80,7 +90,12 @@ class Server:
         self._agreed = agree(theirs, SPOKEN)
         known = head.get("digest")
         told = self._replica.hello(known if isinstance(known, str) else None)
-        self._line.send({"t": "hello", "protocol": PROTOCOL, **told.to_json(known)})
+        if told.pruned and self._agreed < WITH_PRUNED:
+            raise ProtocolMismatch(
+                "records of this instance were pruned, which who asks does not know of",
+                hint="update the lwfm that asks",
+            )
+        self._line.send({"t": "hello", **told.to_json(known), "protocol": self._agreed})
 
     def _tell(self, error: LwfmError) -> None:
         try:

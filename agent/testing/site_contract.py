@@ -290,6 +290,7 @@ class SiteContract:
     def test_of_an_unknown_job_nothing_is_said(self, site: SiteUnderTest) -> None:
         unknown = str(uuid.uuid4())
         assert unknown not in site.run.status([unknown])
+        assert list(site.run.homes(unknown)) == []
         try:
             site.run.cancel(unknown, 1, "there is none")
         except NotFound:

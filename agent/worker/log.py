@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import time
 
-MAX_BYTES = 512 * 1024
-"""Of each of the two files."""
+from ..errors import ConfigError
+from ..logfiles import WORKER_LOG, LogFile
 
 
 class Log:
     """Appends lines that say when, who and what. Keeper and loop write to the same file."""
 
     def __init__(self, path: str, who: str) -> None:
-        self._path = path
+        try:
+            rotation = WORKER_LOG.configured()
+        except ConfigError:  # the agent has said so already
+            rotation = WORKER_LOG
+        self._log = LogFile(path, rotation)
         self._who = who
 
     def __call__(self, text: str) -> None:
@@ -21,14 +25,7 @@ class Log:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = f"{stamp} {self._who}[{os.getpid()}] {text.rstrip()}\n".encode("utf-8", "backslashreplace")
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, line)
-                size = os.fstat(fd).st_size
-            finally:
-                os.close(fd)
-            if size > MAX_BYTES:
-                os.replace(self._path, self._path + ".1")
+            self._log.append(line)
         except OSError:
             self._say(line)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import cluster as bed
-from support.agents import new_home
+from support.agents import LINK, new_home
 from support.cluster import Cluster
 from support.peers import Network, a_network, kill
 from support.ssh_server import sshd_program
@@ -140,3 +141,23 @@ def test_the_sweep_of_the_tutorial(cluster: Cluster, network: Network, scratch: 
     behind = near.json("lineage", str(plot), "--up")
     labels = {node["label"].rpartition("/")[2] for node in behind["nodes"]}
     assert {"plot", "periods.csv", "analyse", "sweep.csv", "collect", "trajectory-1.csv", "swing-10"} <= labels
+
+
+def test_what_a_job_of_the_far_queue_records_comes_home(
+    cluster: Cluster, network: Network, scratch: Path, tmp_path: Path
+) -> None:
+    """The job has an instance of its own on its node: from there to the login node's when it has ended, from there to here."""
+    near, far = network.place("near", started=False), network.place("far", started=False)
+    far.configure('[slurm]\ndriver = "slurm"\npoll_s = 0.2\n')
+    far.env.update(cluster.environment)
+    near.configure(SITE.format(config=network.config, script=network.script, home=far.home.root))
+    near.start()
+    flow = near.workflow("there")
+    python = f"PYTHONPATH={LINK} {sys.executable} -m lwfm"
+    command = f"echo 7 > {scratch}/seven && {python} put {scratch}/seven --meta kind=seven"
+    (fired,) = near.on("data", {"match": {"kind": "seven"}}, "echo fired")["job_ids"]
+    job = near.submit(command, site="cluster/slurm", workflow=flow)
+    assert near.wait(job, timeout_s=90)["state"] == "COMPLETE", near.output(job, "stderr")
+    assert near.wait(fired, timeout_s=60)["state"] == "COMPLETE"
+    (sheet,) = near.json("find", "kind=seven")
+    assert (sheet["job_id"], sheet["workflow_id"]) == (job, flow)

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import Optional
 
@@ -24,6 +25,7 @@ from lwfm.store import schema
 from lwfm.store.identity import FILE
 from lwfm.sync.frames import Cut
 
+from support.pruned import chains, prune, stubs, whole
 from support.replicas import StoreReplica, sync, write_something
 from support.threads import Thread, tables
 
@@ -39,7 +41,9 @@ class Killed(Exception):
 class World:
     """Some instances, and everything that happens to them."""
 
-    def __init__(self, root: Path, seed: int):
+    def __init__(self, root: Path, seed: int, *, pruning: bool = False):
+        self.pruning = pruning
+        self.pruned = 0
         self.root = root
         self.draw = random.Random(seed)
         self.made = 0
@@ -60,7 +64,7 @@ class World:
     def run(self) -> None:
         actions = {
             "write": 40, "sync": 25, "cut": 25, "kill": 6, "backup": 8, "clone": 2, "restore": 2, "unseen": 5, "twin": 4, "anew": 1,
-            "hand": 12, "tell": 12,
+            "hand": 12, "tell": 12, "finish": 25 * self.pruning, "prune": 20 * self.pruning,
         }  # fmt: skip
         for _ in range(STEPS):
             name = self.draw.choices(list(actions), list(actions.values()))[0]
@@ -71,6 +75,24 @@ class World:
 
     def do_write(self) -> None:
         write_something(self.threads[self.pick()], self.draw)
+
+    def do_prune(self) -> None:
+        """An instance prunes what it need not keep."""
+        thread = self.threads[self.pick()]
+        whole_before = set(whole(thread))
+        what = self.draw.choice([(), ("jobs",), ("logs",), ("jobs", "handlers", "workflows")])
+        self.pruned += prune(thread, *what, unsynced=self.draw.random() < 0.5)
+        assert whole_before - set(whole(thread)) <= stubs(thread, "here")
+
+    def do_finish(self) -> None:
+        """An instance submits jobs, and runs some of those that wait."""
+        thread = self.threads[self.pick()]
+        for _ in range(self.draw.randint(1, 3)):
+            thread.submit("true")
+        query = "select id from jobs where origin = ? and runner is null and state = 'PENDING'"
+        for (job,) in thread.connection.execute(query, (thread.store.origin,)).fetchall():
+            if self.draw.random() < 0.8:
+                thread.run(job, self.draw.choice([0, 0, 1]))
 
     def do_hand(self) -> None:
         """One instance hands a job to another, perhaps not for the first time, or its answer is lost on the way."""
@@ -235,7 +257,10 @@ class World:
     def settle(self) -> None:
         """Sync until nobody has anything new; consequences of what comes, such as handlers that fire, are new too."""
         for _ in range(12):
-            pairs = list(zip(self.threads, self.threads[1:]))
+            if self.pruning:  # what one has pruned does not pass through it
+                pairs = list(combinations(self.threads, 2))
+            else:
+                pairs = list(zip(self.threads, self.threads[1:]))
             moved = sum(self.meet(*pair) for pair in [*pairs, *reversed(pairs)])
             if not moved:
                 return
@@ -244,7 +269,8 @@ class World:
 
 def ids(thread: Thread) -> set[str]:
     """What a store knows, whatever origin it stands under."""
-    return {f"{kind} {uid}" for kind, uid in thread.connection.execute("select kind, uid from log")}
+    query = "select case when kind = 'pruned' then json_extract(body, '$.kind') else kind end, uid from log"
+    return {f"{kind} {uid}" for kind, uid in thread.connection.execute(query)}
 
 
 def tell(recorder: Recorder, job_id: str, state: str) -> None:
@@ -274,6 +300,33 @@ def test_whatever_happens_all_become_equal_and_nothing_is_lost(seed: int, tmp_pa
         assert [table for table in schema.PROJECTIONS if found.get(table) != folded.get(table)] == []
     for thread in world.threads:
         assert thread.verify() == []
+        thread.close()
+
+
+@pytest.mark.parametrize("seed", range(TOPOLOGIES * 2 // 3))
+def test_with_pruning_all_become_equal_but_for_what_each_has_pruned(seed: int, tmp_path: Path) -> None:
+    """Whoever has not pruned something has it in the end, if anybody has; nobody gets back what it has pruned itself."""
+    world = World(tmp_path, seed, pruning=True)
+    world.run()
+    known = set().union(*(ids(thread) for thread in world.threads))
+    for thread in world.threads:
+        assert thread.verify() == []
+    pruned = [stubs(thread, "here") for thread in world.threads]
+    world.settle()
+    everything: dict[tuple[str, int], tuple[object, ...]] = {}
+    for thread in world.threads:
+        assert thread.verify() == []
+        assert known <= ids(thread)
+        assert chains(thread) == chains(world.threads[0])
+        everything.update(whole(thread))
+    places = {(origin, seq) for origin, seq, *_ in chains(world.threads[0])}
+    for thread, before in zip(world.threads, pruned):
+        assert stubs(thread, "here") <= before
+        if not world.forks:
+            assert stubs(thread, "here") == before
+        assert whole(thread) == {place: everything[place] for place in everything if place not in stubs(thread, "here")}
+        assert stubs(thread, "elsewhere") == places - stubs(thread, "here") - everything.keys()
+    for thread in world.threads:
         thread.close()
 
 

@@ -7,14 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 from lwfm.store import exchange as records
+from lwfm.store import fragments, sharing, stubs
 from lwfm.store.batch import decode, digest, encode
 from lwfm.sync.exchange import Outcome, exchange
 from lwfm.sync.frames import Line
 from lwfm.sync.remote import RemoteReplica
-from lwfm.sync.replica import Hello, Packet, Taken, Want
+from lwfm.sync.replica import Gaps, Hello, Packet, Taken, Want
 from lwfm.sync.serve import Server
 
 from support.threads import HOST, Thread
@@ -33,7 +35,9 @@ class StoreReplica:
         notices = (store.notice,) if store.notice else ()
         store_id = store.setting("store_id") or ""
         home = str(self.thread.directory)
-        return Hello(store.origin, store_id, HOST, "ada", home, "0", 7, time.time(), digest(known), known, notices)
+        told = Hello(store.origin, store_id, HOST, "ada", home, "0", 7, time.time(), digest(known), known, notices)
+        pruned, absent = stubs.counts(store.connection)
+        return replace(told, pruned=pruned, absent=absent)
 
     def hashes(self, asked: Mapping[str, Sequence[int]]) -> dict[str, list[Optional[str]]]:
         return records.hashes(self.thread.connection, asked)
@@ -56,6 +60,20 @@ class StoreReplica:
             branch = records.settle_fork(transaction, origin, at, their_hash)
         self.thread.rules.reset()
         return branch.notice if branch else None
+
+    def gaps(self) -> Gaps:
+        return Gaps(*stubs.places(self.thread.connection))
+
+    def give_again(self, origin: str, seqs: Sequence[int]) -> bytes:
+        return fragments.encode(origin, fragments.read(self.thread.connection, origin, seqs))
+
+    def take_again(self, data: bytes) -> int:
+        return int(self.thread.unit(lambda recorder, *given: recorder.receive_again(*given), *fragments.decode(data)))
+
+    def note(self, other: Hello) -> None:
+        vector = other.vector if other.vector is not None else records.vector(self.thread.connection)
+        with self.thread.store.transaction() as transaction:
+            sharing.note(transaction, other.origin, other.host, vector)
 
 
 class SocketStream:

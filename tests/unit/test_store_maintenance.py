@@ -39,7 +39,7 @@ def problems_after(thread: Thread, statement: str, *values: Any) -> list[str]:
 
 def test_a_sound_store(thread: Thread) -> None:
     found = maintenance.verify(thread.connection)
-    assert found == {"ok": True, "origins": 1, "records": len(thread.records()), "problems": []}
+    assert found == {"ok": True, "origins": 1, "records": len(thread.records()), "pruned": 0, "problems": []}
 
 
 def test_a_changed_body_is_named(thread: Thread) -> None:

@@ -23,7 +23,7 @@ from lwfm.store.log import GENESIS, Head, read_head
 from lwfm.sync import exchange as exchange_module
 from lwfm.sync.agent_replica import AgentReplica
 from lwfm.sync.exchange import exchange
-from lwfm.sync.frames import MAX_BODY_BYTES, MAX_HEAD_BYTES, Cut, Line, Refused
+from lwfm.sync.frames import MAX_BODY_BYTES, MAX_HEAD_BYTES, PROTOCOL, Cut, Line, Refused
 from lwfm.sync.remote import RemoteReplica
 from lwfm.sync.replica import Hello, Packet, Want
 from lwfm.sync.serve import Server
@@ -348,7 +348,7 @@ def met(near: Thread, script: Script, match: Optional[str] = None, error: type[L
 
 class TestHellos:
     def test_from_the_future(self, thread: Thread, far: Thread) -> None:
-        for protocol in (2, None, "1", [1], 1.5):
+        for protocol in (PROTOCOL + 1, None, "1", [1], 1.5):
             met(
                 thread, answering(hello_of(far, protocol=protocol)), "another version of the exchange", ProtocolMismatch
             )
@@ -475,7 +475,7 @@ class TestServer:
             with pytest.raises(Cut):
                 line.receive()
 
-    @pytest.mark.parametrize("protocols", [[], [2, 3], [0], [-1], [10**30]])
+    @pytest.mark.parametrize("protocols", [[], [PROTOCOL + 1, PROTOCOL + 2], [0], [-1], [10**30]])
     def test_who_speaks_another_version_is_told_so(self, agent: Agent, protocols: list[int]) -> None:
         with served(agent.client) as line:
             line.send({"t": "hello", "protocols": protocols})
@@ -492,7 +492,7 @@ class TestServer:
     def test_one_that_speaks_future_versions_too(self, agent: Agent) -> None:
         with served(agent.client) as line:
             line.send({"t": "hello", "protocols": [3, 2, 1], "digest": {"not": "text"}, "newer": [1]})
-            assert line.receive("hello").head["protocol"] == 1
+            assert line.receive("hello").head["protocol"] == PROTOCOL
 
     def test_hello_as_often_as_one_likes(self, agent: Agent) -> None:
         with served(agent.client) as line:

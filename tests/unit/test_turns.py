@@ -627,6 +627,29 @@ async def test_a_site_heals_without_any_job(thread: Thread) -> None:
 
 
 @script
+async def test_where_records_come_some_may_come_after_the_end(thread: Thread) -> None:
+    """So such a site is asked for a while after its last job, and no other."""
+    a, b = ScriptedRun(records_come=True), ScriptedRun()
+    limits = {"a": Limits(poll_s=0.01), "b": Limits(poll_s=0.01)}
+    async with rig(thread, limits, a=a, b=b) as sites:
+        tasks: list[asyncio.Future[None]] = []
+        spawn = lambda work: tasks.append(asyncio.ensure_future(work))  # noqa: E731
+        polled = PolledSites(sites.turns, sites.calls, sites.limit, sites.bringing, spawn, listen_s=1.0)
+        polled._site("a").records_come = True
+        for name in ("a", "b"):
+            polled.forget(name, polled._site(name).name)
+        await asyncio.wait_for(a.until("status", 2), 20)
+        while asyncio.get_running_loop().time() < polled._site("a").listen_until + 0.2:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        asked = len(a.said("status"))
+        await asyncio.sleep(0.3)
+        assert (len(a.said("status")), len(b.said("status")), len(polled)) == (asked, 0, 0)
+        assert set(map(tuple, a.said("status"))) == {()}, "it is asked of no job"
+        for task in tasks:
+            task.cancel()
+
+
+@script
 async def test_one_not_heard_of_for_long_is_asked_first(thread: Thread) -> None:
     a, b = ScriptedRun(), ScriptedRun()
     async with rig(thread, a=a, b=b) as sites:

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lwfm.errors import InvalidRecord, UsageError
+from lwfm.logfiles import WORKER_LOG
 from lwfm.worker import capacity, reaped
 from lwfm.worker.files import JobFiles
 from lwfm.worker.jobs import Exit, Job, outcome, signal_name
 from lwfm.worker.launcher import Launcher, NotStarted, TryAgain
 from lwfm.worker.ledger import Grant, Ledger, Needs
-from lwfm.worker.log import MAX_BYTES, Log
+from lwfm.worker.log import Log
 from lwfm.worker.options import Options, parse
 from lwfm.worker.outputs import INLINE_BYTES, Outputs
 from lwfm.worker.report import describe_end
@@ -199,7 +200,7 @@ def test_log_is_bounded_and_never_raises(tmp_path: Path) -> None:
         log("x" * 50_000)
     sizes = [path.stat().st_size for path in tmp_path.iterdir()]
     assert len(sizes) == 2
-    assert sum(sizes) <= 2 * (MAX_BYTES + 60_000)
+    assert sum(sizes) <= 2 * (WORKER_LOG.max_bytes + 60_000)
     Log("/nowhere/at/all", "test")("lost")
 
 
