@@ -147,4 +147,5 @@ def _start_log(home: Home) -> None:
     logging.getLogger("tornado.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     with contextlib.suppress(OSError):
+        log.append()  # it is there, for its owner alone, before the worker is given it to print into
         os.chmod(home.agent_log, 0o600)
