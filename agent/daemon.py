@@ -1,25 +1,26 @@
-"""The agent as a process: takes the home's lock, starts the instance and its API, and leaves in order."""
+"""The agent as a process: becomes the owner of the home, starts the instance and its API, and leaves in order."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import gc
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from .api.calls import routes
 from .api.server import Server
-from .errors import LwfmError, StoreLocked
+from .errors import LwfmError
 from .instance import Instance
+from .lease import Ownership
 from .logfiles import SHARED_LOG, LogFile
+from .ownership import owned
 from .paths import Home, locate, write_program
 from .shortages import busy_with
 
@@ -55,6 +56,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         action="store_true",
         help="only answer: the work of this instance is over, what had not ended will not",
     )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="oust an owner on another host of which it is not known whether it is gone",
+    )
     parser.add_argument("--ready-fd", type=int, help="a descriptor to report readiness on")
     options = parser.parse_args(arguments)
     try:
@@ -62,8 +68,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         home.create()
         write_program(home)
         _start_log(home)
-        with _locked(home):
-            asyncio.run(_serve(home, options.idle_exit or None, options.ready_fd, at_rest=options.at_rest))
+        with owned(home, force=options.take_over, at_rest=options.at_rest) as ownership:
+            serving = _serve(home, ownership, options.idle_exit or None, options.ready_fd, at_rest=options.at_rest)
+            asyncio.run(serving)
     except LwfmError as error:
         return _refused(error, options.ready_fd)
     except Exception as error:
@@ -84,9 +91,11 @@ def _refused(error: LwfmError, ready_fd: Optional[int]) -> int:
     return error.exit_code
 
 
-async def _serve(home: Home, idle_exit_s: Optional[float], ready_fd: Optional[int], *, at_rest: bool) -> None:
+async def _serve(
+    home: Home, ownership: Ownership, idle_exit_s: Optional[float], ready_fd: Optional[int], *, at_rest: bool
+) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    instance = Instance(home, idle_exit_s, at_rest=at_rest)
+    instance = Instance(home, idle_exit_s, at_rest=at_rest, confirm=ownership.confirm)
     server = Server(instance, routes(), home.socket)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -127,23 +136,6 @@ def _report(descriptor: Optional[int], message: object) -> None:
         return
     with contextlib.suppress(OSError), os.fdopen(descriptor, "w") as pipe:
         pipe.write(json.dumps(message) + "\n")
-
-
-@contextlib.contextmanager
-def _locked(home: Home) -> Iterator[None]:
-    """Hold the home's lock, so that it has one agent."""
-    descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            raise StoreLocked(f"an agent runs for {home.root} already: {owner}", hint="lwfm agent status") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _start_log(home: Home) -> None:

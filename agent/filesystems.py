@@ -1,43 +1,58 @@
-"""What kind of file system a path lies on. Reads ``/proc/self/mountinfo``; owns no state."""
+"""What kind of file system a path lies on, and what it promises. Reads ``/proc/self/mountinfo``; owns no state."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
-SHARED_TYPES = frozenset(
+LOCAL_TYPES = frozenset(
     [
-        "nfs",
-        "nfs4",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "ceph",
-        "cephfs",
-        "fuse",
-        "fuseblk",
-        "glusterfs",
-        "smb3",
-        "cifs",
-        "9p",
-        "afs",
-        "panfs",
-        "pvfs2",
-        "orangefs",
-        "wekafs",
-        "vastnfs",
-        "ocfs2",
-        "gfs2",
-        "acfs",
-        "virtiofs",
+        "aufs",
+        "bcachefs",
+        "btrfs",
+        "ecryptfs",
+        "erofs",
+        "exfat",
+        "ext2",
+        "ext3",
+        "ext4",
+        "f2fs",
+        "jfs",
+        "msdos",
+        "nilfs2",
+        "ntfs",
+        "ntfs3",
+        "overlay",
+        "ramfs",
+        "reiserfs",
+        "rootfs",
+        "squashfs",
+        "tmpfs",
+        "ubifs",
+        "vfat",
+        "xfs",
+        "zfs",
     ]
 )
-"""File system types on which SQLite's write-ahead log is unsafe, because other hosts may have them mounted."""
+"""File system types that one host has for itself. Any other counts as shared, FUSE and what is not known too: a rollback journal
+is right everywhere, a write-ahead log only here."""
+
+_LOCKING_TYPES = frozenset(["nfs", "nfs4", "lustre", "ceph", "gfs2", "ocfs2"])
+"""Those on which flock(2) may reach other hosts: nfs(5), mount.lustre(8), and the kernel's documentation of the others."""
+_LOCAL_LOCKS = frozenset(["nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"])
+"""Options of a mount by which locks do not reach them."""
 
 
-def filesystem_type(path: Path) -> Optional[str]:
-    """The type of the file system that ``path``, or its nearest existing parent, lies on; None where it cannot be told."""
+class Mount(NamedTuple):
+    """A mounted file system: its type, and the options of its superblock."""
+
+    kind: str
+    options: frozenset[str]
+
+
+def find_mount(path: Path) -> Optional[Mount]:
+    """The mount that ``path``, or its nearest existing parent, lies on; None where it cannot be told."""
     wanted = path
     while not wanted.exists() and wanted != wanted.parent:
         wanted = wanted.parent
@@ -46,20 +61,34 @@ def filesystem_type(path: Path) -> Optional[str]:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    best, kind = "", None
+    best, found = "", None
     for line in lines:
         before, _, after = line.partition(" - ")
-        fields = before.split()
-        if len(fields) < 5 or not after:
+        fields, told = before.split(), after.split()
+        if len(fields) < 5 or not told:
             continue
         mount_point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         inside = real == mount_point or real.startswith(mount_point.rstrip("/") + "/")
         if inside and len(mount_point) >= len(best):
-            best, kind = mount_point, after.split()[0]
-    return kind
+            best, found = mount_point, Mount(told[0], frozenset(told[-1].split(",")))
+    return found
+
+
+def filesystem_type(path: Path) -> Optional[str]:
+    """The type of the file system that ``path``, or its nearest existing parent, lies on; None where it cannot be told."""
+    found = find_mount(path)
+    return None if found is None else found.kind
 
 
 def is_shared(path: Path) -> bool:
     """Whether other hosts may see the file system of ``path``. Where the type cannot be told, no."""
     kind = filesystem_type(path)
-    return kind is not None and (kind in SHARED_TYPES or kind.startswith("fuse."))
+    return kind is not None and kind not in LOCAL_TYPES
+
+
+def locks_reach_other_hosts(path: Path) -> bool:
+    """Whether a lock that is held by flock(2) on another host is seen here: the type and the options of the mount say so."""
+    found = find_mount(path)
+    if found is None or found.kind not in _LOCKING_TYPES or found.options & _LOCAL_LOCKS:
+        return False
+    return found.kind != "lustre" or "flock" in found.options

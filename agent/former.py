@@ -12,12 +12,9 @@ import shutil
 from collections.abc import Set
 from pathlib import Path
 
-from . import presence
+from . import endings, presence
 from .allotment import find_allotments
 from .errors import LwfmError
-from .paths import user_name
-from .sites.batch import ENDED
-from .sites.commands import find_scheduler
 from .workers import WorkerServer
 from .writer import Writer
 
@@ -40,7 +37,7 @@ async def settle_former(directory: Path, current: Set[str], workers: WorkerServe
         return
     await asyncio.sleep(COME_BY_THEMSELVES_S)
     try:
-        ended = await asyncio.to_thread(_ended, sorted(former | left))
+        ended = await asyncio.to_thread(endings.ended, sorted(former | left))
     except LwfmError as error:
         _logger.warning("it is not known whether %s have ended: %s", ", ".join(sorted(former | left)), error)
         return
@@ -51,22 +48,3 @@ async def settle_former(directory: Path, current: Set[str], workers: WorkerServe
         for worker_id in of_it:
             await workers.lose(worker_id, f"the allocation {name} has ended{how}", presence.LEFT)
         await asyncio.to_thread(shutil.rmtree, directory / name, ignore_errors=True)
-
-
-def _ended(names: list[str]) -> dict[str, str]:
-    """Which of these allocations have ended, and what the scheduler says of how. Raises SiteError."""
-    scheduler = find_scheduler()
-    if scheduler is None:
-        return {}
-    prefix = f"{scheduler.name}-"
-    ids = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
-    if not ids:
-        return {}
-    listed = {job.job_id: job for job in scheduler.jobs(user_name())}
-    gone = [job_id for job_id in ids if job_id not in listed]
-    told = {**scheduler.ended(gone), **{job_id: job for job_id, job in listed.items() if job.phase == ENDED}}
-    return {
-        name: f": {told[job_id].native_state}" if job_id in told else ""
-        for job_id, name in ids.items()
-        if job_id not in listed or listed[job_id].phase == ENDED
-    }

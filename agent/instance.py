@@ -63,6 +63,7 @@ from .sitecalls import SiteCalls
 from .sites.base import JobRequest, Run, SiteContext
 from .sites.process import ProcessRun
 from .sites.registry import Registry, called
+from .snapshots import Snapshots, policy_of
 from .states import JobState
 from .store import Connection, Store, nesting
 from .store.origins import JobsElsewhere
@@ -97,9 +98,17 @@ class Instance:
         home: where it lives; its directories exist and its lock is held.
         idle_exit_s: leave after so many seconds without work or callers; None: never.
         at_rest: only answer: the allocation that all its work was in has ended.
+        confirm: comes back only while this process owns the instance.
     """
 
-    def __init__(self, home: Home, idle_exit_s: Optional[float] = None, *, at_rest: bool = False):
+    def __init__(
+        self,
+        home: Home,
+        idle_exit_s: Optional[float] = None,
+        *,
+        at_rest: bool = False,
+        confirm: Callable[[], None] = lambda: None,
+    ):
         self.home = home
         self.at_rest = at_rest
         self.idle_exit_s = idle_exit_s
@@ -112,7 +121,7 @@ class Instance:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sites_signature = signature(home.sites_file)
         sites = read_sites(home.sites_file)
-        self.store = Store.open(home.database, host=self.host, user=user_name(), home=str(home.root))
+        self.store = Store.open(home.database, host=self.host, user=user_name(), home=str(home.root), confirm=confirm)
         self.vault = Vault(home.sealed)
         self.outputs = OutputStore(home.outputs)
         self.files = FileRecorder()
@@ -134,6 +143,7 @@ class Instance:
         )
         self.watch = Watch()
         self.syncs = RepeatedSyncs(home, self.writer)
+        self.snapshots = Snapshots(self.store, self.writer, policy_of(sites[LOCAL_SITE].options, home))
         self.elsewhere = JobsElsewhere()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
@@ -229,7 +239,7 @@ class Instance:
         await self.workers.start()
         self.worker.start()
         faultpoints.hit("instance.started")
-        for loop in (self._look_after, self.heartbeat.run, self.created.run, self.syncs.run):
+        for loop in (self._look_after, self.heartbeat.run, self.created.run, self.syncs.run, self.snapshots.run):
             self.spawn(_kept_going(loop))
         if self.store.notice:
             _logger.warning("%s", self.store.notice)
@@ -305,6 +315,7 @@ class Instance:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.snapshots.close()
         await self.calls.close(LEAVE_S)
         try:
             await SiteCalls().call("", self.registry.close, run_s=LEAVE_S)
@@ -625,6 +636,7 @@ class Instance:
             or self.polled
             or self.created.busy
             or self.syncs.busy
+            or self.snapshots.busy
         ):
             return False
         return time.monotonic() - self.last_request > self.idle_exit_s or self.home.wanted.exists()

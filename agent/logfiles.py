@@ -21,7 +21,8 @@ from .quantities import bytes_of
 BYTES_VARIABLE, FILES_VARIABLE = "LWFM_LOG_BYTES", "LWFM_LOG_FILES"
 LEAST_BYTES = 4096
 MOST_FILES = 100
-FOLLOW_INTERVAL_S = 5.0
+FOLLOW_INTERVAL_S = 2.0
+"""By what a process prints within it a log may become larger than it should."""
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,13 @@ class Home:
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the agent as long as it runs."""
+        """Locked by the agent as long as it runs, where the home is on a file system of one host."""
         return self.root / "agent.lock"
+
+    @property
+    def lease(self) -> Path:
+        """Holds the lease of the agent, where several hosts share the file system."""
+        return self.root / "lease"
 
     @property
     def wanted(self) -> Path:

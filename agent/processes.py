@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 JOB_VARIABLE = "LWFM_JOB_ID"
@@ -31,6 +32,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 START_TOLERANCE_S = 0.05
 """How far a recorded start may lie from what the kernel says: ticks of 10 ms, and the time between fork and record."""
 
+_MACHINE = Path("/etc/machine-id")
 _boot_id = ""
 
 
@@ -86,6 +88,22 @@ def boot_id() -> str:
 
             _boot_id = f"boot-{int(psutil.boot_time())}"
     return _boot_id
+
+
+def machine_id() -> str:
+    """The identity of this machine, which outlives boots (machine-id(5)); empty where it has none."""
+    try:
+        return _MACHINE.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def pid_space() -> str:
+    """The identity of the set of pids that this process sees; pids are comparable only within it. Empty where it has none."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def boot_clock() -> float:

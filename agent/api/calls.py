@@ -1,4 +1,4 @@
-"""The calls of the API on the agent, on workflows, handlers, logs and the store, and the table of all routes."""
+"""The calls of the API on the agent, on workflows, handlers and logs, and the table of all routes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..errors import InvalidRecord
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
-from ..store import Store, lineage, maintenance, queries
-from . import contents, data, housekeeping, jobs, sites, sync
+from ..store import lineage, queries
+from . import contents, data, housekeeping, jobs, sites, stores, sync
 from .server import JSON, Call, Route, route
 
 
@@ -173,26 +173,6 @@ async def lineage_trace(instance: Instance, call: Call) -> JSON:
     return await instance.writer.read(lineage.trace, of, direction, int(call.number("depth", 0)))
 
 
-async def store_verify(instance: Instance, call: Call) -> JSON:
-    """Check the chain and the tables."""
-    reader = instance.store.reader()
-    if reader is None:
-        return await instance.writer.alone(lambda store: maintenance.verify(store.connection))
-    try:
-        return await asyncio.to_thread(maintenance.verify, reader)
-    finally:
-        reader.close()
-
-
-async def store_rebuild(instance: Instance, call: Call) -> JSON:
-    """Make the tables anew from the log."""
-
-    def work(store: Store) -> JSON:
-        return maintenance.rebuild(store)
-
-    return await instance.writer.alone(work)
-
-
 async def _whole(instance: Instance, kind: str, given: Any) -> Any:
     return await instance.writer.read(queries.resolve, kind, given) if given else None
 
@@ -265,8 +245,9 @@ def routes() -> list[Route]:
         route("GET", "/v1/sites/*/resources", sites.resource_list),
         route("POST", "/v1/sites/*/resources", sites.resource_create),
         route("DELETE", "/v1/sites/*/resources/*", sites.resource_destroy),
-        route("POST", "/v1/store/verify", store_verify),
-        route("POST", "/v1/store/rebuild", store_rebuild),
+        route("POST", "/v1/store/check", stores.check),
+        route("POST", "/v1/store/snapshot", stores.snapshot),
+        route("GET", "/v1/store/snapshots", stores.snapshot_list),
         route("GET", "/v1/store/size", housekeeping.size),
         route("POST", "/v1/store/compact", housekeeping.compact),
         route("POST", "/v1/store/compact/stop", housekeeping.compact_stop),

@@ -13,7 +13,7 @@ import click
 
 from ..client import Client
 from ..client.startup import start_agent
-from ..errors import AgentUnreachable, LwfmError, NotFound
+from ..errors import AgentElsewhere, AgentUnreachable, LwfmError, NotFound
 from ..troubles import STORE
 from . import render
 from .groups import Group, example
@@ -43,16 +43,28 @@ def agent() -> None:
     """
 
 
-@agent.command(epilog=example("lwfm agent start", "lwfm agent start --idle-exit 1h"))
+@agent.command(epilog=example("lwfm agent start", "lwfm agent start --idle-exit 1h", "lwfm agent start --take-over"))
 @click.option("--idle-exit", type=Duration(), metavar="TIME", help="Leave after so long without work. [default: never]")
+@click.option("--take-over", is_flag=True, help="Oust an owner on another host that does not answer. See below.")
 @json_option
 @click.pass_obj
-def start(session: Session, idle_exit: float | None, as_json: bool) -> None:
-    """Start the agent. Harmless when it runs."""
-    before = _ask(session)
+def start(session: Session, idle_exit: float | None, take_over: bool, as_json: bool) -> None:
+    """Start the agent. Harmless when it runs.
+
+    Where hosts share the home, the agent of one of them owns the store until it is proven to be gone. With --take-over it is
+    ousted without proof: for a host that is down for good, or cannot be reached. If that agent lives after all, it ends as soon
+    as it notices, and nothing that it has acknowledged is lost. But its jobs may still run there: they count as lost here after
+    a while, and those that may be tried again then run twice. Make sure that they do not, or that it does no harm.
+    """
+    try:
+        before = _ask(session)
+    except AgentElsewhere:
+        if not take_over:
+            raise
+        before = None
     if before is None:
         client = Client(replace(session.endpoint, may_start=False))
-        start_agent(session.endpoint.home, idle_exit, client.knock)
+        start_agent(session.endpoint.home, idle_exit, client.knock, take_over=take_over)
         client.close()
     now = before or _ask(session)
     if now is None:

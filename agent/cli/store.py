@@ -1,4 +1,4 @@
-"""``store``: the thread store, verified and rebuilt by the agent that owns it."""
+"""``store``: the thread store, checked by the agent that owns it, copied, and repaired."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from .groups import Group, example
 from .housekeeping import compact, prune, store_size
 from .options import json_option
 from .session import Session
+from .store_repair import repair
+from .store_snapshots import snapshot, snapshots
 from .text import harmless, plural
 
-EXIT_NOT_VERIFIED = 8
+EXIT_NOT_SOUND = 8
 
 
 @click.group(cls=Group, short_help="The thread store.")
@@ -20,12 +22,12 @@ def store() -> None:
     """The thread store: the SQLite file that holds the digital thread of this instance."""
 
 
-@store.command(epilog=example("lwfm store verify"))
+@store.command(epilog=example("lwfm store check"))
 @json_option
 @click.pass_obj
-def verify(session: Session, as_json: bool) -> int:
+def check(session: Session, as_json: bool) -> int:
     """Check the chain of records, and that the tables are what the records say. The exit code is 8 if not."""
-    answer = session.client.post("/v1/store/verify", {}, repeatable=True, timeout_s=NO_TIMEOUT)
+    answer = session.client.post("/v1/store/check", {}, repeatable=True, timeout_s=NO_TIMEOUT)
     if as_json:
         render.print_json(answer)
     else:
@@ -36,19 +38,7 @@ def verify(session: Session, as_json: bool) -> int:
         verdict = "all is well" if answer["ok"] else plural(len(answer["problems"]), "problem")
         pruned = f", {answer['pruned']} of them pruned" if answer.get("pruned") else ""
         render.say(f"{plural(int(answer.get('records', 0)), 'record')} of {plural(count, 'origin')}{pruned}: {verdict}")
-    return 0 if answer["ok"] else EXIT_NOT_VERIFIED
-
-
-@store.command(epilog=example("lwfm store rebuild"))
-@json_option
-@click.pass_obj
-def rebuild(session: Session, as_json: bool) -> None:
-    """Make the tables anew from the records."""
-    answer = session.client.post("/v1/store/rebuild", {}, repeatable=True, timeout_s=NO_TIMEOUT)
-    if as_json:
-        render.print_json(answer)
-    else:
-        render.say(f"{plural(int(answer['records']), 'record')} in {answer['seconds']:.2f} s")
+    return 0 if answer["ok"] else EXIT_NOT_SOUND
 
 
 @store.command(epilog=example('datasette "$(lwfm store path)"'))
@@ -63,5 +53,5 @@ def path(session: Session, as_json: bool) -> None:
         render.say(where)
 
 
-for command in (store_size, compact, prune):
-    store.add_command(command)
+for _command in (repair, snapshot, snapshots, store_size, compact, prune):
+    store.add_command(_command)

@@ -245,8 +245,8 @@ class Client(Caller):
             return None  # the agent of whoever runs this job
         from . import elsewhere
 
-        look = elsewhere.find_or_follow if self.endpoint.may_start else elsewhere.find
-        place = look(self.endpoint.home)
+        home, at_rest = self.endpoint.home, self.endpoint.at_rest
+        place = elsewhere.find_or_follow(home, at_rest=at_rest) if self.endpoint.may_start else elsewhere.find(home)
         if place is None:
             return None
         try:

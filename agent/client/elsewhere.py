@@ -1,8 +1,7 @@
 """Finding the agent of a home that several hosts share, where it runs on another of them: in an allocation, seen from a login node.
 
-Its lock tells that it runs, and where; the file by which the workers of its allocation find it (:mod:`~lwfm.rendezvous`) tells how
-to reach it. flock(2) works across hosts on NFS and the usual parallel file systems, where they are mounted so; where it does not,
-nothing is found, and starting another agent fails on the store itself.
+Its lease tells that it runs, and where (:mod:`~lwfm.lease`); the file by which the workers of its allocation find it
+(:mod:`~lwfm.rendezvous`) tells how to reach it.
 
 One that listens to no other host, as on a login node where somebody has looked or synced, is asked by a file to leave: it does when
 it was started by a command, not by hand, and has no work. So a batch job that begins meanwhile can have its own.
@@ -10,17 +9,16 @@ it was started by a command, not by hand, and has no work. So a batch job that b
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
-from .. import hostlist, rendezvous
-from ..errors import AgentError, AgentUnreachable, InsecureState
+from .. import hostlist, lease, rendezvous
+from ..errors import AgentElsewhere, AgentUnreachable, InsecureState
+from ..owner import refusal
 from ..paths import Home
 
 LEAVES_S = 12.0
@@ -28,14 +26,21 @@ LEAVES_S = 12.0
 LOOK_AGAIN_S = 0.1
 
 
-def find_or_follow(home: Home) -> Optional[rendezvous.Rendezvous]:
-    """The same as :func:`find`, for who would start one here: one that cannot be reached is asked to leave, and waited for."""
-    until = time.monotonic() + LEAVES_S
+def find_or_follow(home: Home, *, at_rest: bool = False) -> Optional[rendezvous.Rendezvous]:
+    """The same as :func:`find`, for who would start one here: one that cannot be reached is asked to leave, and waited for.
+
+    Args:
+        at_rest: the allocation that all work of the instance was in is known to have ended.
+    """
+    owner = lease.find_owner(home, _all_ended if at_rest else _ended)
+    if owner is None:
+        return None
+    until = time.monotonic() + (LEAVES_S if owner.recent else 0.0)
     try:
         while True:
             try:
                 return find(home)
-            except AgentError:
+            except AgentElsewhere:
                 if time.monotonic() > until:
                     raise
             with suppress(OSError):
@@ -50,10 +55,10 @@ def find(home: Home) -> Optional[rendezvous.Rendezvous]:
     """How the agent of ``home`` is reached on another host; None when none runs, or it is this host's.
 
     Raises:
-        AgentError: it runs on another host, and has not told how it is reached.
+        AgentElsewhere: it runs on another host, and has not told how it is reached. StoreError: that cannot be found out.
     """
-    owner = _owner(home.lock_file)
-    if owner is None or hostlist.same_host(owner, socket.gethostname()):
+    owner = lease.find_owner(home, _ended)
+    if owner is None or hostlist.same_host(owner.host, socket.gethostname()):
         return None
     found = sorted(home.allocations.glob(f"*/{rendezvous.FILE}"), key=_age, reverse=True)
     for path in found:
@@ -61,27 +66,21 @@ def find(home: Home) -> Optional[rendezvous.Rendezvous]:
             place = rendezvous.read(path)
         except (AgentUnreachable, InsecureState):
             continue
-        if hostlist.same_host(place.host, owner):
+        if hostlist.same_host(place.host, owner.host):
             return place
-    raise AgentError(
-        f"the agent of {home.root} runs on {owner}, and listens to no other host", hint=f"use lwfm on {owner}, or wait"
-    )
+    raise refusal(home, owner)
 
 
-def _owner(lock: Path) -> Optional[str]:
-    """The host of the agent that holds a lock; None when nobody does."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except OSError:
-        told = re.search(rb" on (\S+)", os.pread(descriptor, 200, 0))
-        return told.group(1).decode("ascii", "replace") if told else None
-    finally:
-        os.close(descriptor)
+def _all_ended(names: Sequence[str]) -> Mapping[str, str]:
+    from ..endings import all_ended
+
+    return all_ended(names)
+
+
+def _ended(names: Sequence[str]) -> Mapping[str, str]:
+    from ..endings import ended  # loads what schedulers need, which is asked of few
+
+    return ended(names)
 
 
 def _age(path: Path) -> float:

@@ -35,13 +35,21 @@ _OF_A_JOB = ("LWFM_JOB_ID", "LWFM_WORKFLOW_ID", "LWFM_ATTEMPT", SOCKET_VARIABLE,
 T = TypeVar("T")
 
 
-def start_agent(home: paths.Home, idle_exit_s: float | None, connect: Callable[[], T], *, at_rest: bool = False) -> T:
+def start_agent(
+    home: paths.Home,
+    idle_exit_s: float | None,
+    connect: Callable[[], T],
+    *,
+    at_rest: bool = False,
+    take_over: bool = False,
+) -> T:
     """Start the agent of ``home`` and return what ``connect`` gives once it succeeds.
 
     Args:
         idle_exit_s: after how long without work it leaves; None: never. ``$LWFM_IDLE_EXIT_S`` overrides a number.
         connect: raises FileNotFoundError or ConnectionRefusedError as long as nobody answers.
         at_rest: it shall only answer.
+        take_over: from an owner on another host of which it is not known whether it is gone.
 
     Raises:
         LwfmError: what the agent said; AgentUnreachable, with the end of its log, when it said nothing.
@@ -52,6 +60,8 @@ def start_agent(home: paths.Home, idle_exit_s: float | None, connect: Callable[[
         command += ["--idle-exit", os.environ.get(IDLE_EXIT_VARIABLE) or f"{idle_exit_s:g}"]
     if at_rest:
         command.append("--at-rest")
+    if take_over:
+        command.append("--take-over")
     answer = _launch(command, home)
     if "error" in answer:
         error = errors.from_json(answer["error"])

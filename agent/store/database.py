@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
@@ -32,6 +32,8 @@ WAL_CHECKPOINT_PAGES = 16_000
 ROOM_BYTES = 64 * 1024
 FOLDING_PASSES = 3
 """A pass leaves what was written during it; the next one takes the less time."""
+RENEWAL = "renew"
+"""The setting that says why the store has to go on under a new origin when it is opened next."""
 ANALYSIS_LIMIT = 400
 """Rows per index that are looked at for statistics, so that leaving takes no longer with a large store."""
 
@@ -39,8 +41,9 @@ ANALYSIS_LIMIT = 400
 class Store:
     """An open thread store. Construct with :meth:`open`; use from one thread at a time."""
 
-    def __init__(self, connection: Connection, path: Path, journal_mode: str):
+    def __init__(self, connection: Connection, path: Path, journal_mode: str, confirm: Callable[[], None]):
         self.connection = connection
+        self.confirm = confirm
         self.path = path
         self.journal_mode = journal_mode
         self.origin = ""
@@ -54,8 +57,11 @@ class Store:
         self._marked = ("", 0)
 
     @classmethod
-    def open(cls, path: Path, *, host: str, user: str, home: str) -> Store:
+    def open(cls, path: Path, *, host: str, user: str, home: str, confirm: Callable[[], None] = lambda: None) -> Store:
         """Open the store at ``path`` for writing; make it, or bring its schema up to date, where needed.
+
+        Args:
+            confirm: called after each commit, before anybody hears of it: comes back only while this process owns the store.
 
         Raises:
             StoreTooNew: a newer lwfm wrote it.
@@ -76,8 +82,10 @@ class Store:
             connection.execute("pragma temp_store = memory")
             connection.execute(f"pragma wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
             schema.migrate(sqlite_utils.Database(connection))
-            store = cls(connection, path, mode)
+            store = cls(connection, path, mode, confirm)
             store._identify(host, user, home)
+            if shared:
+                store._open_journal()
         return store
 
     def reader(self) -> Optional[Connection]:
@@ -130,6 +138,12 @@ class Store:
                 if logged == folded:
                     return  # the next transaction begins the log anew
 
+    def _open_journal(self) -> None:
+        """Have the journal's file open from now on, as it stays under an exclusive lock: whoever is ousted while it stands still
+        must not come to open that of the next owner. Source: https://sqlite.org/pragma.html#pragma_locking_mode"""
+        with self.transaction() as transaction:
+            self._settle(transaction, {"opened": utc_now()})
+
     def setting(self, key: str) -> Optional[str]:
         """A setting of this instance that is not history."""
         row = self.connection.execute("select value from local_settings where key = ?", (key,)).fetchone()
@@ -149,6 +163,7 @@ class Store:
         """Note beside the database how far it has come. Whoever gives its records away does so first; see :mod:`.identity`."""
         origin, seq = self.origin, log.read_head(self.connection, self.origin).seq
         if (origin, seq) != self._marked:
+            self.confirm()
             try:
                 identity.write(self.path, identity.mark_of(self.path, origin, seq))
             except OSError as error:
@@ -170,9 +185,11 @@ class Store:
                 self._settle(transaction, {"origin": self.origin, "store_id": new_origin()})
                 transaction.append("instance", transaction.instance())
         elif self.setting("marked") is not None:
-            reason = identity.difference(identity.read(self.path), identity.mark_of(self.path, found, head.seq))
+            noted = identity.read(self.path)
+            reason = self.setting(RENEWAL) or identity.difference(noted, identity.mark_of(self.path, found, head.seq))
             if reason is not None:
                 with self.transaction() as transaction:
+                    transaction.execute("delete from local_settings where key = ?", (RENEWAL,))
                     for table in ("local_claims", "local_workers", "local_attached"):
                         transaction.execute(f"delete from {table}")
                     transaction.renew_origin(reason)
@@ -274,6 +291,7 @@ class Transaction:
             self.connection.flush()
             self.connection.write_counts()
             self.connection.execute("commit")
+            self._store.confirm()
             renewed = self._store.origin != self.origin
             self._store.origin = self.origin
             self._store.notice = self._notice or self._store.notice
@@ -382,7 +400,7 @@ def _mapped(error: sqlite3.Error, path: Path) -> LwfmError:
     if "locked" in text:
         return StoreLocked(f"another process uses {path}", hint="only the agent may open it: lwfm agent status")
     if "malformed" in text or "not a database" in text or "corrupt" in text:
-        return StoreCorrupt(f"{path} is damaged: {text}", hint="keep a copy of the file; then lwfm store verify")
+        return StoreCorrupt(f"{path} is damaged: {text}", hint="lwfm store repair keeps the file beside")
     if "I/O error" in text or "readonly" in text or "unable to open" in text:
         return _unwritable(path, text)
     return StoreError(f"{path}: {text}")

@@ -31,6 +31,7 @@ _OWN_TABLES = {
 _ROWS = (
     "select prev, hash, uid, kind, hlc, wall_utc, body from log where origin = ? and seq > ? and seq <= ? order by seq"
 )
+_FOLLOWING = "select * from fragments where origin = ? and seq = ? and prev = ?"
 _MAX_ASKED = 100_000
 _NO_HLC, _NO_TIME = "000000000000-0000", "1970-01-01T00:00:00.000000Z"
 _FAULTS = (
@@ -131,6 +132,7 @@ def append(transaction: Transaction, batch: Batch, hashed: Sequence[str], new: S
     if latest:
         transaction.witness(latest)
     connection.execute("delete from fragments where origin = ? and seq <= ?", (origin, batch.last))
+    _join_fragments(connection, origin)
 
 
 @contextmanager
@@ -235,6 +237,16 @@ def are_fragments(connection: sqlite3.Connection, new: Sequence[Record]) -> set[
     """The numbers of those of these records, all of one origin, that have come before, without the ones before them."""
     query = "select seq from fragments where origin = ? and seq between ? and ?"
     return {row[0] for row in connection.execute(query, (new[0].origin, new[0].seq, new[-1].seq))}
+
+
+def _join_fragments(connection: Connection, origin: str) -> None:
+    """Records that came without those before them, and now have them, are of the log: nobody else may have them to give."""
+    while True:
+        here = log.read_head(connection, origin)
+        place = (origin, here.seq + 1, here.hash)
+        if not connection.execute("insert into log " + _FOLLOWING, place).rowcount:
+            return
+        connection.execute("delete from fragments where origin = ? and seq = ?", place[:2])
 
 
 def _append(

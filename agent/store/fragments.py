@@ -1,7 +1,7 @@
 """Records that travel without those before them: what belongs to one workflow, for a bundle. Each is proved by its own hash alone.
 
 They are kept apart from the log, whose beginnings have no gaps, and are folded into the tables like it. When a sync brings the
-whole log they go.
+whole log they go; those that continue what it brought become the log themselves.
 """
 
 from __future__ import annotations

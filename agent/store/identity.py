@@ -17,9 +17,9 @@ from typing import Optional
 from ..filesystems import filesystem_type, is_shared
 from ..jsontext import compact_ascii
 from ..paths import write_private
+from ..processes import machine_id
 
 FILE = "identity.json"
-_MACHINE = Path("/etc/machine-id")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def mark_of(database: Path, origin: str, seq: int) -> Mark:
     """The mark for a database as it is now."""
     kind = filesystem_type(database.parent) or ""
     lasting = not kind.startswith("fuse")  # there inodes may be made up at every mount
-    machine = "" if is_shared(database.parent) else _machine()
+    machine = "" if is_shared(database.parent) else machine_id()
     path = os.path.realpath(database)
     return Mark(origin, seq, path, os.stat(path).st_ino if lasting else 0, machine)
 
@@ -81,10 +81,3 @@ def difference(noted: Optional[Mark], now: Mark) -> Optional[str]:
     if not (noted.inode and now.inode) and noted.path != now.path:
         return f"the store was copied from {noted.path}, or moved"
     return None
-
-
-def _machine() -> str:
-    try:
-        return _MACHINE.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""

@@ -1,4 +1,4 @@
-"""Verifying a store and making its tables anew from its log."""
+"""Checking a store and making its tables anew from its log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPARED = tuple(table for table in schema.PROJECTIONS if table != "search")
 _MAX_PROBLEMS = 50
 
 
-def verify(connection: sqlite3.Connection) -> dict[str, Any]:
+def check(connection: sqlite3.Connection) -> dict[str, Any]:
     """Check every chain, and that the tables are what the log folds to.
 
     Args:
@@ -44,7 +44,7 @@ def verify(connection: sqlite3.Connection) -> dict[str, Any]:
             if "full" in str(error):
                 place = tempfile.gettempdir()
                 raise StoreFull(
-                    f"no space left in {place} to verify", hint="set TMPDIR to where there is more"
+                    f"no space left in {place} to check the store", hint="set TMPDIR to where there is more"
                 ) from error
             problems.append(f"the file is damaged: {error}")
     return {"ok": not problems, "origins": origins, "records": records, "pruned": pruned, "problems": problems}
@@ -76,7 +76,7 @@ def fold_again(connection: Connection) -> int:
     projections.clear(connection, schema.PROJECTIONS)
     for problem in _fold(connection, connection):
         if problem:
-            raise StoreCorrupt(problem, hint="lwfm store verify says more; nothing was changed")
+            raise StoreCorrupt(problem, hint="lwfm store check says more; nothing was changed")
         count += 1
     return count
 
@@ -112,7 +112,7 @@ def _bounded(found: Iterator[str], problems: list[str]) -> Iterator[str]:
 
 def _drift(connection: sqlite3.Connection) -> Iterator[str]:
     """Fold the log into a scratch database and compare the tables with it."""
-    with tempfile.TemporaryDirectory(prefix="lwfm-verify-") as directory:
+    with tempfile.TemporaryDirectory(prefix="lwfm-check-") as directory:
         path = Path(directory) / "fold.db"
         scratch = connect(str(path))
         try:
@@ -152,5 +152,5 @@ def _compare(connection: sqlite3.Connection, scratch: sqlite3.Connection, table:
         if mine is None and folded is None:
             return
         if mine != folded:
-            yield f"table {table} differs from the log at {(mine or folded)[0]}: lwfm store rebuild makes it anew"
+            yield f"table {table} differs from the log at {(mine or folded)[0]}: lwfm store repair makes it anew"
             return

@@ -70,15 +70,26 @@ def unfounded(connection: sqlite3.Connection) -> Iterator[str]:
         found, ours = digest_of(connection, told_places)
         if ours and noted is not None and found != noted:
             yield f"pruning {identifier}: what was pruned then had other hashes"
-    for ranges in told.values():
-        ranges.sort()
+    told_once = {origin: _merged(ranges) for origin, ranges in told.items()}
     here = log.STUB_BODY[log.HERE]
     for origin, seq in connection.execute(
         "select origin, seq from log indexed by log_pruned where prev = '' and body = ?", (here,)
     ):
-        at = bisect_right(told[origin], (seq, 2**62)) - 1
-        if at < 0 or not told[origin][at][0] <= seq <= told[origin][at][1]:
+        ranges = told_once.get(origin, [])
+        at = bisect_right(ranges, (seq, 2**62)) - 1
+        if at < 0 or not ranges[at][0] <= seq <= ranges[at][1]:
             yield f"origin {origin}: record {seq} counts as pruned, but no record says so"
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers in ranges that do not overlap: several stores may have pruned one place."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
 
 
 def digest_of(connection: sqlite3.Connection, places: Mapping[str, Sequence[Sequence[int]]]) -> tuple[str, bool]:

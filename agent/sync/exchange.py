@@ -102,11 +102,24 @@ def exchange(near: Replica, far: Replica, *, pull: bool, push: bool, report: Rep
     if outcome.far.vector is not None:
         _exchange_news(near, far, outcome, pull, push, report)
     _fill(near, far, outcome, pull, push)
+    _note(
+        near, far, outcome, equal=outcome.far.vector is None and not outcome.received and not outcome.sent, asked=push
+    )
+    return outcome
+
+
+def _note(near: Replica, far: Replica, outcome: Outcome, *, equal: bool, asked: bool) -> None:
+    """Have each side remember how far the other knows the logs now.
+
+    Args:
+        equal: whether both knew the same before. asked: whether somebody wanted a whole sync: who only asks every second whether
+            there is anything new costs nobody a word where there is not.
+    """
+    if equal and not asked:
+        return
     near.note(outcome.far)
     if outcome.far.protocol >= WITH_PRUNED:
-        equal = outcome.far.vector is None and not outcome.received
         far.note(replace(outcome.near, vector=None) if equal else near.hello(None))
-    return outcome
 
 
 def _exchange_news(near: Replica, far: Replica, outcome: Outcome, pull: bool, push: bool, report: Report) -> None:

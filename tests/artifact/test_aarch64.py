@@ -59,4 +59,4 @@ def test_the_smallest_workflow_and_data(run: Run) -> None:
     assert found["job_id"] == job
     lineage = json.loads(run("lineage", "--json", "--up", found["data_id"]))
     assert job in {node["id"] for node in lineage["nodes"]}
-    assert json.loads(run("store", "verify", "--json"))["ok"] is True
+    assert json.loads(run("store", "check", "--json"))["ok"] is True

@@ -33,7 +33,7 @@ def test_every_python_runs_the_smallest_workflow_and_keeps_data(make_pyz: MakePy
     assert found["job_id"] == job
     lineage = json.loads(pyz("lineage", "--json", "--up", str(pyz.home / "result.txt")))
     assert job in {node["id"] for node in lineage["nodes"]}
-    assert json.loads(pyz("store", "verify", "--json"))["ok"] is True
+    assert json.loads(pyz("store", "check", "--json"))["ok"] is True
     findings = json.loads(pyz("doctor", "--json"))
     assert [finding for finding in findings if finding["result"] != "ok"] == []
     told = {finding["subject"]: finding["message"] for finding in findings}

@@ -73,7 +73,7 @@ def measure(workers: int, jobs: int, cores: int = CORES, *, streaming: bool = Fa
             assert told["repeated"] == 0, told
             counts = agent.client.get(f"/v1/workflows/{workflow}")["job_counts"]
             assert counts == {"COMPLETE": jobs}, counts
-            verified = agent.client.post("/v1/store/verify", {}, timeout_s=VERIFY_TIMEOUT_S)
+            verified = agent.client.post("/v1/store/check", {}, timeout_s=VERIFY_TIMEOUT_S)
             assert verified["ok"], verified
             assert verified["records"] >= ROWS_PER_JOB * jobs, verified
             peak = peak_bytes(pid)

@@ -188,7 +188,7 @@ def test_the_clock_jumps(tmp_path: Path) -> None:
         ended = agent.wait_all(jobs)
         journal.judge(ended, {job: agent.statuses(job) for job in jobs})
         assert {job["state"] for job in ended} == {"COMPLETE"}
-        logged = agent.client.post("/v1/store/verify", {})
+        logged = agent.client.post("/v1/store/check", {})
         assert logged["ok"], logged["problems"]
         assert agent.restart().wait(agent.submit("true"))["state"] == "COMPLETE"
         assert {agent.state(job) for job in jobs} == {"COMPLETE"}
@@ -235,7 +235,7 @@ def test_stopped_for_longer_than_all_patience(cluster: Cluster, tmp_path: Path) 
         assert sorted({job["attempt"] for job in done.values()}) == [1, 2]
         starts = [(line.job, line.attempt) for line in journal.lines() if line.what == "start"]
         assert len(starts) == len(set(starts)) == 4 + sum(job["attempt"] - 1 for job in done.values())
-        assert json.loads(inside.run("store", "verify", "--json"))["ok"]
+        assert json.loads(inside.run("store", "check", "--json"))["ok"]
         inside.run("agent", "stop")
 
 

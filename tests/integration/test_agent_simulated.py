@@ -82,7 +82,7 @@ def check(agent: Agent, workflow: str, ids: list[str], fired: dict[str, str]) ->
         facts = store.execute("select distinct exit_code, attempt, native_status, stdout_bytes from jobs").fetchall()
         assert facts == [(0, 1, "exit", 0)]
         assert not store.execute("select 1 from jobs where started_at is null or ended_at is null").fetchall()
-    verified = agent.client.post("/v1/store/verify", {})
+    verified = agent.client.post("/v1/store/check", {})
     assert verified["ok"], verified
     assert not list(agent.home.sealed.glob("*.json")), "secrets of ended jobs"
 

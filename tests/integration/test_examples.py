@@ -250,7 +250,7 @@ def test_melt(engine: str, instance: Instance, tmp_path: Path) -> None:
     assert set(points) <= set(nodes), "the table leads back to the job of every point"
     source = "in.melt" if engine == "lammps" else "lj_md.py"
     assert source in {Path(node["label"]).name for node in nodes.values()}, "and to what was run"
-    verified = instance.lwfm("store", "verify")
+    verified = instance.lwfm("store", "check")
     assert verified.returncode == 0, report(verified)
 
 

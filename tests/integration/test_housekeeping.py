@@ -149,7 +149,7 @@ class TestHistory:
         assert agent.client.get("/v1/agent")["jobs"] == {}
         with pytest.raises(NotFound, match="was pruned"):
             agent.job(jobs[0])
-        assert json.loads(lwfm(agent, "store", "verify", "--json").stdout)["pruned"] == 9
+        assert json.loads(lwfm(agent, "store", "check", "--json").stdout)["pruned"] == 9
         agent.wait(agent.submit("echo again"))
         agent.restart()
         agent.verify()

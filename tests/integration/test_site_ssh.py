@@ -103,7 +103,7 @@ def test_a_job_there_looks_like_one_here(places: tuple[Place, Place]) -> None:
     assert far.job(job)["state"] == "FAILED"
     assert far.output(job) == near.output(job)
     for place in places:
-        assert place.json("store", "verify")["ok"]
+        assert place.json("store", "check")["ok"]
 
 
 def test_many_are_run_once_each_and_secrets_stay_out_of_the_stores(places: tuple[Place, Place], tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_study_on_a_cluster_comes_home_while_it_runs_and_when_it_has_ended(sto
     for one in ours:
         assert one.pop("elsewhere") == "login"
     assert ours == json.loads(story.there("./lwfm.pyz job list --limit 0 --json"))
-    assert story.ask("store", "verify")["ok"] is True
+    assert story.ask("store", "check")["ok"] is True
 
     (result,) = story.ask("find", "kind=result")
     story.desktop("get", result["data_id"], "out.csv")

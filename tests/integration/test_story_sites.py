@@ -115,7 +115,7 @@ def test_from_the_laptop_to_the_queue_and_back(
     behind = near.json("lineage", plotted)
     assert {analysed, collected} <= {node["id"] for node in behind["nodes"]}
     for place in (near, far):
-        assert place.json("store", "verify")["ok"]
+        assert place.json("store", "check")["ok"]
 
 
 def test_the_sweep_of_the_tutorial(cluster: Cluster, network: Network, scratch: Path, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_whoever_is_killed_the_next_sync_completes(network: Network) -> None:
         wait_until(lambda: not far.serving(), "the far end of it to be gone")
         if number % 4 >= 2 or number > 4:
             for place in (near, far):
-                assert place.json("store", "verify")["ok"]
+                assert place.json("store", "check")["ok"]
             near.client.close()
             far.client.close()
     assert partly, "none was killed on its way"

@@ -29,7 +29,7 @@ def test_what_waited_in_an_earlier_store_runs(version: int) -> None:
             "the job that waited to run",
             on_timeout=agent.log,
         )
-        answer = agent.client.post("/v1/store/verify", {})
+        answer = agent.client.post("/v1/store/check", {})
         assert answer["ok"], answer
         assert agent.client.get("/v1/sync")["schema"] == schema.SCHEMA_VERSION
     finally:

@@ -155,7 +155,7 @@ def _judge_world(outcome: Outcome, world: World, agents: Sequence[Agent]) -> Non
     """Both stores are sound and hold the same; nothing is thought to run; everything leaves when it is told to."""
     verdict = outcome.verdict
     for name, agent in zip(("here", "there"), agents):
-        answer: dict[str, Any] = agent.client.post("/v1/store/verify", {})
+        answer: dict[str, Any] = agent.client.post("/v1/store/check", {})
         verdict.add("unsound", (f"store {name}: {problem}" for problem in answer["problems"]))
         told = agent.client.get("/v1/agent")
         verdict.add("unsound", (f"{name}: still in trouble: {item}" for item in told["troubles"]))

@@ -122,6 +122,11 @@ class Agent:
         return self.start()
 
     @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
@@ -309,7 +314,7 @@ class Agent:
 
     def verify(self) -> None:
         """The store's chain and tables are sound."""
-        answer = self.client.post("/v1/store/verify", {})
+        answer = self.client.post("/v1/store/check", {})
         assert answer["ok"], answer["problems"]
 
     @staticmethod

@@ -216,7 +216,7 @@ class Network:
         assert logs[0]
         assert all(log == logs[0] for log in logs)
         for place in places:
-            answer = place.json("store", "verify")
+            answer = place.json("store", "check")
             assert answer["ok"], answer["problems"]
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import re
 import shlex
 import socket
 import sqlite3
@@ -98,8 +97,8 @@ class Story:
         """On which node the cluster's agent runs, once it answers."""
         if not (self.home / ".lwfm" / "agent.sock").exists():
             return None
-        found = re.search(r" on (\S+)", (self.home / ".lwfm" / "agent.lock").read_text())
-        return found.group(1) if found else None
+        owner = (self.home / ".lwfm" / "agent.lock").read_text()
+        return str(json.loads(owner)["host"]) if owner else None
 
     def hide_socket(self, host: str = "") -> None:
         """From a node, that to log in on: a socket is there, as on a shared file system, at which nobody of that node answers."""

@@ -163,7 +163,7 @@ class Thread:
 
     def verify(self) -> list[str]:
         """What is wrong with the store."""
-        return list(maintenance.verify(self.connection)["problems"])
+        return list(maintenance.check(self.connection)["problems"])
 
     def close(self) -> None:
         self.store.close()

@@ -610,11 +610,31 @@ class TestPlaces:
 
     def test_store(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         verdict: dict[str, Any] = {"ok": True, "origins": 1, "records": 5, "problems": []}
-        api.replies["POST /v1/store/verify"] = lambda request: verdict
-        assert main(["store", "verify"]) == 0
+        api.replies["POST /v1/store/check"] = lambda request: verdict
+        assert main(["store", "check"]) == 0
         assert capsys.readouterr().out == "5 records of 1 origin: all is well\n"
         verdict.update(ok=False, problems=["record 3 is not what it was"])
-        assert main(["store", "verify"]) == 8
+        assert main(["store", "check"]) == 8
+        api.replies["POST /v1/store/snapshot"] = lambda request: {
+            "file": request.body["file"], "bytes": 2**20, "records": 5, "origins": 1, "seconds": 0.25,
+        }  # fmt: skip
+        capsys.readouterr()
+        assert main(["store", "snapshot", "backup.db"]) == 0
+        assert capsys.readouterr().out == f"{Path.cwd()}/backup.db: 5 records, 1.0 MiB in 0.2 s\n"
+        assert main(["store", "snapshot", "backup.db", "--force"]) == 0
+        assert [request.body["replace"] for request in api.asked("POST", "/v1/store/snapshot")] == [False, True]
+        found = {"file": "/s/thread-1.db", "bytes": 2**20, "time": "2020-01-01T00:00:00.000000Z"}
+        listed: dict[str, Any] = {"directory": "/s", "every_s": 86400, "kept": 2, "snapshots": [found]}
+        api.replies["GET /v1/store/snapshots"] = lambda request: listed
+        capsys.readouterr()
+        assert main(["store", "snapshots"]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "every 1d00h, 2 kept, in /s",
+            "2020-01-01T00:00:00Z  1.0 MiB  /s/thread-1.db",
+        ]
+        listed["every_s"] = 0
+        assert main(["store", "snapshots"]) == 0
+        assert capsys.readouterr().out.startswith("none by itself, in /s\n")
         assert main(["store", "path"]) == 0
         assert capsys.readouterr().out.endswith(f"{api.home}/thread.db\n")
 

@@ -14,7 +14,7 @@ import pytest
 from lwfm import paths
 from lwfm.config import SiteConfig, VenvConfig, read_sites
 from lwfm.errors import ConfigError, InsecureState
-from lwfm.filesystems import filesystem_type, is_shared
+from lwfm.filesystems import filesystem_type, is_shared, locks_reach_other_hosts
 from lwfm.paths import Home, check_owner, locate, private_directory, running_archive, self_command
 
 
@@ -194,8 +194,31 @@ MOUNTS = """\
 25 22 0:23 / /with\\040space rw - lustre lustre rw
 26 22 0:24 / /fuse rw - fuse.sshfs ada@h rw
 27 22 0:25 / /homely rw - tmpfs tmpfs rw
+28 22 0:26 / /nolock rw - nfs server:/x rw,vers=3,nolock,local_lock=all
+29 22 0:27 / /flock rw - lustre mgs:/x rw,flock,user_xattr
+30 22 0:28 / /localflock rw - lustre mgs:/x rw,localflock
+31 22 0:29 / /new rw - productfs x rw
 nonsense
 """
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other file systems than there are."""
+    monkeypatch.setattr("lwfm.filesystems.Path.read_text", lambda self, **_: MOUNTS)
+    monkeypatch.setattr("lwfm.filesystems.Path.exists", lambda self: True)
+    monkeypatch.setattr("lwfm.filesystems.os.path.realpath", lambda path: str(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "reach"),
+    [
+        ("/etc", False), ("/home/x", True), ("/nolock/x", False), ("/with space/a", False), ("/flock/x", True),
+        ("/localflock/x", False), ("/fuse/x", False), ("/new/x", False),
+    ],
+)  # fmt: skip
+def test_where_locks_reach_other_hosts(path: str, reach: bool, mounts: None) -> None:
+    assert locks_reach_other_hosts(Path(path)) is reach
 
 
 @pytest.mark.parametrize(
@@ -203,12 +226,10 @@ nonsense
     [
         ("/etc", "ext4", False), ("/home/x/y", "nfs4", True), ("/home", "nfs4", True), ("/home/ada/local/z", "xfs", False),
         ("/with space/a", "lustre", True), ("/fuse/a", "fuse.sshfs", True), ("/homely/x", "tmpfs", False),
+        ("/new/x", "productfs", True),
     ],
 )  # fmt: skip
-def test_kinds_of_file_systems(path: str, kind: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwfm.filesystems.Path.read_text", lambda self, **_: MOUNTS)
-    monkeypatch.setattr("lwfm.filesystems.Path.exists", lambda self: True)
-    monkeypatch.setattr("lwfm.filesystems.os.path.realpath", lambda path: str(path))
+def test_kinds_of_file_systems(path: str, kind: str, shared: bool, mounts: None) -> None:
     assert filesystem_type(Path(path)) == kind
     assert is_shared(Path(path)) is shared
 

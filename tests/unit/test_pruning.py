@@ -214,6 +214,16 @@ class TestVerifying:
         for table in ("jobs", "statuses", "logs", "contexts", "prunings", "pruned", "job_counts"):
             thread.connection.execute(f"delete from {table}")
 
+    def test_several_records_may_tell_of_one_stub(self, thread: Thread) -> None:
+        ended(thread)
+        ended(thread)
+        told(thread)
+        prune(thread, "jobs")
+        ((seq,),) = thread.connection.execute("select max(seq) from log where prev = ''").fetchall()
+        with thread.store.transaction() as transaction:
+            transaction.append("prune", {"what": "jobs", "places": {thread.store.origin: [[seq - 1, seq - 1]]}})
+        assert thread.verify() == []
+
     def test_a_changed_stub(self, thread: Thread) -> None:
         ended(thread)
         told(thread)

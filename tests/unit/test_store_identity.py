@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 import pytest
 
+from lwfm import processes
 from lwfm.recovery import unplaced
 from lwfm.store import identity, log
 from lwfm.store.connection import connect
@@ -172,7 +173,7 @@ class TestOpening:
         origin = origin_of(thread)
         machine = tmp_path / "machine-id"
         machine.write_text("another\n")
-        monkeypatch.setattr(identity, "_MACHINE", machine)
+        monkeypatch.setattr(processes, "_MACHINE", machine)
         renewed(thread.directory, origin, "another machine").close()
         machine.unlink()  # a machine without a name is not known to be another
         untouched(thread.directory, mark_of(thread.directory)["origin"])
@@ -185,7 +186,7 @@ class TestOpening:
         untouched(thread.directory, origin)
         assert mark_of(thread.directory)["machine"] == ""
         (tmp_path / "machine-id").write_text("another\n")
-        monkeypatch.setattr(identity, "_MACHINE", tmp_path / "machine-id")
+        monkeypatch.setattr(processes, "_MACHINE", tmp_path / "machine-id")
         untouched(thread.directory, origin)
 
     def test_where_inodes_are_made_up_the_path_tells(

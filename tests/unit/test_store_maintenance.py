@@ -38,7 +38,7 @@ def problems_after(thread: Thread, statement: str, *values: Any) -> list[str]:
 
 
 def test_a_sound_store(thread: Thread) -> None:
-    found = maintenance.verify(thread.connection)
+    found = maintenance.check(thread.connection)
     assert found == {"ok": True, "origins": 1, "records": len(thread.records()), "pruned": 0, "problems": []}
 
 
@@ -172,7 +172,7 @@ def test_verifying_sees_one_moment_while_others_write(thread: Thread, monkeypatc
         return compare(connection, scratch, table)
 
     monkeypatch.setattr(maintenance, "_compare", and_again)
-    assert maintenance.verify(reader)["problems"] == []
+    assert maintenance.check(reader)["problems"] == []
     assert not reader.in_transaction
     reader.close()
 
@@ -187,7 +187,7 @@ def test_pages_that_were_overwritten_are_named_not_a_crash(tmp_path: Path) -> No
     data[4096 * 20 : 4096 * (len(data) // 4096 - 4)] = b"\xa5" * (4096 * (len(data) // 4096 - 24))
     path.write_bytes(data)
     connection = sqlite3.connect(path, isolation_level=None)
-    found = maintenance.verify(connection)
+    found = maintenance.check(connection)
     connection.close()
     assert not found["ok"]
     assert any("damaged" in problem for problem in found["problems"])
@@ -198,8 +198,8 @@ def test_no_room_to_verify_is_not_a_damaged_store(thread: Thread, monkeypatch: p
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(maintenance, "_fold", full)
-    with pytest.raises(StoreFull, match="to verify"):
-        maintenance.verify(thread.connection)
+    with pytest.raises(StoreFull, match="to check"):
+        maintenance.check(thread.connection)
 
 
 def test_the_order_of_the_records_does_not_matter(thread: Thread) -> None:

@@ -7,7 +7,7 @@ from typing import Optional
 
 import pytest
 
-from lwfm import former
+from lwfm import endings
 from lwfm.errors import SiteError
 from lwfm.sites.batch import ENDED, RUNNING, BatchJob
 
@@ -30,19 +30,19 @@ class Answers:
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, answers: Optional[Answers]) -> None:
-    monkeypatch.setattr(former, "find_scheduler", lambda: answers)
+    monkeypatch.setattr(endings, "find_scheduler", lambda: answers)
 
 
 def test_what_the_scheduler_no_longer_lists_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     running, failed = BatchJob("1", RUNNING, "RUNNING"), BatchJob("2", ENDED, "TIMEOUT")
     answer(monkeypatch, Answers([running, failed], [BatchJob("3", ENDED, "CANCELLED")]))
     names = ["slurm-1", "slurm-2", "slurm-3", "slurm-4", "pbs-5", "hostfile-abc"]
-    assert former._ended(names) == {"slurm-2": ": TIMEOUT", "slurm-3": ": CANCELLED", "slurm-4": ""}
+    assert endings.ended(names) == {"slurm-2": ": TIMEOUT", "slurm-3": ": CANCELLED", "slurm-4": ""}
 
 
 def test_without_an_answer_nothing_is_concluded(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, None)
-    assert former._ended(["slurm-1"]) == {}
+    assert endings.ended(["slurm-1"]) == {}
     answer(monkeypatch, Answers([], error="squeue did not answer"))
     with pytest.raises(SiteError):
-        former._ended(["slurm-1"])
+        endings.ended(["slurm-1"])
