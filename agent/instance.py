@@ -344,7 +344,8 @@ class Instance:
         return {
             "version": __version__, "protocol": PROTOCOL, "pid": os.getpid(), "host": self.host, "home": str(self.home.root),
             "socket": str(self.home.socket), "store": str(self.home.database), "origin": self.store.origin,
-            "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "journal_mode": self.store.journal_mode,
+            "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "at_rest": self.at_rest,
+            "journal_mode": self.store.journal_mode,
             "allocation": self._allocation(), "allocations": self.created.describe(),
             "workers": [node.facts() for node in self.dispatcher.nodes.values()],
             "notices": [self.store.notice] if self.store.notice else [],

@@ -57,7 +57,7 @@ def start(session: Session, idle_exit: float | None, take_over: bool, as_json: b
     a while, and those that may be tried again then run twice. Make sure that they do not, or that it does no harm.
     """
     try:
-        before = _ask(session)
+        before = ask_agent(session)
     except AgentElsewhere:
         if not take_over:
             raise
@@ -66,7 +66,7 @@ def start(session: Session, idle_exit: float | None, take_over: bool, as_json: b
         client = Client(replace(session.endpoint, may_start=False))
         start_agent(session.endpoint.home, idle_exit, client.knock, take_over=take_over)
         client.close()
-    now = before or _ask(session)
+    now = before or ask_agent(session)
     if now is None:
         raise AgentUnreachable("the agent was started but does not answer", hint="lwfm agent logs may tell why")
     if as_json:
@@ -79,7 +79,7 @@ def start(session: Session, idle_exit: float | None, take_over: bool, as_json: b
 def stop_agent(session: Session, *, kill: bool = False) -> JSON | None:
     """Have the agent leave, and wait until it has; what it said of itself before, None when it did not run."""
     try:
-        before = _ask(session)
+        before = ask_agent(session)
     except LwfmError:  # it answers, but is not well: all the more reason
         before = {"pid": None}
     if before is not None:
@@ -123,7 +123,7 @@ def _until_gone(session: Session, pid: int | None) -> None:
 def _running_pid(session: Session) -> int | None:
     """The pid of the agent that answers now, -1 if it does not say; None when none answers."""
     try:
-        now = _ask(session)
+        now = ask_agent(session)
     except LwfmError:
         return -1
     return None if now is None else int(now["pid"])
@@ -147,7 +147,7 @@ def _alive(pid: int) -> bool:
 @click.pass_obj
 def status(session: Session, as_json: bool) -> int:
     """Whether the agent runs, and how it is. The exit code is 7 when it does not; it is not started."""
-    found = _ask(session)
+    found = ask_agent(session)
     if as_json:
         running = found is not None
         home = session.instance
@@ -244,7 +244,7 @@ def _quiet_client(session: Session) -> Client:
     return Client(replace(session.endpoint, may_start=False))
 
 
-def _ask(session: Session) -> JSON | None:
+def ask_agent(session: Session) -> JSON | None:
     """What the agent says of itself; None when it does not run."""
     client = _quiet_client(session)
     try:

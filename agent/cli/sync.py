@@ -15,7 +15,7 @@ from ..client.connection import path_of
 from ..errors import ConfigError, Conflict, LwfmError, NotFound
 from ..paths import Home
 from . import render
-from .agent import stop_agent
+from .agent import ask_agent, stop_agent
 from .asker import terminal_asker
 from .groups import Group, example
 from .options import Duration, json_option
@@ -119,9 +119,18 @@ def serve(session: Session, stdio: bool, at_rest: bool) -> None:  # noqa: ARG001
 
     client = session.client
     if at_rest:
-        stop_agent(session, kill=True)  # whatever is left of it
+        if not _is_at_rest(session):
+            stop_agent(session, kill=True)  # whatever is left of it
         client = Client(replace(session.endpoint, at_rest=True), idle_exit_s=AT_REST_S)
     answer(client, session.instance)
+
+
+def _is_at_rest(session: Session) -> bool:
+    """Whether an agent runs that only answers, as one that another collecting has started."""
+    try:
+        return bool((ask_agent(session) or {}).get("at_rest"))
+    except LwfmError:
+        return False
 
 
 @sync.command(epilog=example("lwfm sync collect ~/.lwfm/batch/slurm/jobs/3f/01971c2e-….1.home"))

@@ -188,7 +188,7 @@ def test_the_clock_jumps(tmp_path: Path) -> None:
         ended = agent.wait_all(jobs)
         journal.judge(ended, {job: agent.statuses(job) for job in jobs})
         assert {job["state"] for job in ended} == {"COMPLETE"}
-        logged = agent.client.post("/v1/store/verify", {})
+        logged = agent.client.post("/v1/store/check", {})
         assert logged["ok"], logged["problems"]
         assert agent.restart().wait(agent.submit("true"))["state"] == "COMPLETE"
         assert {agent.state(job) for job in jobs} == {"COMPLETE"}
