@@ -23,7 +23,7 @@ from .errors import LwfmError
 from .launching import LEAVE_S, Launched, own_name
 from .listening import listen_for
 from .node import Node
-from .paths import Home, private_directory, self_command
+from .paths import Home, append_private, private_directory, self_command
 from .tunnels import Tunnel, tunnel_command
 from .workers import WorkerServer
 
@@ -130,7 +130,7 @@ class AllocatedWorkers(Gate):
     def _tunnel_to(self, host: str) -> None:
         if self._channel == "auto":
             _logger.warning("no worker of node %s has reached this node: trying through ssh", host)
-        with self._home.agent_log.open("ab") as log:
+        with append_private(self._home.agent_log) as log:
             try:
                 self._tunnels[host] = Tunnel(tunnel_command(self._home, host, self.rendezvous), host, log)
             except OSError as error:
@@ -179,7 +179,7 @@ class AllocatedWorkers(Gate):
 
     def _launch(self, hosts: Sequence[str]) -> None:
         words = [*self_command(), "worker", "--rendezvous", str(self.rendezvous)]
-        with self._home.agent_log.open("ab") as log:
+        with append_private(self._home.agent_log) as log:
             for launch in self._launched.start(self.allocation, hosts, words, log):
                 _logger.info("starting workers on %s: %s", ", ".join(launch.hosts), launch.argv[0])
         (self._directory / f"started-{os.getpid()}").touch(mode=0o600)

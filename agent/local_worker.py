@@ -14,7 +14,7 @@ from typing import Any, Optional
 from .capacity import Capacity
 from .errors import ConfigError
 from .logfiles import BYTES_VARIABLE, FILES_VARIABLE
-from .paths import CACHE_VARIABLE, Home, self_command
+from .paths import CACHE_VARIABLE, Home, append_private, self_command
 from .worker.capacity import node_capacity
 
 MAX_PAUSE_S = 10.0
@@ -79,7 +79,7 @@ class LocalWorker:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("LWFM_") or name in _KEPT
         }
-        with self._home.agent_log.open("ab") as log:
+        with append_private(self._home.agent_log) as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional
+from typing import IO, Optional
 
 from .errors import ConfigError, InsecureState
 from .filesystems import is_shared
@@ -197,6 +197,11 @@ def check_above(path: Path) -> None:
             raise InsecureState(
                 f"anybody can replace what is in {place}", hint=f"chmod o-w {place}, or set LWFM_HOME to another place"
             )
+
+
+def append_private(path: Path) -> IO[bytes]:
+    """A file to append to, made for the owner alone where it is not there. Raises OSError."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
 
 
 def write_private(path: Path, content: bytes) -> None:
