@@ -1,4 +1,4 @@
-"""What is done about allocations that earlier agents were in: settled when their scheduler says that they have ended, not before."""
+"""What is done about allocations that earlier agents were in: settled when their scheduler says that they have ended."""
 
 from __future__ import annotations
 
