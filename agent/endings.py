@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .paths import user_name
 from .sites.batch import ENDED
@@ -30,6 +30,12 @@ def ended(names: Sequence[str]) -> dict[str, str]:
         for job_id, name in ids.items()
         if job_id not in listed or listed[job_id].phase == ENDED
     }
+
+
+def askable(names: Iterable[str]) -> set[str]:
+    """Those of these allocations that are of the scheduler which can be asked here."""
+    scheduler = find_scheduler()
+    return set() if scheduler is None else {name for name in names if name.startswith(f"{scheduler.name}-")}
 
 
 def all_ended(names: Sequence[str]) -> dict[str, str]:

@@ -20,36 +20,61 @@ from .writer import Writer
 
 COME_BY_THEMSELVES_S = 3.0
 """A worker that is still there dials at least once a second."""
+CLEANED_UP_S = 1.0
 SLOWEST_S = 60.0
 _logger = logging.getLogger(__name__)
 
 
-async def settle_former(directory: Path, current: Set[str], workers: WorkerServer, writer: Writer, origin: str) -> None:
-    """Settle what workers of allocations had that have ended, until none is left that may.
+class FormerAllocations:
+    """Settles what workers of allocations had that have ended, until none is left that may.
 
     Args:
         directory: ``allocations/`` of the home, in which those with other nodes have one of their name, as ``slurm-4711``.
         current: the names of those that are seen to otherwise: the one we are in, and those that were asked for.
     """
-    pause_s = COME_BY_THEMSELVES_S
-    while True:
-        present = await writer.read(presence.present, origin)
-        former = {place.allocation for place in present.values() if place.allocation}
-        former |= {one.directory.name for one in await asyncio.to_thread(find_allotments, directory, created=False)}
-        former -= current
-        if not former:
-            return
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, SLOWEST_S)
-        try:
-            ended = await asyncio.to_thread(endings.ended, sorted(former))
-        except LwfmError as error:
-            _logger.warning("it is not known whether %s have ended: %s", ", ".join(sorted(former)), error)
-            continue
-        for name, how in ended.items():
-            of_it = [worker_id for worker_id, place in present.items() if place.allocation == name]
-            if any(worker_id in workers.connections for worker_id in of_it):
+
+    def __init__(self, directory: Path, current: Set[str], workers: WorkerServer, writer: Writer, origin: str):
+        self._directory = directory
+        self._current = frozenset(current)
+        self._workers = workers
+        self._writer = writer
+        self._origin = origin
+        self._present: dict[str, presence.Place] = {}
+        self.left: frozenset[str] = frozenset()
+        """The allocations of which it is not known yet whether they have ended, and none of whose workers is here."""
+
+    async def look(self) -> bool:
+        """Find out which there are; whether there are any that can be asked about."""
+        self._present = await self._writer.read(presence.present, self._origin)
+        found = {place.allocation for place in self._present.values() if place.allocation}
+        found |= {
+            one.directory.name for one in await asyncio.to_thread(find_allotments, self._directory, created=False)
+        }
+        found = await asyncio.to_thread(endings.askable, found - self._current)
+        self.left = frozenset(name for name in found if not self._is_here(name))
+        return bool(found)
+
+    async def run(self) -> None:
+        """Settle them as they end."""
+        first_s, pause_s = COME_BY_THEMSELVES_S, CLEANED_UP_S
+        while await self.look():
+            await asyncio.sleep(first_s or pause_s)
+            first_s, pause_s = 0.0, pause_s if first_s else min(1.5 * pause_s, SLOWEST_S)
+            try:
+                ended = await asyncio.to_thread(endings.ended, sorted(self.left))
+            except LwfmError as error:
+                _logger.warning("it is not known whether %s have ended: %s", ", ".join(sorted(self.left)), error)
                 continue
-            for worker_id in of_it:
-                await workers.lose(worker_id, f"the allocation {name} has ended{how}", presence.LEFT)
-            await asyncio.to_thread(shutil.rmtree, directory / name, ignore_errors=True)
+            for name, how in ended.items():
+                if self._is_here(name):
+                    continue
+                for worker_id in self._of(name):
+                    await self._workers.lose(worker_id, f"the allocation {name} has ended{how}", presence.LEFT)
+                await asyncio.to_thread(shutil.rmtree, self._directory / name, ignore_errors=True)
+
+    def _of(self, name: str) -> list[str]:
+        return [worker_id for worker_id, place in self._present.items() if place.allocation == name]
+
+    def _is_here(self, name: str) -> bool:
+        """Whether one of its workers is: then it goes on."""
+        return any(worker_id in self._workers.connections for worker_id in self._of(name))

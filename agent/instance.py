@@ -40,7 +40,7 @@ from .dispatcher import Dispatcher, Flight
 from .errors import AgentBusy, ConfigError, LwfmError, StoreError
 from .events import Rules
 from .files import FileRecorder
-from .former import settle_former
+from .former import FormerAllocations
 from .heartbeat import DEFAULT_LOST_S, Heartbeat
 from .launching import find_allocation
 from .limits import without_limits
@@ -177,6 +177,7 @@ class Instance:
         self.allocations = AgentAllocations(self._loop, self.created)
         self.registry = Registry(sites, self._site_context)
         self.allocated: Optional[AllocatedWorkers] = None
+        self.former: Optional[FormerAllocations] = None
         self.heartbeat = Heartbeat(
             self.workers,
             lambda: self.writer.read(recovery.claimants),
@@ -287,7 +288,9 @@ class Instance:
             _logger.error("only this node is used: %s", error)
         await self.created.restore(allocation)
         current = {*self.created.names, *([] if allocation is None else [allocation.name])}
-        self.spawn(settle_former(self.home.allocations, current, self.workers, self.writer, self.store.origin))
+        self.former = FormerAllocations(self.home.allocations, current, self.workers, self.writer, self.store.origin)
+        await self.former.look()
+        self.spawn(self.former.run())
 
     async def _open_alone(self, allocated: AllocatedWorkers) -> None:
         """The allocation is this node alone: be found from where it was asked for, if that can be."""
@@ -346,6 +349,7 @@ class Instance:
             "socket": str(self.home.socket), "store": str(self.home.database), "origin": self.store.origin,
             "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "at_rest": self.at_rest,
             "journal_mode": self.store.journal_mode,
+            "settling": sorted(self.former.left) if self.former is not None else [],
             "allocation": self._allocation(), "allocations": self.created.describe(),
             "workers": [node.facts() for node in self.dispatcher.nodes.values()],
             "notices": [self.store.notice] if self.store.notice else [],

@@ -21,6 +21,8 @@ IDENTITY = "script"
 """The property of a run's job that tells which script it is, with its arguments."""
 SETTLED_S = 15.0
 """So long after its start an agent knows what became of what others executed while there was none."""
+ENDED_S = 60.0
+"""So long after its start an agent is waited for to know of earlier allocations whether they have ended: nodes are cleaned up."""
 LOOK_AGAIN_S = 0.25
 
 
@@ -50,6 +52,7 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
     found = session.client.get("/v1/jobs", query)["jobs"]
     if not found or not found[0].get("workflow_id"):
         return None
+    _wait_for_allocations(session)
     last = _settled(session, found[0])
     found[0] = last
     if last["state"] not in TERMINAL:
@@ -64,6 +67,15 @@ def find_earlier(session: Session, identity: str, workflow: str | None) -> Earli
     counts.update({state: here.get(state, 0) for state in ("FAILED", "CANCELLED")})
     before = Progress({state: count for state, count in counts.items() if count}, sum(counts.values()))
     return Earlier(flow, [job["job_id"] for job in reversed(runs)], before)
+
+
+def _wait_for_allocations(session: Session) -> None:
+    """Until an agent that has just begun knows of earlier allocations whether they have ended: what ran there runs again then."""
+    while True:
+        agent = session.client.get("/v1/agent")
+        if not agent.get("settling") or time.time() - parse_utc(agent["started_at"]) > ENDED_S:
+            return
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _settled(session: Session, job: JSON) -> JSON:

@@ -58,7 +58,8 @@ def test_what_does_not_answer_is_ended_with_what_it_has_started(tmp_path: Path) 
     pid = int((tmp_path / "pid").read_text())
     state = Path(f"/proc/{pid}/stat")
     wait_until(
-        lambda: not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX", "what it started to be gone"
+        lambda: not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX",
+        "what it started to be gone",
     )
 
 

@@ -37,11 +37,13 @@ def test_what_the_scheduler_no_longer_lists_has_ended(monkeypatch: pytest.Monkey
     running, failed = BatchJob("1", RUNNING, "RUNNING"), BatchJob("2", ENDED, "TIMEOUT")
     answer(monkeypatch, Answers([running, failed], [BatchJob("3", ENDED, "CANCELLED")]))
     names = ["slurm-1", "slurm-2", "slurm-3", "slurm-4", "pbs-5", "hostfile-abc"]
+    assert endings.askable(names) == {"slurm-1", "slurm-2", "slurm-3", "slurm-4"}
     assert endings.ended(names) == {"slurm-2": ": TIMEOUT", "slurm-3": ": CANCELLED", "slurm-4": ""}
 
 
 def test_without_an_answer_nothing_is_concluded(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, None)
+    assert endings.askable(["slurm-1"]) == set()
     assert endings.ended(["slurm-1"]) == {}
     answer(monkeypatch, Answers([], error="squeue did not answer"))
     with pytest.raises(SiteError):

@@ -17,6 +17,7 @@ from lwfm.errors import SiteError
 def test_the_scheduler_is_asked_until_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It still lists an allocation while it cleans up, and may not answer at all for a while."""
     monkeypatch.setattr(former, "COME_BY_THEMSELVES_S", 0.001)
+    monkeypatch.setattr(former, "CLEANED_UP_S", 0.001)
     places = {"w1": SimpleNamespace(allocation="slurm-1"), "w2": SimpleNamespace(allocation="slurm-2")}
     answers: list[Any] = [{}, SiteError("squeue does not answer"), {"slurm-1": ": CANCELLED"}, {"slurm-2": ""}]
     asked: list[Sequence[str]] = []
@@ -37,16 +38,19 @@ def test_the_scheduler_is_asked_until_it_has_ended(tmp_path: Path, monkeypatch: 
         del places[worker_id]
 
     monkeypatch.setattr(endings, "ended", ended)
+    monkeypatch.setattr(endings, "askable", set)
     workers: Any = SimpleNamespace(connections={}, lose=lose)
     writer: Any = SimpleNamespace(read=read)
-    asyncio.run(asyncio.wait_for(former.settle_former(tmp_path, {"slurm-9"}, workers, writer, "0" * 32), 20))
+    asyncio.run(asyncio.wait_for(former.FormerAllocations(tmp_path, {"slurm-9"}, workers, writer, "0" * 32).run(), 20))
     assert asked == [["slurm-1", "slurm-2"]] * 3 + [["slurm-2"]]
     assert lost == [("w1", "the allocation slurm-1 has ended: CANCELLED"), ("w2", "the allocation slurm-2 has ended")]
 
 
 def test_one_whose_workers_are_there_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(former, "COME_BY_THEMSELVES_S", 0.001)
+    monkeypatch.setattr(former, "CLEANED_UP_S", 0.001)
     monkeypatch.setattr(endings, "ended", lambda names: dict.fromkeys(names, ""))
+    monkeypatch.setattr(endings, "askable", set)
     (tmp_path / "slurm-1").mkdir()
     reads = 0
 
@@ -59,8 +63,8 @@ def test_one_whose_workers_are_there_goes_on(tmp_path: Path, monkeypatch: pytest
         raise AssertionError("it was taken for lost")
 
     workers: Any = SimpleNamespace(connections={"w1": None}, lose=lose)
-    asyncio.run(
-        asyncio.wait_for(former.settle_former(tmp_path, set(), workers, SimpleNamespace(read=read), "0" * 32), 20)  # type: ignore[arg-type]
-    )
+    writer: Any = SimpleNamespace(read=read)
+    settling = former.FormerAllocations(tmp_path, set(), workers, writer, "0" * 32)
+    asyncio.run(asyncio.wait_for(settling.run(), 20))
     assert reads == 5, "asked for again until its workers had left"
     assert not (tmp_path / "slurm-1").exists()
