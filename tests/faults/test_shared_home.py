@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Optional
 
 import pytest
 
@@ -35,9 +36,16 @@ def disk() -> Iterator[SharedDisk]:
 
 
 def messages(disk: SharedDisk) -> list[str]:
-    """What the log of the thread says, read from the file itself."""
-    with closing(sqlite3.connect(f"file:{disk.backing}/home/thread.db?mode=ro", uri=True)) as connection:
-        return [row[0] for row in connection.execute("select message from logs order by id")]
+    """What the log of the thread says, read from the file itself, between two transactions of whoever may have it open."""
+
+    def read() -> Optional[tuple[str, ...]]:
+        with closing(sqlite3.connect(f"file:{disk.backing}/home/thread.db?mode=ro", uri=True)) as connection:
+            try:
+                return ("", *(row[0] for row in connection.execute("select message from logs order by id")))
+            except sqlite3.OperationalError:  # there is a journal: one is under way
+                return None
+
+    return list(wait_until(read, "the store to be at rest"))[1:]
 
 
 def say(agent: Agent, message: str) -> None:

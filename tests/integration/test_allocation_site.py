@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from lwfm import errors
-from lwfm.sites.base import Observation, SiteContext
-from lwfm.sync.site import SshSite
 from lwfm.testing import SiteContract, SiteUnderTest
 
 from support import cluster as bed
 from support.agents import new_home, running_agent
 from support.allocations import an_allocation
 from support.cluster import Cluster
-from support.peers import a_network, observed
+from support.peers import a_network, site_through_ssh
 from support.ssh_server import sshd_program
 
 cluster = bed.cluster
@@ -45,19 +43,10 @@ class TestOnAllocatedNodes(SiteContract):
             near = network.place("near")
             inside.run("agent", "start")
             inside.wait_nodes(*inside.hosts)
-            options = {"host": "far", "ssh_config": str(network.config), "remote_path": str(network.script)}
-            options.update(remote_home=str(inside.home), site="allocation")
-            driver = SshSite(SiteContext("cluster", options, near.home.root, near.home.repository))
-            assert driver.run is not None
-            ask = driver.run.status
-
-            def reported(job_ids: Sequence[str]) -> dict[str, Observation]:
-                ask([])
-                return {job_id: observed(near, job_id) for job_id in job_ids}
-
             there = new_home()
-            yield SiteUnderTest(driver, tmp_path_factory.mktemp("here"), str(there), reported)
-            driver.close()
+            here = tmp_path_factory.mktemp("here")
+            with site_through_ssh(network, near, inside.home, here, there, site="allocation") as made:
+                yield made
             shutil.rmtree(there)
 
     def test_its_jobs_run_on_those_nodes(self, site: SiteUnderTest) -> None:

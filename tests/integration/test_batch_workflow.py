@@ -122,37 +122,37 @@ def test_what_a_job_puts_belongs_to_it(agent: Agent, place: Path) -> None:
     assert [line["message"] for line in agent.client.get("/v1/logs", {"job": job})["logs"]] == ["it is put"]
 
 
-def test_what_its_end_cuts_off_is_not_run_elsewhere(agent: Agent, cluster: Cluster, place: Path) -> None:
-    """The job is cancelled while its workflow runs: nothing of that is called COMPLETE, and nothing is run again here."""
-    script = place / "long.py"
-    script.write_text(
-        STUDY.replace("range(3)", "range(4)").replace('f"hostname;', 'f"echo >> {place}/ran{n}; sleep 600;')
-    )
-    job = agent.submit(f"exec {LWFM} run {script} {place}", site="slurm", resources={"cores": 2})
-    wait_until(lambda: any(place.glob("ran*")), "a job of it", timeout_s=60, on_timeout=agent.log)
+def begun(agent: Agent, here: Path) -> str:
+    """A job whose workflow of four long jobs, one after another, has begun with the first; each notes in ``here`` that it runs."""
+    here.mkdir()
+    script = here / "long.py"
+    long = STUDY.replace("range(3)", "range(4)").replace('f"hostname;', 'f"echo >> {place}/ran{n}; sleep 600;')
+    script.write_text(long)
+    job = agent.submit(f"exec {LWFM} run {script} {here}", site="slurm", resources={"cores": 2})
+    wait_until(lambda: any(here.glob("ran*")), "a job of it", timeout_s=60, on_timeout=agent.log)
+    return job
+
+
+def judge_rest(agent: Agent, job: str, here: Path, states: set[str]) -> None:
+    """Once its thread has come: nothing of that is called COMPLETE, and nothing was run again, here or anywhere."""
+    wait_until(lambda: len(known(agent, job)) == 5, "its thread", timeout_s=90, on_timeout=agent.log)
+    inner = {one["name"]: one for one in map(agent.job, known(agent, job))}
+    inner.pop("long.py")  # which may have been done with asking before
+    assert {one["state"] for one in inner.values()} <= states, inner
+    (ran,) = here.glob("ran*")
+    assert ran.read_text() == "\n"
+
+
+def test_what_its_end_cuts_off_is_not_run_elsewhere(agent: Agent, place: Path) -> None:
+    job = begun(agent, place / "cancelled")
     agent.cancel(job)
     assert agent.wait(job, timeout_s=120)["state"] == "CANCELLED"
-    wait_until(lambda: len(known(agent, job)) == 5, "its thread", timeout_s=90, on_timeout=agent.log)
-    states = {agent.job(one)["name"]: agent.job(one)["state"] for one in known(agent, job)}
-    states.pop("long.py")  # which may have been done with asking before
-    assert set(states.values()) == {"CANCELLED"}, states
-    assert len(list(place.glob("ran*"))) == 1
-    assert all(path.read_text() == "\n" for path in place.glob("ran*"))
+    judge_rest(agent, job, place / "cancelled", {"CANCELLED"})
 
 
 def test_an_instance_that_was_killed_leaves_what_it_knew(agent: Agent, cluster: Cluster, place: Path) -> None:
-    script = place / "killed.py"
-    script.write_text(
-        STUDY.replace("range(3)", "range(10, 13)").replace('f"hostname;', 'f"echo >> {place}/ran{n}; sleep 600;')
-    )
-    job = agent.submit(f"exec {LWFM} run {script} {place}", site="slurm", resources={"cores": 2})
-    wait_until(lambda: any(place.glob("ran1?")), "a job of it", timeout_s=60, on_timeout=agent.log)
+    job = begun(agent, place / "killed")
     cluster.run("scancel", "--signal=KILL", "--full", agent.job(job)["native_id"])
     subprocess.run(["pkill", "-KILL", "-f", f"{job}.1.home"], check=True)
     assert agent.wait(job, timeout_s=120)["state"] in {"FAILED", "CANCELLED"}
-    wait_until(lambda: len(known(agent, job)) == 4, "its thread", timeout_s=90, on_timeout=agent.log)
-    inner = [agent.job(one) for one in known(agent, job)]
-    states = {one["name"]: one["state"] for one in inner}
-    states.pop("killed.py")  # which may have been done with asking before
-    assert set(states.values()) <= {"CANCELLED", "UNKNOWN"}, inner
-    assert len(list(place.glob("ran1?"))) == 1
+    judge_rest(agent, job, place / "killed", {"CANCELLED", "UNKNOWN"})

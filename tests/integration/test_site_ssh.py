@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lwfm.contents import ContentStore
 from lwfm.errors import LwfmError, UnknownSite
-from lwfm.sites.base import Observation, SiteContext
-from lwfm.sync.site import SshSite
 from lwfm.testing import SiteContract, SiteUnderTest
 
 from support.agents import LINK
-from support.peers import Network, Place, a_network, kill, observed
+from support.peers import Network, Place, a_network, kill, site_through_ssh
 from support.ssh_server import make_key, sshd_program
 from support.waiting import wait_until
 
@@ -75,19 +73,9 @@ class TestContract(SiteContract):
         directory = tmp_path_factory.mktemp("ssh")
         with a_network(directory) as network:
             near, far = network.place("near"), network.place("far")
-            options = {"host": "far", "ssh_config": str(network.config), "remote_path": str(network.script)}
-            options["remote_home"] = str(far.home.root)
-            driver = SshSite(SiteContext("cluster", options, near.home.root, near.home.repository))
-            assert driver.run is not None
-            ask = driver.run.status
-
-            def reported(job_ids: Sequence[str]) -> dict[str, Observation]:
-                ask([])
-                return {job_id: observed(near, job_id) for job_id in job_ids}
-
-            there = tmp_path_factory.mktemp("there")
-            yield SiteUnderTest(driver, tmp_path_factory.mktemp("here"), str(there), reported)
-            driver.close()
+            here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
+            with site_through_ssh(network, near, far.home.root, here, there) as made:
+                yield made
 
 
 def test_a_job_there_looks_like_one_here(places: tuple[Place, Place]) -> None:

@@ -104,6 +104,7 @@ class OddRun(Run):
         if job_id == "exit":
             sys.exit(3)
         if job_id == "hang":
+            (self.context.home / "hanging").touch()
             time.sleep(3600)
 
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:

@@ -16,15 +16,17 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
-from lwfm.sites.base import Observation
+from lwfm.sites.base import Observation, SiteContext
 from lwfm.states import JobState
 from lwfm.store.projections import FACTS
 from lwfm.sync.address import Address
+from lwfm.sync.site import SshSite
+from lwfm.testing import SiteUnderTest
 
 from support.agents import LINK, Agent, environment, new_home
 from support.ssh_server import Server, a_server
@@ -252,3 +254,26 @@ def observed(place: Place, job_id: str) -> Observation:
     job = place.job(job_id)
     facts = {name: job[name] for name in FACTS if name in job}
     return Observation(JobState(job["state"]), job.get("native_status"), job.get("native_id"), job.get("reason"), facts)
+
+
+@contextmanager
+def site_through_ssh(
+    network: Network, near: Place, home: Path, here: Path, there: Path, **options: str
+) -> Iterator[SiteUnderTest]:
+    """The instance in ``home`` as a site of ``near``, its driver alone: what comes of jobs is asked of the agent there.
+
+    Args:
+        here, there: directories for the tests' files, and on the site. ``options``: more of the site.
+    """
+    given = {"host": "far", "ssh_config": str(network.config), "remote_path": str(network.script), **options}
+    context = SiteContext("cluster", {**given, "remote_home": str(home)}, near.home.root, near.home.repository)
+    driver = SshSite(context)
+    assert driver.run is not None
+    ask = driver.run.status
+
+    def reported(job_ids: Sequence[str]) -> dict[str, Observation]:
+        ask([])
+        return {job_id: observed(near, job_id) for job_id in job_ids}
+
+    yield SiteUnderTest(driver, here, str(there), reported)
+    driver.close()

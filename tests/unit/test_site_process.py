@@ -257,6 +257,7 @@ def test_who_waits_is_told_of_its_death(sites: Sites) -> None:
     thread = threading.Thread(target=hang)
     pid = pid_of(site)
     thread.start()
+    wait_until((sites.home / "hanging").exists, "the call")
     os.kill(pid, signal.SIGKILL)
     thread.join(20)
     assert "SIGKILL" in raised[0].message
