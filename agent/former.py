@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from . import endings, presence
@@ -40,37 +40,42 @@ class FormerAllocations:
         self._writer = writer
         self._origin = origin
         self._present: dict[str, presence.Place] = {}
+        self._found: set[str] = set()
         self.left: frozenset[str] = frozenset()
         """The allocations of which it is not known yet whether they have ended, and none of whose workers is here."""
 
-    async def look(self) -> bool:
-        """Find out which there are; whether there are any that can be asked about."""
+    async def look(self) -> None:
+        """Find out which there are that can be asked about."""
         self._present = await self._writer.read(presence.present, self._origin)
         found = {place.allocation for place in self._present.values() if place.allocation}
         found |= {
             one.directory.name for one in await asyncio.to_thread(find_allotments, self._directory, created=False)
         }
-        found = await asyncio.to_thread(endings.askable, found - self._current)
-        self.left = frozenset(name for name in found if not self._is_here(name))
-        return bool(found)
+        found -= self._current
+        self._found = await asyncio.to_thread(endings.askable, found) if found else set()
+        self.left = frozenset(name for name in self._found if not self._is_here(name))
 
     async def run(self) -> None:
-        """Settle them as they end."""
-        first_s, pause_s = COME_BY_THEMSELVES_S, CLEANED_UP_S
-        while await self.look():
-            await asyncio.sleep(first_s or pause_s)
-            first_s, pause_s = 0.0, pause_s if first_s else min(1.5 * pause_s, SLOWEST_S)
-            try:
-                ended = await asyncio.to_thread(endings.ended, sorted(self.left))
-            except LwfmError as error:
-                _logger.warning("it is not known whether %s have ended: %s", ", ".join(sorted(self.left)), error)
+        """Settle those that :meth:`look` has found, as they end."""
+        for pause_s in _pauses():
+            if not self._found:
+                return
+            await asyncio.sleep(pause_s)
+            await self._settle()
+            await self.look()
+
+    async def _settle(self) -> None:
+        try:
+            ended = await asyncio.to_thread(endings.ended, sorted(self.left))
+        except LwfmError as error:
+            _logger.warning("it is not known whether %s have ended: %s", ", ".join(sorted(self.left)), error)
+            return
+        for name, how in ended.items():
+            if self._is_here(name):
                 continue
-            for name, how in ended.items():
-                if self._is_here(name):
-                    continue
-                for worker_id in self._of(name):
-                    await self._workers.lose(worker_id, f"the allocation {name} has ended{how}", presence.LEFT)
-                await asyncio.to_thread(shutil.rmtree, self._directory / name, ignore_errors=True)
+            for worker_id in self._of(name):
+                await self._workers.lose(worker_id, f"the allocation {name} has ended{how}", presence.LEFT)
+            await asyncio.to_thread(shutil.rmtree, self._directory / name, ignore_errors=True)
 
     def _of(self, name: str) -> list[str]:
         return [worker_id for worker_id, place in self._present.items() if place.allocation == name]
@@ -78,3 +83,12 @@ class FormerAllocations:
     def _is_here(self, name: str) -> bool:
         """Whether one of its workers is: then it goes on."""
         return any(worker_id in self._workers.connections for worker_id in self._of(name))
+
+
+def _pauses() -> Iterator[float]:
+    """How long to wait before each question."""
+    yield COME_BY_THEMSELVES_S
+    pause_s = CLEANED_UP_S
+    while True:
+        yield pause_s
+        pause_s = min(1.5 * pause_s, SLOWEST_S)

@@ -6,7 +6,6 @@ removed, and no copy that is not recorded to be at another host too.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .clock import parse_utc
-from .paths import Home
+from .paths import Home, is_locked
 from .store import Connection, Transaction, copies, log, needed
 
 JSON = dict[str, Any]
@@ -130,7 +129,7 @@ def old_copies(connection: Connection, home: Home, host: str, limit: Limit) -> F
         for path, status, match in part:
             if match is None:
                 found.keep("not put there by lwfm")
-            elif path.endswith(".part") and _is_locked(path):
+            elif path.endswith(".part") and is_locked(path):
                 found.keep("being fetched")
             elif match["sha256"] in used:
                 found.keep("used by open jobs")
@@ -214,18 +213,3 @@ def _short(sha256: str) -> int:
 def _is_elsewhere(known: copies.Known, host: str) -> bool:
     """Whether another host has recorded to have a content."""
     return any(row[8] not in (None, host) and copies.file_path(row[6], row[7]) is not None for row in known.rows)
-
-
-def _is_locked(path: str) -> bool:
-    """Whether somebody receives into a part at this moment."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any, Optional
 from .capacity import Capacity
 from .errors import ConfigError
 from .logfiles import BYTES_VARIABLE, FILES_VARIABLE
-from .paths import CACHE_VARIABLE, Home, append_private, self_command
+from .paths import CACHE_VARIABLE, Home, append_private, is_locked, self_command
 from .worker.capacity import node_capacity
 
 MAX_PAUSE_S = 10.0
@@ -93,17 +92,7 @@ class LocalWorker:
 
     def is_there(self) -> bool:
         """Whether some worker has the spool, whoever started it."""
-        try:
-            descriptor = os.open(self._home.spool / "lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self._home.spool / "lock")
 
     def dismiss(self) -> None:
         """Ask a worker that has not connected yet to leave; it stays while it has jobs."""

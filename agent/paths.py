@@ -6,6 +6,7 @@ sockets and the worker's spool, where the home does not suit) lies in a private 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shlex
@@ -197,6 +198,21 @@ def check_above(path: Path) -> None:
             raise InsecureState(
                 f"anybody can replace what is in {place}", hint=f"chmod o-w {place}, or set LWFM_HOME to another place"
             )
+
+
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Whether some process holds a file's lock (flock(2)) for itself; not, where there is no such file to be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def append_private(path: Path) -> IO[bytes]:

@@ -165,7 +165,7 @@ def _until_connected(connect: Callable[[], T], home: paths.Home) -> T:
 
 def _log(path: Path) -> Any:
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
+        return paths.append_private(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint="make room, or set LWFM_HOME") from error
 

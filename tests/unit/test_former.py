@@ -14,6 +14,16 @@ from lwfm import endings, former
 from lwfm.errors import SiteError
 
 
+def settle(allocations: former.FormerAllocations) -> None:
+    """As an agent does."""
+
+    async def work() -> None:
+        await allocations.look()
+        await allocations.run()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
 def test_the_scheduler_is_asked_until_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It still lists an allocation while it cleans up, and may not answer at all for a while."""
     monkeypatch.setattr(former, "COME_BY_THEMSELVES_S", 0.001)
@@ -41,7 +51,7 @@ def test_the_scheduler_is_asked_until_it_has_ended(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(endings, "askable", set)
     workers: Any = SimpleNamespace(connections={}, lose=lose)
     writer: Any = SimpleNamespace(read=read)
-    asyncio.run(asyncio.wait_for(former.FormerAllocations(tmp_path, {"slurm-9"}, workers, writer, "0" * 32).run(), 20))
+    settle(former.FormerAllocations(tmp_path, {"slurm-9"}, workers, writer, "0" * 32))
     assert asked == [["slurm-1", "slurm-2"]] * 3 + [["slurm-2"]]
     assert lost == [("w1", "the allocation slurm-1 has ended: CANCELLED"), ("w2", "the allocation slurm-2 has ended")]
 
@@ -64,7 +74,6 @@ def test_one_whose_workers_are_there_goes_on(tmp_path: Path, monkeypatch: pytest
 
     workers: Any = SimpleNamespace(connections={"w1": None}, lose=lose)
     writer: Any = SimpleNamespace(read=read)
-    settling = former.FormerAllocations(tmp_path, set(), workers, writer, "0" * 32)
-    asyncio.run(asyncio.wait_for(settling.run(), 20))
+    settle(former.FormerAllocations(tmp_path, set(), workers, writer, "0" * 32))
     assert reads == 5, "asked for again until its workers had left"
     assert not (tmp_path / "slurm-1").exists()
