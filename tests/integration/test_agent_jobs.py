@@ -375,8 +375,13 @@ def test_large_outputs_are_whole(agent: Agent) -> None:
 
 
 def test_output_can_be_followed_while_the_job_runs(agent: Agent, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "go")
-    job = agent.submit(f"echo first; read line < {tmp_path}/go; echo $line; read line < {tmp_path}/go", retries=1)
+    line, go = (
+        tmp_path / "line",
+        tmp_path / "go",
+    )  # not one twice: it may be opened again before its first end is closed
+    os.mkfifo(line)
+    os.mkfifo(go)
+    job = agent.submit(f"echo first; read line < {line}; echo $line; read line < {go}", retries=1)
     agent.wait_state(job, "RUNNING")
 
     def answer(offset: int) -> tuple[bytes, int, str]:
@@ -384,9 +389,9 @@ def test_output_can_be_followed_while_the_job_runs(agent: Agent, tmp_path: Path)
         return got.body, int(got.headers["lwfm-offset"]), got.headers["lwfm-ended"]
 
     assert answer(0) == (b"first\n", 6, "0")
-    (tmp_path / "go").write_text("second\n")
+    line.write_text("second\n")
     assert answer(6) == (b"second\n", 13, "0")
-    (tmp_path / "go").write_text("\n")
+    go.write_text("\n")
     assert agent.wait(job)["state"] == "COMPLETE"
     assert answer(13) == (b"", 13, "1")
     assert answer(0) == (b"first\nsecond\n", 13, "1")

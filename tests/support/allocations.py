@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -95,7 +96,8 @@ class InAllocation:
         pids = self.pids(host, word)
         assert pids, f"no {word} on {host}: {self.cluster.processes(host)}"
         for pid in pids:
-            os.kill(pid, 9)
+            with contextlib.suppress(ProcessLookupError):  # a child of its that has ended meanwhile
+                os.kill(pid, 9)
         wait_until(lambda: not set(self.pids(host, word)) & set(pids), f"{word} on {host} to be gone")
 
     def log(self) -> str:
