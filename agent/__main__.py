@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return serve(words[2:])
     if words[:1] == ["allocation-workers"]:  # what the batch job of an allocation runs
-        from .batchjob import main as bring_up
+        from .allocations.batchjob import main as bring_up
 
         return bring_up(words[1:])
     if words[:1] == ["site-host"]:  # the process of a site's driver

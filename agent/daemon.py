@@ -17,12 +17,12 @@ from typing import Any, Optional
 from .api.calls import routes
 from .api.server import Server
 from .errors import LwfmError
+from .host.logfiles import SHARED_LOG, LogFile
+from .host.shortages import busy_with
 from .instance import Instance
-from .lease import Ownership
-from .logfiles import SHARED_LOG, LogFile
-from .ownership import owned
+from .ownership.lease import Ownership
+from .ownership.owning import owned
 from .paths import Home, locate, write_program
-from .shortages import busy_with
 
 DEFAULT_IDLE_EXIT_S = 900.0
 GC_THRESHOLDS = (20_000, 20, 50)

@@ -15,16 +15,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional, cast
 
-from . import __version__, faultpoints, handover, hostlist, presence, recovery
-from .allocated import CHANNELS, AllocatedWorkers
-from .allocations import CreatedAllocations
-from .attached import AttachedJobs
-from .attached import release as release_attached
-from .bringing import Bringing
-from .candidates import Placement, Placing, Standing, candidates_of
+from . import __version__, faultpoints, hostlist
+from .allocations.asked import CreatedAllocations
+from .allocations.deadline import DEFAULT_NOTICE_S, Deadline
+from .allocations.former import FormerAllocations
+from .allocations.nodes import AgentAllocations, AgentNodes
+from .allocations.own import CHANNELS, AllocatedWorkers
 from .capacity import shape_of
 from .clock import utc_text
-from .collecting import Collecting
 from .config import (
     LOCAL_SITE,
     SiteConfig,
@@ -35,45 +33,49 @@ from .config import (
     seconds_option,
     signature,
 )
-from .deadline import DEFAULT_NOTICE_S, Deadline
-from .dispatcher import Dispatcher, Flight
+from .data.files import FileRecorder
+from .data.outputs import OutputStore
 from .errors import AgentBusy, ConfigError, LwfmError, StoreError
-from .events import Rules
-from .files import FileRecorder
-from .former import FormerAllocations
-from .heartbeat import DEFAULT_LOST_S, Heartbeat
-from .launching import find_allocation
+from .host.processes import be_nice
+from .host.shortages import busy_with
+from .host.troubles import STORE, Troubles
+from .housekeeping.snapshots import Snapshots, policy_of
+from .launch.launching import find_allocation
 from .limits import without_limits
-from .local_worker import LocalWorker
 from .models import JobDefn
-from .node import Node
-from .nodes import AgentAllocations, AgentNodes
 from .notify import delivery
-from .outputs import OutputStore
 from .paths import CACHE_VARIABLE, Home, user_name
-from .polling import PolledSites
-from .processes import be_nice
-from .recorder import Effects, Recorder
-from .repeating import RepeatedSyncs
-from .requests import RequestBuilder, SiteRequest
-from .sealing import Vault
-from .service import Service
-from .shortages import busy_with
-from .sitecalls import SiteCalls
+from .placing.candidates import Placement, Placing, Standing, candidates_of
+from .placing.dispatcher import Dispatcher, Flight
+from .placing.node import Node
+from .polled import handover
+from .polled.bringing import Bringing
+from .polled.polling import PolledSites
+from .polled.turns import Turns
+from .recording import presence, recovery
+from .recording.attached import AttachedJobs
+from .recording.attached import release as release_attached
+from .recording.events import Rules
+from .recording.recorder import Effects, Recorder
+from .recording.requests import RequestBuilder, SiteRequest
+from .recording.sealing import Vault
+from .recording.service import Service
+from .recording.watch import Watch
+from .recording.writer import Writer
 from .sites.base import JobRequest, Run, SiteContext
+from .sites.calls import SiteCalls
 from .sites.process import ProcessRun
 from .sites.registry import Registry, called
-from .snapshots import Snapshots, policy_of
 from .states import JobState
 from .store import Connection, Store, nesting
 from .store.origins import JobsElsewhere
-from .troubles import STORE, Troubles
-from .turns import Turns
+from .sync.collecting import Collecting
+from .sync.repeating import RepeatedSyncs
 from .variables import WITHIN_VARIABLE
-from .watch import Watch
 from .wire import PROTOCOL
-from .workers import WorkerServer
-from .writer import Writer
+from .workers.heartbeat import DEFAULT_LOST_S, Heartbeat
+from .workers.local import LocalWorker
+from .workers.protocol import WorkerServer
 
 CROWD = 32
 TAKEN_UP = 1000

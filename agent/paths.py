@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Optional
 
 from .errors import ConfigError, InsecureState
-from .filesystems import is_shared
+from .host.filesystems import is_shared
 
 HOME_VARIABLE = "LWFM_HOME"
 CACHE_VARIABLE = "LWFM_CACHE"

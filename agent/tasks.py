@@ -24,8 +24,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .errors import ConfigError, LwfmError
-from .gangs import EXPORT_VARIABLE, HOSTFILE_VARIABLE, PARTS_VARIABLE, STARTER_VARIABLE, TASKS_VARIABLE
-from .mpi import HYDRA, INTEL, OPEN_MPI, PALS, family_of
+from .launch.mpi import HYDRA, INTEL, OPEN_MPI, PALS, family_of
+from .placing.gangs import EXPORT_VARIABLE, HOSTFILE_VARIABLE, PARTS_VARIABLE, STARTER_VARIABLE, TASKS_VARIABLE
 from .variables import GPU_VARIABLES, RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 
 ASK_TIMEOUT_S = 30.0

@@ -399,7 +399,7 @@ def pack(directory: Path, described: bytes, output: Path) -> None:
 def start(described: bytes) -> dict[str, bytes]:
     """The modules that run first, by their names in the archive; the build's name in them is made from all it holds."""
     modules = {path.name: path.read_bytes() for path in START.glob("*.py")}
-    modules["lwfm_filesystems.py"] = (ROOT / "agent" / "filesystems.py").read_bytes()
+    modules["lwfm_filesystems.py"] = (ROOT / "agent" / "host" / "filesystems.py").read_bytes()
     digest = hashlib.sha256(described)
     for name in sorted(modules):
         digest.update(modules[name])

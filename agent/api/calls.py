@@ -7,12 +7,12 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from .. import peers
 from ..errors import InvalidRecord
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
 from ..store import lineage, queries
+from ..sync import peers
 from . import contents, data, housekeeping, jobs, sites, stores, sync
 from .server import JSON, Call, Route, route
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from ..data.files import checksum
 from ..errors import LwfmError, NotSupported, SiteError
-from ..files import checksum
 from ..instance import Instance
 from ..models import JobDefn
 from ..sites.base import Auth, Repo, Run, Spin

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from ..contents import ContentStore, harmless_name, is_file_of, is_sha256
+from ..data.contents import ContentStore, harmless_name, is_file_of, is_sha256
+from ..data.files import file_url
 from ..errors import InvalidRecord, NotFound
-from ..files import file_url
 from ..instance import Instance
 from ..matching import parse_match, parse_terms
 from ..models import Metasheet
-from ..recorder import Recorder
+from ..recording.recorder import Recorder
 from ..store import copies, origins, queries
 from ..sync.wanted import DataRequest
 from .server import JSON, Call, number_of

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, cast
 
-from ..contents import harmless_name, is_file_of, is_sha256
+from ..data.contents import harmless_name, is_file_of, is_sha256
+from ..data.files import file_url
 from ..errors import InvalidRecord, NotFound, SiteError
-from ..files import file_url
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import Metasheet
-from ..recorder import Recorder
+from ..recording.recorder import Recorder
+from ..recording.service import text_of
 from ..records import check_properties
-from ..service import text_of
 from ..sites.base import StoredData
 from ..sites.registry import called
 from ..store import Connection, copies, nesting, origins, queries

@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar
 
-from .. import disk_use, leftovers
 from ..clock import parse_utc
 from ..errors import InvalidRecord
+from ..housekeeping import disk_use, leftovers
+from ..housekeeping.leftovers import Found, Limit
 from ..instance import Instance
-from ..leftovers import Found, Limit
 from ..store import Connection, Store, compaction, pruning, sharing, sizes
 from ..store.maintenance import snapshot
 from ..store.origins import JobsElsewhere

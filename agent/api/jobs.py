@@ -9,20 +9,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from .. import attached, hostlist, processes
+from .. import hostlist
 from ..config import LOCAL_SITE
 from ..errors import Conflict, InvalidRecord, LwfmError, NotFound
-from ..execution import record_ended
+from ..host import processes
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
-from ..recorder import JobNow, Recorder
-from ..recovery import is_claimed
-from ..service import Adopted, active_count, definitions_of, job_ids_of, text_of
+from ..recording import attached
+from ..recording.execution import record_ended
+from ..recording.recorder import JobNow, Recorder
+from ..recording.recovery import is_claimed
+from ..recording.service import Adopted, active_count, definitions_of, job_ids_of, text_of
+from ..recording.watch import Progress, changed_since
 from ..states import JobState, parse_state
 from ..store import origins, queries, stubs
 from ..store.batch import check_place
-from ..watch import Progress, changed_since
 from .server import JSON, Call, Raw, number_of
 
 MAX_WAIT_S = 60.0

@@ -13,8 +13,8 @@ from typing import Any
 
 from tornado.ioloop import IOLoop
 
-from ..shortages import of_number
-from ..troubles import Troubles
+from ..host.shortages import of_number
+from ..host.troubles import Troubles
 
 SPARE = 8
 PAUSE_S = 0.5

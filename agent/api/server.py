@@ -22,10 +22,10 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import Application, RequestHandler
 
 from ..errors import AgentBusy, InsecureState, InvalidRecord, LwfmError, NotFound
+from ..host.shortages import busy_with, of_number
+from ..host.socketpeer import check_peer
 from ..instance import Instance
 from ..jsontext import compact_ascii
-from ..shortages import busy_with, of_number
-from ..socketpeer import check_peer
 from ..wire import PROTOCOL, agree
 from .listener import Listener
 

@@ -9,12 +9,13 @@ import shutil
 import time
 from typing import Any
 
-from .. import __version__, peers
+from .. import __version__
 from ..errors import InvalidRecord, StoreFull
 from ..instance import Instance
 from ..paths import user_name
 from ..store import Store, exchange, fragments, queries, schema, sharing, stubs
 from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_from_json, vector_to_json
+from ..sync import peers
 from ..sync.address import Address
 from .server import JSON, Call, Raw
 

@@ -14,7 +14,7 @@ import click
 from ..client import Client
 from ..client.startup import start_agent
 from ..errors import AgentElsewhere, AgentUnreachable, LwfmError, NotFound
-from ..troubles import STORE
+from ..host.troubles import STORE
 from . import render
 from .groups import Group, example
 from .nodes import allocations_of

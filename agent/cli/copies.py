@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..contents import CHUNK_BYTES, is_file_of
+from ..data.contents import CHUNK_BYTES, is_file_of
 from ..matching import parse_terms
 from ..sync.wanted import DataRequest
 from . import render

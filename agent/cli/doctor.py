@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import __version__, filesystems, paths
+from .. import __version__, paths
 from ..client import Client
 from ..client.startup import package_parent
 from ..clock import parse_utc
 from ..errors import AgentUnreachable, LwfmError
+from ..host import filesystems
 from . import render
 from .groups import example
 from .host import FAILURE, OK, WARNING, Finding, examine_file, examine_scheduler, examine_ssh

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import archive, filesystems
+from .. import archive
 from ..errors import LwfmError
+from ..host import filesystems
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 ASK_TIMEOUT_S = 10.0

@@ -40,8 +40,8 @@ def repair(session: Session, sources: Sequence[str], no_pull: bool, as_json: boo
     running is not gone on with. The exit code is 8 if records are missing in the end.
     """
     from ..config import LOCAL_SITE, read_sites
-    from ..ownership import owned
-    from ..snapshots import listed, policy_of
+    from ..housekeeping.snapshots import listed, policy_of
+    from ..ownership.owning import owned
     from ..store.repair import FILE
     from ..store.repair import repair as mend
 

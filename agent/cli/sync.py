@@ -143,7 +143,7 @@ def collect(session: Session, directory: Path, as_json: bool) -> int:
     The agent does so by itself; this is for when it could not. DIR is the home of that instance, as this host sees it. Its work is
     over: of its jobs, those that still run are stopped if they can be reached, and are UNKNOWN else; those that wait are CANCELLED.
     """
-    from ..outputs import BROUGHT_BYTES
+    from ..data.outputs import BROUGHT_BYTES
     from ..sync.session import Watcher, connected_here
     from ..sync.session import sync as exchanged
     from ..sync.wanted import DataRequest

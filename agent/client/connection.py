@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode
 
 from .. import errors, paths, rendezvous
 from ..errors import AgentError, AgentUnreachable, LwfmError
-from ..socketpeer import check_peer
+from ..host.socketpeer import check_peer
 from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 from ..wire import SPOKEN
 

@@ -1,6 +1,6 @@
 """Finding the agent of a home that several hosts share, where it runs on another of them: in an allocation, seen from a login node.
 
-Its lease tells that it runs, and where (:mod:`~lwfm.lease`); the file by which the workers of its allocation find it
+Its lease tells that it runs, and where (:mod:`~lwfm.ownership.lease`); the file by which the workers of its allocation find it
 (:mod:`~lwfm.rendezvous`) tells how to reach it.
 
 One that listens to no other host, as on a login node where somebody has looked or synced, is asked by a file to leave: it does when
@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
-from .. import hostlist, lease, rendezvous
+from .. import hostlist, rendezvous
 from ..errors import AgentElsewhere, AgentUnreachable, InsecureState
-from ..owner import refusal
+from ..ownership import lease
+from ..ownership.owner import refusal
 from ..paths import Home
 
 LEAVES_S = 12.0
@@ -72,13 +73,13 @@ def find(home: Home) -> Optional[rendezvous.Rendezvous]:
 
 
 def _all_ended(names: Sequence[str]) -> Mapping[str, str]:
-    from ..endings import all_ended
+    from ..ownership.endings import all_ended
 
     return all_ended(names)
 
 
 def _ended(names: Sequence[str]) -> Mapping[str, str]:
-    from ..endings import ended  # loads what schedulers need, which is asked of few
+    from ..ownership.endings import ended  # loads what schedulers need, which is asked of few
 
     return ended(names)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 from ..client.connection import NO_TIMEOUT, path_of
-from ..contents import name_of
+from ..data.contents import name_of
 from ..errors import InvalidRecord, LoginRequired
 from ..ids import new_id
 from ..models import JobStatus, Metasheet

@@ -183,7 +183,7 @@ class Scheduler(ABC):
     """The hooks. All are pure: words out, text in, records out.
 
     Attributes:
-        name: as in :attr:`lwfm.allocation.Allocation.scheduler`. ``programs``: those that must be on PATH.
+        name: as in :attr:`lwfm.launch.allocation.Allocation.scheduler`. ``programs``: those that must be on PATH.
         keys: the fields of a request, as people may give them for one job, that it knows. ``option`` stands for words.
         words: for scripts.
         kept: a pattern of the variables that its commands need, beside those that every program does.

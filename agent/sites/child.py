@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import LwfmError, SiteError, from_json
-from ..logfiles import SHARED_LOG, LogFile
+from ..host.logfiles import SHARED_LOG, LogFile
 from ..records import JSON
 from .pipe import Broken, Message, Pipe
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Callable, Optional
 
 from ..errors import NotSupported, SiteError
-from ..launching import HOSTFILE_VARIABLE
+from ..launch.launching import HOSTFILE_VARIABLE
 from .batch import BatchJob, BatchNode, BatchRequest, Command, Partition, Scheduler
 from .slurm import Slurm, inside_variables
 

@@ -21,7 +21,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from .. import errors
 from ..config import PILLARS
 from ..errors import ConfigError, LwfmError, NotSupported, SiteError
-from ..logfiles import SHARED_LOG, LogFile
+from ..host.logfiles import SHARED_LOG, LogFile
 from ..models import JobDefn
 from ..records import JSON
 from .base import JobRequest, Observation, SiteContext, SiteDriver, StoredData, in_turn

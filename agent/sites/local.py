@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 from urllib.parse import unquote, urlsplit
 
+from ..data.files import checksum, file_url
 from ..errors import InvalidRecord, LwfmError, NotFound, NotSupported, SiteError
-from ..files import checksum, file_url
 from ..models import JobDefn
 from ..paths import private_directory
 from ..states import JobState

@@ -15,9 +15,9 @@ from typing import Any, Optional
 
 from ..clock import HybridClock, utc_now
 from ..errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnwritable
-from ..filesystems import is_shared
+from ..host.filesystems import is_shared
+from ..host.shortages import FULL, shortage_of
 from ..ids import new_id, new_origin
-from ..shortages import FULL, shortage_of
 from . import identity, log, projections, schema
 from .connection import Connection, connect
 from .engine import sqlite_utils

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
-from ..filesystems import filesystem_type, is_shared
+from ..host.filesystems import filesystem_type, is_shared
+from ..host.processes import machine_id
 from ..jsontext import compact_ascii
 from ..paths import write_private
-from ..processes import machine_id
 
 FILE = "identity.json"
 

@@ -5,8 +5,8 @@ puts it there, if that was not done.
 
 An owner that was ousted and may still live has the old file open, and its journal. Whatever it writes when it goes on, at any
 moment, goes to those, which nobody reads any more; a lock, or a look before each write, could not promise that. What it has
-acknowledged is in the copy: it looks after each commit, before it answers, whether it is still the owner (:mod:`lwfm.lease`), and
-is copied when it is so no more.
+acknowledged is in the copy: it looks after each commit, before it answers, whether it is still the owner
+(:mod:`lwfm.ownership.lease`), and is copied when it is so no more.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ..client import Client
-from ..contents import open_file
+from ..data.contents import open_file
 from ..errors import Conflict, InvalidRecord, NotFound
 from ..paths import Home
 from ..store.batch import BATCH_ROWS, Vector, vector_from_json, vector_to_json

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from ..contents import CHUNK_BYTES, ContentStore, harmless_name, is_sha256
+from ..data.contents import CHUNK_BYTES, ContentStore, harmless_name, is_sha256
+from ..data.files import checksum
 from ..errors import LwfmError, NotFound, SiteError, StoreFull, from_json
-from ..files import checksum
 from ..paths import Home
 from ..sites.base import StoredData
 from ..sites.local import LocalRepo

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from ..contents import ContentStore, Incoming, WrongContent, harmless_name, has_content, open_file
+from ..data.contents import ContentStore, Incoming, WrongContent, harmless_name, has_content, open_file
+from ..data.outputs import BROUGHT_NAME, brought_outputs
 from ..errors import SiteError, StoreFull
-from ..outputs import BROUGHT_NAME, brought_outputs
 from ..paths import Home
 from .contents import (
     PORTION_BYTES,

@@ -14,7 +14,7 @@ import zlib
 from contextlib import suppress
 from typing import Any, Optional
 
-from ..contents import has_content, is_sha256, open_file
+from ..data.contents import has_content, is_sha256, open_file
 from .contents import (
     PORTION_FILES,
     SMALL_BYTES,

@@ -18,8 +18,8 @@ from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from ..client import Client
 from ..client.connection import find_endpoint, path_of
+from ..data.files import checksum, file_url
 from ..errors import ConfigError, InvalidRecord, LoginRequired, LwfmError, NotFound, SiteError
-from ..files import checksum, file_url
 from ..models import JobDefn
 from ..redaction import taken_along
 from ..sites.base import Auth, JobRequest, Observation, Repo, Resource, Run, SiteContext, SiteDriver, Spin, StoredData

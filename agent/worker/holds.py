@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from ..processes import Census, Mark, Tree, TreeStop
+from ..host.processes import Census, Mark, Tree, TreeStop
 from .jobs import DEFAULT_GRACE_S, Key
 from .launcher import Launcher
 from .ledger import Grant, Ledger, Needs

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from ..errors import InvalidRecord
-from ..processes import Mark, Tree, TreeStop
+from ..host.processes import Mark, Tree, TreeStop
 from .ledger import Grant, Needs
 from .timers import Timer
 

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 
-from ..processes import become_subreaper, inspect
+from ..host.processes import become_subreaper, inspect
 from .log import Log
 from .reaped import Reaped, file_of, generations, wait_status
 

@@ -13,8 +13,8 @@ import signal
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from ..processes import ATTEMPT_VARIABLE, JOB_VARIABLE, WORKER_VARIABLE
-from ..shortages import OF_STARTING, shortage_of
+from ..host.processes import ATTEMPT_VARIABLE, JOB_VARIABLE, WORKER_VARIABLE
+from ..host.shortages import OF_STARTING, shortage_of
 from ..variables import GPU_VARIABLES
 from .files import JobFiles
 from .jobs import Job

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Protocol
 
 from ..errors import InsecureState
-from ..socketpeer import check_peer
+from ..host.socketpeer import check_peer
 
 if TYPE_CHECKING:
     from ..rendezvous import Address

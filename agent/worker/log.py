@@ -6,7 +6,7 @@ import os
 import time
 
 from ..errors import ConfigError
-from ..logfiles import WORKER_LOG, LogFile
+from ..host.logfiles import WORKER_LOG, LogFile
 
 
 class Log:

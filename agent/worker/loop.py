@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from .. import __version__
 from ..errors import InvalidRecord
-from ..processes import become_subreaper, boot_id
+from ..host.processes import become_subreaper, boot_id
 from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 from ..wire import SPOKEN, Message
 from .capacity import node_capacity

@@ -8,7 +8,7 @@ import sys
 from typing import Callable, Optional
 
 from ..errors import LwfmError
-from ..processes import boot_clock
+from ..host.processes import boot_clock
 from .keeper import LOOP_FAILED, Keeper
 from .log import Log
 from .options import HELP, Options, parse

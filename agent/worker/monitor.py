@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Optional
 
-from ..processes import Census, boot_clock
+from ..host.processes import Census, boot_clock
 from .jobs import Job
 from .runner import Runner
 from .timers import Timer, Timers

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Callable, Optional
 
-from ..processes import Census, Entry, OwnChildren, Tree, TreeStop, group_alive, open_files
+from ..host.processes import Census, Entry, OwnChildren, Tree, TreeStop, group_alive, open_files
 from .jobs import DEFAULT_GRACE_S, RUNNING, Exit, Job
 from .log import Log
 

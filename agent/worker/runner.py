@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 from ..clock import utc_text
 from ..errors import InvalidRecord
-from ..processes import Census, TreeStop, boot_clock
+from ..host.processes import Census, TreeStop, boot_clock
 from .jobs import OVER, QUEUED, RUNNING, STARTING, Exit, Job, Key
 from .launcher import Launcher, NotStarted, TryAgain
 from .ledger import Ledger

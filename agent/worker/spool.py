@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Optional
 
 from ..errors import InvalidRecord
+from ..host.processes import boot_id
 from ..jsontext import compact_ascii
-from ..processes import boot_id
 from .jobs import ENDED, QUEUED, RUNNING, STARTING, Exit, Job, Key
 from .journal import Journal, Line
 from .ledger import Grant

@@ -1,7 +1,7 @@
 """What a worker leaves behind for the agent when it must go and the agent is not there: its events, beside the rendezvous.
 
 Its node, and the spool on it, will not be ours any more; the directory of the allocation is on a file system that the agent sees,
-and reads what lies there when it runs again (:mod:`lwfm.allotment`).
+and reads what lies there when it runs again (:mod:`lwfm.allocations.allotment`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""``lwfm tunnel``: the far end of a way to the agent that was made from its side (:mod:`lwfm.tunnels`); not for use by hand.
+"""``lwfm tunnel``: the far end of a way to the agent that was made from its side (:mod:`lwfm.workers.tunnels`).
+
+Not for use by hand.
 
 Shows the worker of this node the way, by links in its spool to the sockets that ssh has made here, starts a worker if there is
 none, and stays until its standard input ends, which is when the agent, or the way to it, is gone.

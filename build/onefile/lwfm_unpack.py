@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import lwfm_start
-from lwfm_filesystems import filesystem_type, is_shared  # agent/filesystems.py, put beside this by the build
+from lwfm_filesystems import filesystem_type, is_shared  # agent/host/filesystems.py, put beside this by the build
 from lwfm_start import BUILD, CACHE_VARIABLE, Refused, is_guarded, is_ours, is_whole, libc, places, root_of, target
 
 PARTS = "site-packages/parts.json"

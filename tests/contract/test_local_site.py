@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lwfm.capacity import Capacity, shape_of
-from lwfm.dispatcher import Dispatcher
 from lwfm.errors import InvalidRecord
-from lwfm.execution import verdict
-from lwfm.gangs import run_message
 from lwfm.models import JobDefn
+from lwfm.placing.dispatcher import Dispatcher
+from lwfm.placing.gangs import run_message
+from lwfm.recording.execution import verdict
 from lwfm.sites.base import JobRequest, Observation, Resource, SiteContext
 from lwfm.sites.local import LocalSite
 from lwfm.states import JobState

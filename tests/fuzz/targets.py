@@ -20,9 +20,9 @@ from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
 from lwfm import config, hostlist, redaction
 from lwfm.cli import report_html, text
 from lwfm.errors import LwfmError
+from lwfm.launch.schedulers import flux, gridengine, hostfile, nodefiles
+from lwfm.launch.schedulers import slurm as slurm_allocation
 from lwfm.models import Handler, JobContext, JobDefn, JobStatus, Metasheet, Workflow
-from lwfm.schedulers import flux, gridengine, hostfile, nodefiles
-from lwfm.schedulers import slurm as slurm_allocation
 from lwfm.sites.batch import Scheduler
 from lwfm.sites.batch_record import read_claim, read_record
 from lwfm.sites.pbs import Pbs

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm import dispatcher, wire
+from lwfm import wire
 from lwfm.api import jobs as calls
 from lwfm.api.server import Call
 from lwfm.capacity import Capacity
@@ -26,8 +26,9 @@ from lwfm.errors import Conflict, StoreFull
 from lwfm.instance import Instance
 from lwfm.jsontext import compact_ascii
 from lwfm.models import JobDefn, Metasheet
-from lwfm.node import Node
 from lwfm.paths import Home
+from lwfm.placing import dispatcher
+from lwfm.placing.node import Node
 from lwfm.sites.base import JobRequest
 from lwfm.store import queries
 from lwfm.wire import PROTOCOL, Decoder, Message, encode

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lwfm.errors import Conflict, InvalidRecord, NotFound, StoreFull
-from lwfm.leftovers import Limit, old_copies
+from lwfm.housekeeping.leftovers import Limit, old_copies
 from lwfm.paths import Home
 from lwfm.store import compaction
 from lwfm.store.sizes import FREE, RECORDS
@@ -106,7 +106,7 @@ class TestOutputs:
         assert agent.output(running) == b"same\n"
 
     def test_a_race_with_a_job_that_prints_the_same(self, thread: Thread, tmp_path: Path) -> None:
-        from lwfm.leftovers import old_outputs, remove_blobs
+        from lwfm.housekeeping.leftovers import old_outputs, remove_blobs
 
         def run() -> str:
             job = thread.submit("true")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lwfm.contents import ContentStore
+from lwfm.data.contents import ContentStore
 from lwfm.errors import LwfmError, UnknownSite
 from lwfm.testing import SiteContract, SiteUnderTest
 

@@ -19,10 +19,11 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm import admission, rendezvous
-from lwfm.keys import make_key
+from lwfm import rendezvous
 from lwfm.rendezvous import Address, Rendezvous
 from lwfm.wire import encode
+from lwfm.workers import admission
+from lwfm.workers.keys import make_key
 
 from support.agents import Agent, environment, new_home, running_agent
 from support.strangers import WORDS, stranger

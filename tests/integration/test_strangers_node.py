@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from lwfm import paths
-from lwfm.allocated import AllocatedWorkers
-from lwfm.allocation import Allocation, NodeShare
+from lwfm.allocations.own import AllocatedWorkers
 from lwfm.client import Client, Endpoint
 from lwfm.errors import InsecureState, LwfmError
+from lwfm.launch.allocation import Allocation, NodeShare
 from lwfm.paths import Home, private_directory
 from lwfm.worker.line import LocalLine
 from lwfm.worker.main import own_spool
-from lwfm.workers import WorkerServer
+from lwfm.workers.protocol import WorkerServer
 
 from support import otheruser
 from support.agents import environment, running_agent

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lwfm.errors import LwfmError
-from lwfm.execution import record_ended, record_lost, record_started
 from lwfm.models import JobDefn, JobEvent, Metasheet
-from lwfm.recorder import Recorder
+from lwfm.recording.execution import record_ended, record_lost, record_started
+from lwfm.recording.recorder import Recorder
 from lwfm.states import JobState, implied_by, parse_state
 from lwfm.store import maintenance
 

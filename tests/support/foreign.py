@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 from lwfm.clock import HybridClock, utc_now
 from lwfm.ids import new_id, new_origin
-from lwfm.recorder import Recorder
+from lwfm.recording.recorder import Recorder
 from lwfm.store import Record, Store, Transaction, log, projections
 from lwfm.store.batch import Batch, Row, chain
 

@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any, Callable
 
-from lwfm.processes import boot_clock
+from lwfm.host.processes import boot_clock
 from lwfm.worker.keeper import Keeper
 from lwfm.worker.log import Log
 from lwfm.worker.main import _run_loop

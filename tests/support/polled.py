@@ -16,22 +16,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from lwfm import handover
-from lwfm.bringing import Bringing
-from lwfm.candidates import Placing, Standing, candidates_of
 from lwfm.errors import UnknownSite
 from lwfm.limits import Limits
 from lwfm.models import JobDefn
-from lwfm.polling import PolledSites
-from lwfm.recorder import Effects, Recorder
-from lwfm.requests import RequestBuilder
-from lwfm.service import Service
-from lwfm.sitecalls import SiteCalls
+from lwfm.placing.candidates import Placing, Standing, candidates_of
+from lwfm.polled import handover
+from lwfm.polled.bringing import Bringing
+from lwfm.polled.polling import PolledSites
+from lwfm.polled.turns import PolledSite, Turns
+from lwfm.recording.recorder import Effects, Recorder
+from lwfm.recording.requests import RequestBuilder
+from lwfm.recording.service import Service
+from lwfm.recording.writer import Writer
 from lwfm.sites.base import JobRequest, Observation, Repo, Run
+from lwfm.sites.calls import SiteCalls
 from lwfm.states import JobState
 from lwfm.store import queries
-from lwfm.turns import PolledSite, Turns
-from lwfm.writer import Writer
 
 from support.threads import HOST, Thread
 

@@ -22,7 +22,7 @@ from typing import Any, Callable, Optional
 
 from lwfm.api import contents as calls
 from lwfm.api.server import Call
-from lwfm.files import file_url
+from lwfm.data.files import file_url
 from lwfm.paths import Home
 from lwfm.store import projections
 from lwfm.store.database import mapped_errors

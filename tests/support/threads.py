@@ -18,14 +18,14 @@ from typing import Any, Callable, Optional, TypeVar
 
 import pytest
 
-from lwfm.events import Rules
-from lwfm.execution import record_ended, record_started
+from lwfm.data.outputs import OutputStore
 from lwfm.models import JobDefn, Metasheet
 from lwfm.notify import delivery
-from lwfm.outputs import OutputStore
-from lwfm.recorder import Effects, Recorder
-from lwfm.sealing import Vault
-from lwfm.service import Service
+from lwfm.recording.events import Rules
+from lwfm.recording.execution import record_ended, record_started
+from lwfm.recording.recorder import Effects, Recorder
+from lwfm.recording.sealing import Vault
+from lwfm.recording.service import Service
 from lwfm.states import JobState
 from lwfm.store import Record, Store, log, maintenance, projections, queries, schema
 from lwfm.store.connection import Connection, connect

@@ -12,7 +12,7 @@ from typing import Callable
 
 import pytest
 
-from lwfm.processes import mark_of
+from lwfm.host.processes import mark_of
 
 from support.fake_agent import FakeAgent, WorkerProcess, alive
 from support.waiting import wait_until

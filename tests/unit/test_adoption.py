@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lwfm import recovery
 from lwfm.errors import Conflict
 from lwfm.models import JobDefn
-from lwfm.service import Adopted
+from lwfm.recording import recovery
+from lwfm.recording.service import Adopted
 from lwfm.states import JobState
 from lwfm.store import queries
 
@@ -134,7 +134,7 @@ def test_the_order_in_which_records_come_makes_no_difference(threads: list[Threa
 
 
 def test_what_is_adopted_is_run_after_a_restart(threads: list[Thread]) -> None:
-    from lwfm.recovery import unplaced
+    from lwfm.recording.recovery import unplaced
 
     near, far, _ = threads
     job = near.submit("true")

@@ -8,8 +8,8 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm.allocation import Allocation, NodeShare, discover, from_hostfile
 from lwfm.errors import ConfigError
+from lwfm.launch.allocation import Allocation, NodeShare, discover, from_hostfile
 
 NOW = 1_700_000_000.0
 GIB = 1024**3

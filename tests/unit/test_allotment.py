@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lwfm.allocation import Allocation, NodeShare
-from lwfm.allotment import OUTPUT, Allotment, Asked, Begun, find_allotments
+from lwfm.allocations.allotment import OUTPUT, Allotment, Asked, Begun, find_allotments
 from lwfm.errors import InsecureState, InvalidRecord, NotFound
+from lwfm.launch.allocation import Allocation, NodeShare
 
 ASKED = Asked("t0ken", "slurm", 2, 3600.0, 1.8e9, 600.0, True, ("n1", "n2"), None, 4, None, 1)
 BEGUN = Begun(

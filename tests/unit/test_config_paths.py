@@ -14,7 +14,7 @@ import pytest
 from lwfm import paths
 from lwfm.config import SiteConfig, VenvConfig, read_sites
 from lwfm.errors import ConfigError, InsecureState
-from lwfm.filesystems import filesystem_type, is_shared, locks_reach_other_hosts
+from lwfm.host.filesystems import filesystem_type, is_shared, locks_reach_other_hosts
 from lwfm.paths import Home, check_owner, locate, private_directory, running_archive, self_command
 
 
@@ -205,9 +205,9 @@ nonsense
 @pytest.fixture
 def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other file systems than there are."""
-    monkeypatch.setattr("lwfm.filesystems.Path.read_text", lambda self, **_: MOUNTS)
-    monkeypatch.setattr("lwfm.filesystems.Path.exists", lambda self: True)
-    monkeypatch.setattr("lwfm.filesystems.os.path.realpath", lambda path: str(path))
+    monkeypatch.setattr("lwfm.host.filesystems.Path.read_text", lambda self, **_: MOUNTS)
+    monkeypatch.setattr("lwfm.host.filesystems.Path.exists", lambda self: True)
+    monkeypatch.setattr("lwfm.host.filesystems.os.path.realpath", lambda path: str(path))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_kind_that_cannot_be_told_is_not_shared(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object, **__: object) -> str:
         raise OSError
 
-    monkeypatch.setattr("lwfm.filesystems.Path.read_text", fail)
+    monkeypatch.setattr("lwfm.host.filesystems.Path.read_text", fail)
     assert filesystem_type(tmp_path / "not" / "there") is None
     assert not is_shared(tmp_path)
 

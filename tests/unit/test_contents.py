@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lwfm.contents import (
+from lwfm.data.contents import (
     ContentStore,
     Incoming,
     WrongContent,
@@ -85,7 +85,7 @@ def test_of_contents_kept_together_none_stays_in_part(store: ContentStore, monke
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lwfm.contents.os.fsync", full)
+    monkeypatch.setattr("lwfm.data.contents.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         store.keep(contents)
     assert list(store.directory.glob("*/*")) == []

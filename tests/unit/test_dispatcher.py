@@ -8,14 +8,14 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm import choosing, waiting
-from lwfm import dispatcher as module
 from lwfm.capacity import Capacity, shape_of
-from lwfm.dispatcher import Dispatcher, Flight
 from lwfm.errors import ResourcesImpossible, StoreFull
-from lwfm.gangs import Part, run_message
 from lwfm.models import JobDefn, Resources
-from lwfm.node import Node
+from lwfm.placing import choosing, waiting
+from lwfm.placing import dispatcher as module
+from lwfm.placing.dispatcher import Dispatcher, Flight
+from lwfm.placing.gangs import Part, run_message
+from lwfm.placing.node import Node
 from lwfm.sites.base import JobRequest
 from lwfm.wire import Message
 
@@ -503,7 +503,7 @@ def test_nobody_overtakes_by_reserving(place: Place) -> None:
 def test_a_busy_worker_is_sent_ahead_a_little_but_only_simple_jobs(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwfm.dispatcher.time.monotonic", lambda: 5.0)
+    monkeypatch.setattr("lwfm.placing.dispatcher.time.monotonic", lambda: 5.0)
     channel = place.node(cores=1, memory=4 * GIB)
     for number in range(40):
         place.place(request(f"j{number}"))
@@ -571,7 +571,7 @@ def limited(job: str, time_limit_s: Optional[float]) -> JobRequest:
 def test_a_job_that_would_outlive_the_allocation_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
     for module_name in ("node", "judging"):
-        monkeypatch.setattr(f"lwfm.{module_name}.deadline_time", lambda: now)
+        monkeypatch.setattr(f"lwfm.placing.{module_name}.deadline_time", lambda: now)
     channel = place.node(cores=4)
     place.dispatcher.last_start_by(now + 100)
     requests = [limited("long", 101.0), limited("short", 99.0), limited("free", None)]
@@ -591,7 +591,7 @@ def test_a_job_that_would_outlive_the_allocation_is_kept(place: Place, monkeypat
 def test_what_one_allocation_has_no_time_for_another_may_have(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
     for module_name in ("node", "judging"):
-        monkeypatch.setattr(f"lwfm.{module_name}.deadline_time", lambda: now)
+        monkeypatch.setattr(f"lwfm.placing.{module_name}.deadline_time", lambda: now)
     place.dispatcher.last_start_by(now + 100, "slurm-1")
     first = place.node("n1", allocation="slurm-1")
     place.place(limited("long", 101.0), limited("short", 99.0))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lwfm.errors import InvalidRecord
-from lwfm.service import definitions_of
+from lwfm.recording.service import definitions_of
 
 from support.threads import Thread, thread
 

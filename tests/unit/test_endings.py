@@ -7,8 +7,8 @@ from typing import Optional
 
 import pytest
 
-from lwfm import endings
 from lwfm.errors import SiteError
+from lwfm.ownership import endings
 from lwfm.sites.batch import ENDED, RUNNING, BatchJob
 
 

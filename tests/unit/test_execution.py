@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lwfm import recovery
-from lwfm.execution import record_ended, record_lost, record_started
 from lwfm.models import Metasheet
-from lwfm.recorder import Recorder
+from lwfm.recording import recovery
+from lwfm.recording.execution import record_ended, record_lost, record_started
+from lwfm.recording.recorder import Recorder
 from lwfm.store import queries
 
 from support.threads import HOST, Thread, thread

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lwfm import files
+from lwfm.data import files
+from lwfm.data.files import FileRecorder, checksum, file_url
+from lwfm.data.outputs import OutputStore
 from lwfm.errors import NotFound
-from lwfm.files import FileRecorder, checksum, file_url
 from lwfm.models import JobDefn
-from lwfm.outputs import OutputStore
 
 from support.threads import Thread
 
@@ -140,7 +140,7 @@ def test_stdout_and_stderr_copied_across_file_systems_do_not_mix(
         parts.append(os.path.basename(source))
         replace(source, target)
 
-    monkeypatch.setattr("lwfm.outputs.os.replace", other_device)
+    monkeypatch.setattr("lwfm.data.outputs.os.replace", other_device)
     outputs = OutputStore(tmp_path / "outputs")
     for stream in ("stdout", "stderr"):
         source = tmp_path / f"spool.{stream}"

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from lwfm.errors import AmbiguousId, Conflict, NotFound
-from lwfm.execution import record_ended, record_started
-from lwfm.handover import record_trouble, resume
 from lwfm.instance import _still_needed
 from lwfm.models import JobDefn
-from lwfm.observing import record_observations
-from lwfm.recovery import claim, reconcile, unplaced
-from lwfm.service import active_count
+from lwfm.polled.handover import record_trouble, resume
+from lwfm.polled.observing import record_observations
+from lwfm.recording.execution import record_ended, record_started
+from lwfm.recording.recovery import claim, reconcile, unplaced
+from lwfm.recording.service import active_count
+from lwfm.recording.watch import Watch
 from lwfm.sites.base import Observation
 from lwfm.states import JobState
 from lwfm.store import lineage, origins, queries, selection
-from lwfm.watch import Watch
 
 from support.foreign import Elsewhere
 from support.threads import HOST, Thread, folded, tables, thread
@@ -229,7 +229,7 @@ class TestCounts:
         assert thread.state(far) == "RUNNING"
 
     def test_progress_of_a_workflow_is_that_of_this_instance(self) -> None:
-        from lwfm.recorder import StatusChange
+        from lwfm.recording.recorder import StatusChange
 
         watch = Watch()
         flow, group = watch.follow("w", {"RUNNING": 1}), watch.follow_group("g", ["j"], {"RUNNING": 1})

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from lwfm import endings, former
+from lwfm.allocations import former
 from lwfm.errors import SiteError
+from lwfm.ownership import endings
 
 
 def settle(allocations: former.FormerAllocations) -> None:

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from lwfm.allocations.deadline import Deadline
 from lwfm.capacity import Capacity, Shape
-from lwfm.deadline import Deadline
-from lwfm.heartbeat import Heartbeat
-from lwfm.node import Node
+from lwfm.placing.node import Node
+from lwfm.workers.heartbeat import Heartbeat
 
 
 @dataclass

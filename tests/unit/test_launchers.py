@@ -10,9 +10,9 @@ from typing import Optional
 import pytest
 
 from lwfm import hostlist
-from lwfm.allocation import Allocation, NodeShare
 from lwfm.errors import ConfigError
-from lwfm.launchers import Launch, commands
+from lwfm.launch.allocation import Allocation, NodeShare
+from lwfm.launch.launchers import Launch, commands
 
 WORDS = ["/opt/python3", "lwfm.pyz", "worker"]
 AWKWARD = [

@@ -15,13 +15,13 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm import lease, owner
-from lwfm.endings import all_ended
 from lwfm.errors import AgentElsewhere, LwfmError, SiteError, StoreLocked
-from lwfm.lease import Lease, LeaseLost, Ownership, find_owner, take
-from lwfm.owner import Owner, parse_owner, this_process, told_of, why_gone
+from lwfm.host.processes import boot_id, pid_space
+from lwfm.ownership import lease, owner
+from lwfm.ownership.endings import all_ended
+from lwfm.ownership.lease import Lease, LeaseLost, Ownership, find_owner, take
+from lwfm.ownership.owner import Owner, parse_owner, this_process, told_of, why_gone
 from lwfm.paths import Home
-from lwfm.processes import boot_id, pid_space
 
 ELSEWHERE = Owner("n9", 4711, 12.5, "another boot", "", "m9", "", "2026-01-01T00:00:00.000000Z", "token")
 
@@ -34,7 +34,7 @@ def never(_: Sequence[str]) -> Mapping[str, str]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr(lease, "is_shared", lambda _: True)
     monkeypatch.setattr(lease, "NOTICE_S", 0.0)
-    monkeypatch.setattr("lwfm.processes._MACHINE", tmp_path / "machine-id")
+    monkeypatch.setattr("lwfm.host.processes._MACHINE", tmp_path / "machine-id")
     (tmp_path / "machine-id").write_text("m1\n")
     return Home(tmp_path)
 

@@ -13,18 +13,18 @@ import pytest
 
 from lwfm.daemon import LogHandler
 from lwfm.errors import ConfigError
-from lwfm.logfiles import SHARED_LOG, LogFile, Rotation
+from lwfm.host.logfiles import SHARED_LOG, LogFile, Rotation
 
 WRITER = """
 import sys
-from lwfm.logfiles import LogFile, Rotation
+from lwfm.host.logfiles import LogFile, Rotation
 log = LogFile(sys.argv[1], Rotation(4096, 1000))
 for number in range(int(sys.argv[3])):
     log.append(f"{sys.argv[2]} {number} {'x' * 50}\\n".encode())
 """
 PRINTER = """
 import sys, os
-from lwfm.logfiles import LogFile, Rotation
+from lwfm.host.logfiles import LogFile, Rotation
 log = LogFile(sys.argv[1], Rotation(4096, 3), (1, 2))
 for number in range(600):
     os.write(1, f"{number} {'x' * 50}\\n".encode())

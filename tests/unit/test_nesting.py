@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lwfm import recovery
 from lwfm.errors import NotFound
+from lwfm.recording import recovery
 from lwfm.store import nesting
 
 from support.threads import Thread

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lwfm import peers
 from lwfm.clock import utc_text
 from lwfm.errors import InvalidRecord, NotFound
 from lwfm.store import Connection, origins
+from lwfm.sync import peers
 
 from support.replicas import StoreReplica, sync
 from support.threads import Thread

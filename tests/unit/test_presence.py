@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lwfm import presence
 from lwfm.capacity import Capacity
+from lwfm.recording import presence
 from lwfm.store import queries
 
 from support.threads import Thread, thread

@@ -13,8 +13,8 @@ from typing import Callable
 
 import pytest
 
-from lwfm import processes
-from lwfm.processes import Census, Mark, OwnChildren, Tree, TreeStop
+from lwfm.host import processes
+from lwfm.host.processes import Census, Mark, OwnChildren, Tree, TreeStop
 
 from support.waiting import wait_until
 
@@ -179,7 +179,7 @@ def test_group_alive(start: Start) -> None:
 def test_a_subreaper_gets_the_orphans() -> None:
     script = """
 import os, subprocess, sys
-from lwfm.processes import become_subreaper
+from lwfm.host.processes import become_subreaper
 assert become_subreaper()
 subprocess.run(["sh", "-c", "(setsid sh -c 'exit 7' &)"], check=True)
 pid, status = os.wait()

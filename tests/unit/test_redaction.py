@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwfm.errors import StoreError
+from lwfm.recording.requests import RequestBuilder
+from lwfm.recording.sealing import Vault
 from lwfm.redaction import REDACTED, is_secret, redact_environment, redact_text, redact_words, taken_over
-from lwfm.requests import RequestBuilder
-from lwfm.sealing import Vault
 
 from support.threads import Thread
 

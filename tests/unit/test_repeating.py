@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from lwfm import peers
 from lwfm.clock import utc_text
-from lwfm.events import Rules
 from lwfm.paths import Home
-from lwfm.repeating import RepeatedSyncs
+from lwfm.recording.events import Rules
+from lwfm.recording.writer import Writer
 from lwfm.store import Store
-from lwfm.writer import Writer
+from lwfm.sync import peers
+from lwfm.sync.repeating import RepeatedSyncs
 
 JSON = dict[str, Any]
 ROUNDS = 50

@@ -11,7 +11,7 @@ import pytest
 from lwfm.errors import AmbiguousId, Conflict, InvalidRecord, NotFound
 from lwfm.ids import new_id
 from lwfm.models import JobDefn, Metasheet
-from lwfm.service import active_count, definitions_of, job_ids_of
+from lwfm.recording.service import active_count, definitions_of, job_ids_of
 from lwfm.store import queries
 
 from support.threads import HOST, Thread, thread

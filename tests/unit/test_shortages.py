@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lwfm.shortages import busy_with, shortage_of
+from lwfm.host.shortages import busy_with, shortage_of
+from lwfm.host.troubles import Troubles
 from lwfm.store.database import mapped_errors
-from lwfm.troubles import Troubles
 
 
 @pytest.mark.parametrize(

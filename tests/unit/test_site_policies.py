@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from lwfm.backlog import Backlog, Waiting
-from lwfm.candidates import Placing, Standing, candidates_of
 from lwfm.config import read_sites
 from lwfm.errors import ConfigError, InvalidRecord, LoginRequired, ResourcesImpossible, SiteError
 from lwfm.limits import Limits, without_limits
 from lwfm.models import JobDefn, Resources
-from lwfm.pace import ClockWatch, Health, Pace
-from lwfm.recorder import Recorder
-from lwfm.sitecalls import SiteCalls
+from lwfm.placing.candidates import Placing, Standing, candidates_of
+from lwfm.polled.backlog import Backlog, Waiting
+from lwfm.polled.pace import ClockWatch, Health, Pace
+from lwfm.recording.recorder import Recorder
 from lwfm.sites.base import StoredData
+from lwfm.sites.calls import SiteCalls
 from lwfm.sites.local import LocalRepo
 from lwfm.states import JobState
 from lwfm.store.log import Record

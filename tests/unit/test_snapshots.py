@@ -10,10 +10,10 @@ from typing import Any, Callable
 
 import pytest
 
-from lwfm import snapshots
 from lwfm.errors import ConfigError, LwfmError
+from lwfm.housekeeping import snapshots
+from lwfm.housekeeping.snapshots import Policy, Snapshots, listed, policy_of
 from lwfm.paths import Home
-from lwfm.snapshots import Policy, Snapshots, listed, policy_of
 
 from support.threads import Thread, thread
 

@@ -16,7 +16,7 @@ import pytest
 from lwfm.clock import HybridClock
 from lwfm.errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreTooNew
 from lwfm.models import JobDefn
-from lwfm.recorder import JobNow, Recorder
+from lwfm.recording.recorder import JobNow, Recorder
 from lwfm.store import Store, Transaction, queries, schema
 from lwfm.store.connection import connect
 from lwfm.store.log import GENESIS, read_head

@@ -12,8 +12,8 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm import processes
-from lwfm.recovery import unplaced
+from lwfm.host import processes
+from lwfm.recording.recovery import unplaced
 from lwfm.store import identity, log
 from lwfm.store.connection import connect
 from lwfm.store.identity import FILE, Mark, difference

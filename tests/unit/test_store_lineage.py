@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lwfm.api.server import Call
+from lwfm.data.files import file_url
 from lwfm.errors import NotFound
-from lwfm.files import file_url
 from lwfm.models import JobDefn
 from lwfm.store import lineage
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lwfm.errors import StoreCorrupt, StoreLocked
-from lwfm.lease import LeaseLost
+from lwfm.ownership.lease import LeaseLost
 from lwfm.store import Store, identity, replacing
 
 from support.threads import Thread

@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import pytest
 
-from lwfm.contents import ContentStore, Incoming
+from lwfm.data.contents import ContentStore, Incoming
 from lwfm.errors import InvalidRecord, StoreFull
 from lwfm.store import queries
 from lwfm.sync import contents

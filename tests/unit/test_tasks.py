@@ -13,8 +13,8 @@ import pytest
 from lwfm import tasks
 from lwfm.capacity import shape_of
 from lwfm.errors import ConfigError, InvalidRecord
-from lwfm.gangs import Part, run_message
 from lwfm.models import JobDefn, Resources
+from lwfm.placing.gangs import Part, run_message
 from lwfm.sites.base import JobRequest
 from lwfm.tasks import Grant, Layout, start_command, wrapped
 

@@ -12,7 +12,7 @@ import pytest
 from lwfm.errors import InvalidRecord, LoginRequired, NotFound, ResourcesImpossible, SiteError
 from lwfm.limits import Limits
 from lwfm.models import Resources
-from lwfm.polling import PolledSites
+from lwfm.polled.polling import PolledSites
 from lwfm.sites.base import Observation, Repo, StoredData
 from lwfm.states import JobState
 

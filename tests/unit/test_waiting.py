@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lwfm.capacity import Capacity, Shape
 from lwfm.ids import new_id
-from lwfm.waiting import SORTED_AT_ONCE, STARVING_S, WaitingJobs
+from lwfm.placing.waiting import SORTED_AT_ONCE, STARVING_S, WaitingJobs
 
 NARROW = Shape(Capacity(1, 0, 0))
 WIDE = Shape(Capacity(8, 0, 0))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lwfm.errors import InvalidRecord, UsageError
-from lwfm.logfiles import WORKER_LOG
+from lwfm.host.logfiles import WORKER_LOG
 from lwfm.worker import capacity, reaped
 from lwfm.worker.files import JobFiles
 from lwfm.worker.jobs import Exit, Job, outcome, signal_name

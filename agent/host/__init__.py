@@ -1,0 +1,1 @@
+"""What this machine gives and takes: processes, file systems, sockets, log files, and what runs out."""
