@@ -6,7 +6,8 @@ Only this package knows SQL. It is synchronous and used from one thread at a tim
 from __future__ import annotations
 
 from .connection import Connection
-from .database import Store, Transaction
+from .database import Store
 from .log import Record
+from .transaction import Transaction
 
 __all__ = ["Connection", "Record", "Store", "Transaction"]

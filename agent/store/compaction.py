@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import Conflict, StoreFull
-from .database import Store, mapped_errors
+from .database import Store
+from .failures import mapped_errors
 
 JSON = dict[str, Any]
 ROOM_FACTOR = 2.1

@@ -17,8 +17,8 @@ from ..ids import derived_id
 from . import foreign, log, maintenance, projections
 from .batch import BATCH_BYTES, BATCH_ROWS, Batch, Entry, Row, Stub, Vector, chain, check_place
 from .connection import Connection
-from .database import Transaction
 from .log import GENESIS, Head, Record
+from .transaction import Transaction
 
 _OWN_TABLES = {
     "job": "jobs",

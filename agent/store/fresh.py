@@ -6,14 +6,14 @@ takes records in any order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from . import projections
+from . import parts, projections
 from .connection import Connection
 from .jobrow import JobRows
 from .log import Record
 
-_AT_A_TIME = 500
 _PLAIN = {"metasheet": "metasheets", "log": "logs"}
 """Kinds of which nothing else depends on whether they have come, and their tables."""
 
@@ -92,9 +92,5 @@ class Fresh:
         return True
 
 
-def _among(connection: Connection, query: str, ids: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    wanted = list(dict.fromkeys(ids))
-    for start in range(0, len(wanted), _AT_A_TIME):
-        part = wanted[start : start + _AT_A_TIME]
-        marks = ",".join("?" * len(part))
-        yield from connection.execute(query.replace("(?)", f"({marks})"), part).fetchall()
+def _among(connection: Connection, query: str, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    return parts.execute(connection, query, list(dict.fromkeys(ids)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreCorrupt, StoreFull
-from . import log, projections, schema, stubs
+from . import log, origins, projections, schema, settings, stubs
 from .connection import Connection, connect
 from .database import Store
 from .engine import sqlite_utils
@@ -120,8 +120,7 @@ def _drift(connection: sqlite3.Connection) -> Iterator[str]:
             scratch.execute("pragma synchronous = off")
             schema.migrate(sqlite_utils.Database(scratch))
             scratch.execute("begin")
-            ours = connection.execute("select key, value from local_settings where key = 'origin'").fetchall()
-            scratch.executemany("insert into local_settings values (?, ?)", ours)
+            settings.put(scratch, settings.ORIGIN, origins.own(connection))
             yield from filter(None, _fold(connection, scratch))
             scratch.execute("commit")
             for table in _COMPARED:

@@ -12,6 +12,8 @@ from typing import Any, Optional
 
 from ..errors import AmbiguousId, Conflict, NotFound
 from ..hostlist import same_host
+from . import settings
+from .parts import marks
 
 HERE = "here"
 """What people call this instance."""
@@ -26,8 +28,7 @@ _JOBS = "select coalesce(workflow_id, ''), state, count(*) from jobs where origi
 
 def own(connection: sqlite3.Connection) -> str:
     """The origin of this instance."""
-    found = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-    return str(found[0]) if found else ""
+    return settings.get(connection, settings.ORIGIN) or ""
 
 
 def earlier(connection: sqlite3.Connection) -> frozenset[str]:
@@ -106,7 +107,7 @@ def mark(connection: sqlite3.Connection, rows: list[dict[str, Any]]) -> list[dic
 
 def clause(column: str, origins: Sequence[str]) -> tuple[str, list[Any]]:
     """A condition in SQL that a column holds one of these, and its parameters."""
-    return f"{column} in ({','.join('?' * len(origins))})", list(origins)
+    return f"{column} in ({marks(origins)})", list(origins)
 
 
 def last_known(connection: sqlite3.Connection, origin: str) -> Optional[str]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 from ..errors import Conflict, InvalidRecord
-from . import foreign, log, projections, sharing, stubs
+from . import foreign, log, parts, projections, sharing, stubs
 from .batch import Stub
-from .database import Transaction
+from .transaction import Transaction
 
 JSON = dict[str, Any]
 UNITS_AT_ONCE = 20_000
@@ -214,7 +214,7 @@ def prune(transaction: Transaction, chosen: Chosen, things: Sequence[str]) -> in
     """
     connection, kind = transaction.connection, KINDS[chosen.what]
     query = f"select t.id from {kind.table} t where t.id in (?) and t.{kind.age} < '{_time(chosen.before)}' and {kind.ready}"
-    ready = {str(row[0]) for row in _in_parts(connection, query, things)} - _told_of(connection, kind, chosen.heads)
+    ready = {str(row[0]) for row in parts.execute(connection, query, things)} - _told_of(connection, kind, chosen.heads)
     going = [thing for thing in things if thing in ready]
     if not going:
         return 0
@@ -226,10 +226,10 @@ def prune(transaction: Transaction, chosen: Chosen, things: Sequence[str]) -> in
     if changed != len(places):
         raise Conflict("the records have moved meanwhile", hint="try again", transient=True)
     if kind.table == "jobs":
-        for workflow, state in _in_parts(connection, "select workflow_id, state from jobs where id in (?)", going):
+        for workflow, state in parts.execute(connection, "select workflow_id, state from jobs where id in (?)", going):
             connection.count_job(workflow, state, None)
     for statement in kind.deletes:
-        _in_parts(connection, statement, going)
+        parts.execute(connection, statement, going)
     connection.executemany(
         "delete from search where rowid = ? and id = ?",
         [word for thing in going for word in chosen.words.get(thing, ())],
@@ -291,16 +291,6 @@ def _told_of(connection: sqlite3.Connection, kind: Kind, heads: dict[str, int]) 
         if head.seq > heads.get(origin, 0):
             source = f"log where origin = '{origin}' and seq > {heads.get(origin, 0)} and prev <> ''"
             found.update(str(row[0]) for row in _records(connection, kind, source))
-    return found
-
-
-def _in_parts(connection: sqlite3.Connection, statement: str, values: Collection[str]) -> list[tuple[Any, ...]]:
-    """Execute a statement with ``in (?)`` for so many values at a time."""
-    found: list[tuple[Any, ...]] = []
-    listed = list(values)
-    for start in range(0, len(listed), UNITS_IN_TRANSACTION):
-        part = listed[start : start + UNITS_IN_TRANSACTION]
-        found += connection.execute(statement.replace("(?)", f"({','.join('?' * len(part))})", 1), part).fetchall()
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 from ..errors import AmbiguousId, InvalidRecord, NotFound
 from ..matching import parse_match
-from . import log, stubs
+from . import log, parts, stubs
 from . import origins as instances
 from .engine import sqlite_utils
 from .projections import FACTS, text
@@ -111,9 +111,8 @@ def jobs_by_id(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[J
 def _by_id(connection: sqlite3.Connection, query: str, column: str, ids: Sequence[str]) -> list[JSON]:
     """The rows of ``query`` that these ids in ``column``, its first, stand for; in this order."""
     found: dict[str, JSON] = {}
-    for start in range(0, len(ids), 500):
-        part = ids[start : start + 500]
-        for row in rows(connection, f"{query} where {column} in ({','.join('?' * len(part))})", part):
+    for part in parts.of(ids):
+        for row in rows(connection, f"{query} where {column} in ({parts.marks(part)})", part):
             found[next(iter(row.values()))] = row
     return instances.mark(connection, [found[identifier] for identifier in ids if identifier in found])
 

@@ -18,9 +18,9 @@ from contextlib import closing
 from pathlib import Path
 
 from ..errors import StoreCorrupt, StoreError, StoreLocked
-from . import identity, log
-from .connection import connect
-from .database import mapped_errors
+from . import identity, log, origins
+from .connection import connect, connect_reading
+from .failures import mapped_errors
 from .snapshots import sync_directory
 
 BESIDE = ("-journal", "-wal", "-shm")
@@ -105,9 +105,8 @@ def _copy(path: Path) -> None:
 
 def _mark(path: Path) -> identity.Mark:
     """What the database says of itself, as the file that it still is."""
-    with mapped_errors(path), closing(connect(f"{waiting(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        row = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-        origin = str(row[0]) if row else ""
+    with mapped_errors(path), closing(connect_reading(waiting(path))) as connection:
+        origin = origins.own(connection)
         return identity.mark_of(path, origin, log.read_head(connection, origin).seq)
 
 

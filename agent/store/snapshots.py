@@ -16,8 +16,9 @@ from typing import Any
 
 from ..errors import Conflict, StoreCorrupt, StoreError
 from . import log
-from .connection import connect
-from .database import Store, mapped_errors
+from .connection import connect, connect_reading
+from .database import Store
+from .failures import mapped_errors
 
 PAGES_AT_ONCE = 256
 """A megabyte: so long the one connection of a store on a shared file system is taken."""
@@ -93,7 +94,7 @@ def _examine(part: Path) -> tuple[int, int]:
     Raises:
         StoreCorrupt: it is not.
     """
-    with mapped_errors(part), closing(connect(f"{part.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as copy:
+    with mapped_errors(part), closing(connect_reading(part, immutable=True)) as copy:
         (integrity,) = copy.execute("pragma quick_check(1)").fetchone()
         problem = next(log.chain_problems(copy), None) if integrity == "ok" else integrity
         if problem is not None:
