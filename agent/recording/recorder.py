@@ -13,8 +13,8 @@ from ..models import JobDefn
 from ..states import STATES, WORDS, JobState
 from ..store import Record, Transaction, exchange, fragments, origins
 from ..store.batch import Batch
+from ..store.columns import STATUS_TEXTS, split_status
 from ..store.jobrow import JobRow
-from ..store.projections import STATUS_TEXTS, split_status
 from .events import Rules
 from .requests import NewJob, SiteRequest
 
@@ -122,7 +122,7 @@ class Recorder:
         Args:
             job: as read in this transaction.
             state: the new state. ``attempt``: another than the current one.
-            facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
+            facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.columns.FACTS`.
         """
         attempt = attempt or job.attempt
         if (job.state.terminal and attempt <= job.attempt) or not self.is_ours(job):

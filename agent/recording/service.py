@@ -23,7 +23,7 @@ from ..records import check_facts, check_properties
 from ..redaction import redact_text, taken_along, taken_over
 from ..states import JobState, parse_state
 from ..store import nesting, origins, queries
-from ..store.projections import FACTS, command_line
+from ..store.columns import FACTS, command_line
 from .earlier import Earlier
 from .recorder import JobNow, Recorder
 from .sealing import Vault

@@ -317,7 +317,7 @@ def claim_id(connection: Connection, record: Record) -> None:
     if table is None:
         return
     found = connection.execute(f"select origin from {table} where id = ?", (record.uid,)).fetchone()
-    if found is None or (table == "jobs" and projections.counts(connection, record.origin, found[0])):
+    if found is None or (table == "jobs" and projections.decides(connection, record.origin, found[0])):
         return  # copies of one store may both have made the job that a handler's trigger asks for
     known = connection.execute(
         "select hlc, body from log where origin = ?1 and uid = ?2 and kind = ?3"

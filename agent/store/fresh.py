@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import parts, projections
+from .columns import split_status
 from .connection import Connection
 from .jobrow import JobRows
 from .log import Record
@@ -49,7 +50,7 @@ class Fresh:
         if taken is None or record.uid in taken:
             return False
         taken.add(record.uid)
-        projections.project(self._connection, record, new=True)
+        projections.project(self._connection, record, fresh=True)
         return True
 
     def folded(self, record: Record) -> None:
@@ -73,7 +74,7 @@ class Fresh:
         triggered = body.get("trigger_job") or body.get("trigger_data")
         if uid in self._jobs or uid in self._early or (body.get("handler_id") and not triggered):
             return False
-        projections.project_job(self._connection, record, self._rows, None)
+        projections.project_new_job(self._connection, record, self._rows, None)
         self._jobs.add(uid)
         self._statuses.add((uid, uid))
         self._at_hand.add(uid)
@@ -85,8 +86,8 @@ class Fresh:
         if row is None or row.origin != record.origin or (job_id, record.uid) in self._statuses:
             return False
         self._statuses.add((job_id, record.uid))
-        facts = projections.split_status(record.body)[1]
-        if not projections.project_status(self._connection, record, row, facts, None):
+        facts = split_status(record.body)[1]
+        if not projections.project_new_status(self._connection, record, row, facts, None):
             self._at_hand.discard(job_id)
             self._rows.forget([job_id])
         return True

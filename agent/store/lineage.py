@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import NotFound
 from . import origins, parts, queries, stubs
-from .projections import text
+from .columns import text
 
 MAX_NODES = 500
 """Beyond so many the graph ends, and says so."""

@@ -73,7 +73,8 @@ def fold_again(connection: Connection) -> int:
         StoreCorrupt: a record cannot be folded.
     """
     count = 0
-    projections.clear(connection, schema.PROJECTIONS)
+    for table in schema.PROJECTIONS:
+        connection.execute(f"delete from {table}")
     for problem in _fold(connection, connection):
         if problem:
             raise StoreCorrupt(problem, hint="lwfm store check says more; nothing was changed")

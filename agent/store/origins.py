@@ -42,6 +42,18 @@ def earlier(connection: sqlite3.Connection) -> frozenset[str]:
     return frozenset(found[1:])
 
 
+def family(connection: sqlite3.Connection, origin: str) -> str:
+    """The first of the origins that ``origin`` goes on with: of one whose store was copied, restored, or has forked."""
+    seen = set()
+    while origin not in seen:
+        seen.add(origin)
+        found = connection.execute("select parent from origins where id = ?", (origin,)).fetchone()
+        if found is None or found[0] is None:
+            return origin
+        origin = str(found[0])
+    return min(seen)
+
+
 def names(connection: sqlite3.Connection) -> dict[str, str]:
     """How people call each instance: as they have called the peer that it is; else by its host, without the domain where that will
     do; else by ``user@host``, and by its id too where several are the same even then."""
@@ -152,6 +164,14 @@ class JobsElsewhere:
         return counted
 
 
+def site_of(connection: sqlite3.Connection, origin: str) -> Optional[str]:
+    """The site by which jobs of this store were handed to another instance; None where none was."""
+    found = connection.execute(
+        "select site from jobs where site <> 'local' and runner = ? order by id desc limit 1", (origin,)
+    ).fetchone()
+    return None if found is None else str(found[0]).partition("/")[0]
+
+
 def count_others(connection: sqlite3.Connection, origins: Iterable[str]) -> dict[str, int]:
     """How often each of these instances occurs that is not this one, under what people call it."""
     here = own(connection)
@@ -173,11 +193,3 @@ def _short_host(row: Sequence[str]) -> str:
 def _user_at_host(row: Sequence[str]) -> str:
     _, host, user = row
     return f"{user}@{host}" if user else host
-
-
-def site_of(connection: sqlite3.Connection, origin: str) -> Optional[str]:
-    """The site by which jobs of this store were handed to another instance; None where none was."""
-    found = connection.execute(
-        "select site from jobs where site <> 'local' and runner = ? order by id desc limit 1", (origin,)
-    ).fetchone()
-    return None if found is None else str(found[0]).partition("/")[0]

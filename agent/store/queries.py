@@ -15,8 +15,8 @@ from ..errors import AmbiguousId, InvalidRecord, NotFound
 from ..matching import parse_match
 from . import log, parts, stubs
 from . import origins as instances
+from .columns import FACTS, text
 from .engine import sqlite_utils
-from .projections import FACTS, text
 from .selection import Selection, glob_clause
 
 JSON = dict[str, Any]

@@ -11,6 +11,7 @@ from ..clock import utc_now
 from ..errors import InvalidRecord, StoreError
 from ..ids import new_id, new_origin
 from . import log, projections, settings
+from .columns import split_status
 from .failures import mapped_errors
 from .fresh import Fresh
 from .jobrow import JobRow
@@ -56,15 +57,15 @@ class Transaction:
             uid: the record's id; a new one when None.
         """
         if kind == "status":
-            head, facts = projections.split_status(body)
+            head, facts = split_status(body)
             return self.append_status(head, facts, self.job(head["job_id"]), uid)
         if kind == "job":
             encoded, definition = log.encode_job(body)
             record = self._logged(kind, body, encoded, uid)
-            projections.project_job(self.connection, record, self._rows, definition)
+            projections.project_new_job(self.connection, record, self._rows, definition)
         else:
             record = self._logged(kind, body, log.encode_body(body), uid)
-            projections.project(self.connection, record, new=True)
+            projections.project(self.connection, record, fresh=True)
         return record
 
     def append_status(
@@ -79,7 +80,7 @@ class Transaction:
         """
         encoded, written = log.encode_in_parts(head, facts)
         record = self._logged("status", {**head, **facts}, encoded, uid)
-        if not projections.project_status(self.connection, record, job, facts, written):
+        if not projections.project_new_status(self.connection, record, job, facts, written):
             self._rows.forget()
         return record
 
