@@ -16,9 +16,10 @@ from ..jsontext import compact_ascii
 from . import foreign, log, parts, projections
 from .batch import MAX_ROWS, Row, check_place, check_row
 from .connection import Connection
-from .exchange import claim_id, forked, understood
+from .exchange import forked, understood
 from .log import Record
 from .transaction import Transaction
+from .uniqueness import claim_id
 
 _COLUMNS = "seq, prev, hash, uid, kind, hlc, wall_utc, body"
 

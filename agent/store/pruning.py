@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..errors import Conflict, InvalidRecord
 from . import foreign, log, parts, projections, sharing, stubs
+from .atrest import ENDED, at_rest
 from .batch import Stub
 from .transaction import Transaction
 
@@ -23,9 +24,8 @@ JSON = dict[str, Any]
 UNITS_AT_ONCE = 20_000
 """So many things are chosen in one pass over the log."""
 UNITS_IN_TRANSACTION = 500
-_ENDED = "('COMPLETE','FAILED','CANCELLED')"
 _OPEN_WORKFLOW = (
-    "exists (select 1 from job_counts c where c.workflow_id = {0} and c.jobs > 0 and c.state not in " + _ENDED + ")"
+    "exists (select 1 from job_counts c where c.workflow_id = {0} and c.jobs > 0 and c.state not in " + ENDED + ")"
     " or exists (select 1 from handlers w where w.workflow_id = {0} and w.state = 'waiting')"
 )
 
@@ -52,15 +52,11 @@ KINDS = {
     "jobs": Kind(
         "jobs",
         "status_at",
-        f"t.state in {_ENDED}"
-        " and exists (select 1 from statuses s where s.job_id = t.id and s.id = t.id)"
-        " and not exists (select 1 from local_claims where job_id = t.id)"
-        " and not exists (select 1 from local_attached where job_id = t.id)"
-        " and not exists (select 1 from local_settings where key = 'polled:' || t.id)"
+        f"{at_rest('t')} and exists (select 1 from statuses s where s.job_id = t.id and s.id = t.id)"
         " and not exists (select 1 from handler_jobs hj join handlers h on h.id = hj.handler_id"
         "  where hj.job_id = t.id and h.state = 'waiting')"
         " and not exists (select 1 from handlers h where h.id = t.handler_id and h.state = 'waiting')"
-        f" and not exists (select 1 from jobs child where child.parent_id = t.id and child.state not in {_ENDED})"
+        f" and not exists (select 1 from jobs child where child.parent_id = t.id and child.state not in {ENDED})"
         " and not exists (select 1 from workflows w where w.id = t.workflow_id and w.hlc = '')"
         f" and (t.workflow_id is null or not ({_OPEN_WORKFLOW.format('t.workflow_id')}))",
         ("job", "status", "adopt", "log"),
@@ -105,7 +101,7 @@ KINDS = {
     "logs": Kind(
         "logs",
         "time",
-        f"not exists (select 1 from jobs j where j.id = t.job_id and j.state not in {_ENDED})"
+        f"not exists (select 1 from jobs j where j.id = t.job_id and j.state not in {ENDED})"
         f" and (t.workflow_id is null or not ({_OPEN_WORKFLOW.format('t.workflow_id')}))",
         ("log",),
         "uid",

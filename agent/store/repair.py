@@ -21,13 +21,12 @@ from typing import Any, Optional
 
 from ..errors import StoreCorrupt, StoreError, StoreFull
 from ..ids import new_origin
-from . import identity, log, maintenance, origins, replacing, salvage, schema, settings
+from . import files, identity, log, maintenance, origins, replacing, salvage, schema, settings
 from .connection import Connection, connect, connect_reading
 from .database import MARKED, RENEWAL, Store
 from .engine import sqlite_utils
 from .failures import mapped_errors
 from .salvage import Found, Gap
-from .snapshots import sync_directory
 
 KEPT = "damaged"
 """The directory beside the store in which damaged files are kept, each in one of its own."""
@@ -96,8 +95,7 @@ def repair(
     with _workshop(path) as work:
         say("looking for what is wrong")
         copy = work / path.name
-        for end in ("", *replacing.BESIDE):
-            source = path.with_name(path.name + end)
+        for source in (path, *files.beside(path)):
             if source.exists():
                 shutil.copyfile(source, work / source.name)
         noted = identity.read(path)
@@ -245,8 +243,7 @@ def _make(
     for place, count in found.counts().items():
         done.places[names[place]] = done.places.get(names[place], 0) + count
     os.chmod(whole, 0o600)
-    with whole.open("rb") as stream:
-        os.fsync(stream.fileno())
+    files.sync(whole)
     return origin
 
 
@@ -304,12 +301,11 @@ def _keep(path: Path) -> Optional[Path]:
         return None
     (path.parent / KEPT).mkdir(mode=0o700, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()), dir=path.parent / KEPT))
-    for end in ("", *replacing.BESIDE):
-        source = path.with_name(path.name + end)
+    for source in (path, *files.beside(path)):
         if source.exists():
             try:
                 os.link(source, directory / source.name)
             except OSError:
                 shutil.copyfile(source, directory / source.name)
-    sync_directory(directory)
+    files.sync_directory(directory)
     return directory
