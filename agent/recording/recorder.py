@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from ..errors import Conflict
 from ..models import JobDefn
+from ..records import without_none
 from ..states import STATES, WORDS, JobState
 from ..store import Record, Transaction, exchange, fragments, origins
 from ..store.batch import Batch
@@ -128,7 +129,7 @@ class Recorder:
         if (job.state.terminal and attempt <= job.attempt) or not self.is_ours(job):
             return None
         if None in facts.values():
-            facts = {key: value for key, value in facts.items() if value is not None}
+            facts = without_none(facts)
         head: dict[str, Any] = {"job_id": job.job_id, "attempt": attempt, "state": WORDS[state]}
         for name in STATUS_TEXTS:
             if name in facts:

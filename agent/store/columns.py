@@ -14,6 +14,8 @@ FACTS = (
 )  # fmt: skip
 """What a status may tell of the attempt, beside its state; each is a column of ``jobs``."""
 STATUS_TEXTS = ("reason", "native_status", "time")
+MAX_ATTEMPT = 999_999
+"""So that attempts are in order as text too."""
 _STATUS_COLUMNS = frozenset({"job_id", "attempt", "state", *STATUS_TEXTS})
 
 

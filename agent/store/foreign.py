@@ -14,14 +14,13 @@ from ..models import JobDefn, JobEvent, MetadataEvent
 from ..records import MAX_INTEGER, check_facts
 from ..states import WORDS
 from .batch import Entry, Row, Stub
-from .columns import FACTS, STATUS_TEXTS
+from .columns import FACTS, MAX_ATTEMPT, STATUS_TEXTS
 from .log import ELSEWHERE, PRUNED, Record
 
 _STATES = frozenset(WORDS.values())
 _INTEGERS = ("size_bytes",)
 _TEXTS = ("op", "site", "url", "path", "host", "sha256", "source_url", "job_id", "workflow_id", "source_job")
 _NODE_NUMBERS = ("cores", "memory_bytes", "gpus")
-MAX_ATTEMPT = 999_999
 
 
 def parsed(origin: str, seq: int, row: Entry) -> Record:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 from ..errors import Conflict, InvalidRecord
+from ..records import without_none
 from . import foreign, log, parts, projections, sharing, stubs
 from .atrest import ENDED, at_rest
 from .batch import Stub
@@ -248,7 +249,7 @@ def prune(transaction: Transaction, chosen: Chosen, things: Sequence[str]) -> in
 def note(transaction: Transaction, what: str, before: Optional[str], larger_than: Optional[int], things: int) -> None:
     """Record that something was pruned that is not of the history: outputs of jobs, say."""
     body = {"what": what, "before": before, "larger_than": larger_than, "things": things}
-    transaction.append("prune", {name: value for name, value in body.items() if value is not None})
+    transaction.append("prune", without_none(body))
 
 
 def count_open(connection: sqlite3.Connection, what: str, before: str) -> int:
