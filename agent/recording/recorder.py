@@ -75,8 +75,6 @@ class JobNow(NamedTuple):
 
 
 _TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host", "elsewhere"})
-
-
 _TRIGGERS = frozenset({"status", "metasheet", "unset"})
 """The kinds of records of other instances from which something may follow here."""
 

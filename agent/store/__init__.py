@@ -1,6 +1,7 @@
 """The thread store: an append-only, hash-chained log of records, and the tables that people query.
 
-Only this package knows SQL. It is synchronous and used from one thread at a time; the agent owns it.
+Only this package imports SQLite; what others ask of the tables goes through its connections and transactions. It is synchronous and
+used from one thread at a time; the agent owns it.
 """
 
 from __future__ import annotations

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, Optional
 from urllib.parse import unquote, urlsplit
 
 from ..matching import Match, parse_match
+from ..records import JSON
 from . import parts, queries
 from .selection import Clause, Selection
-
-JSON = dict[str, Any]
 
 MAX_PLACES = 50
 """Of one content, so many places are looked at; of those that other instances tell of ``MAX_HINTS``."""

@@ -6,12 +6,12 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
+from ..records import JSON
 from . import copies, log
 from .atrest import ENDED, at_rest
 
-JSON = dict[str, Any]
 _OLD = f"{at_rest('jobs')} and status_at < ?"
 _PRINTED = f"select id, stdout, stderr, attempt, {_OLD} from jobs where stdout is not null or stderr is not null or attempt > 1"
 _CHECKSUM = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -33,25 +33,14 @@ def own(connection: sqlite3.Connection) -> str:
 
 def earlier(connection: sqlite3.Connection) -> frozenset[str]:
     """The origins under which this instance, or the one that it is a copy of, wrote before."""
-    found: list[str] = []
-    origin: Optional[str] = own(connection)
-    while origin is not None and origin not in found:
-        found.append(origin)
-        row = connection.execute("select parent from origins where id = ?", (origin,)).fetchone()
-        origin = row[0] if row else None
-    return frozenset(found[1:])
+    line, _ = _line(connection, own(connection))
+    return frozenset(line[1:])
 
 
 def family(connection: sqlite3.Connection, origin: str) -> str:
     """The first of the origins that ``origin`` goes on with: of one whose store was copied, restored, or has forked."""
-    seen = set()
-    while origin not in seen:
-        seen.add(origin)
-        found = connection.execute("select parent from origins where id = ?", (origin,)).fetchone()
-        if found is None or found[0] is None:
-            return origin
-        origin = str(found[0])
-    return min(seen)
+    line, is_ring = _line(connection, origin)
+    return min(line) if is_ring else line[-1]
 
 
 def names(connection: sqlite3.Connection) -> dict[str, str]:
@@ -107,8 +96,8 @@ def resolve(connection: sqlite3.Connection, given: str) -> list[str]:
     return meant
 
 
-def mark(connection: sqlite3.Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``rows``, those of other instances with how people call that one under ``elsewhere``."""
+def name_others(connection: sqlite3.Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows``; those of other instances say under ``elsewhere`` how people call that one."""
     here = own(connection)
     foreign = [row for row in rows if row.get("origin", here) != here]
     called = names(connection) if foreign else {}
@@ -178,6 +167,18 @@ def count_others(connection: sqlite3.Connection, origins: Iterable[str]) -> dict
     counts = Counter(origin for origin in origins if origin != here)
     called = names(connection) if counts else {}
     return {called.get(origin) or short(origin): count for origin, count in counts.items()}
+
+
+def _line(connection: sqlite3.Connection, origin: str) -> tuple[list[str], bool]:
+    """An origin, the one that it goes on with, and so on; and whether that leads back to one of them."""
+    line = [origin]
+    while True:
+        found = connection.execute("select parent from origins where id = ?", (line[-1],)).fetchone()
+        if found is None or found[0] is None:
+            return line, False
+        if found[0] in line:
+            return line, True
+        line.append(str(found[0]))
 
 
 def _host(row: Sequence[str]) -> str:

@@ -21,7 +21,6 @@ from .atrest import ENDED, at_rest
 from .batch import Stub
 from .transaction import Transaction
 
-JSON = dict[str, Any]
 UNITS_AT_ONCE = 20_000
 """So many things are chosen in one pass over the log."""
 UNITS_IN_TRANSACTION = 500
