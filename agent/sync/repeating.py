@@ -87,9 +87,7 @@ class RepeatedSyncs:
             except Exception as error:  # whatever it is: it must not be started again at once
                 problem = f"cannot be started: {error}"
             # before it is looked what is due: it would be due still
-            await self._writer.durably(
-                lambda recorder: _note_missing(recorder.transaction.connection, peer, problem)
-            )
+            await self._writer.durably(lambda recorder: _note_missing(recorder.transaction.connection, peer, problem))
         finally:
             self._running.pop(name, None)
             self.look()

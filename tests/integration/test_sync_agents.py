@@ -341,7 +341,7 @@ def test_what_becomes_of_a_peer_while_it_is_synced_with_stays(network: Network, 
     near, far = network.place("near"), network.place("far")
     gate, script = tmp_path / "gate", tmp_path / "far-that-waits"
     os.mkfifo(gate)
-    script.write_text(f"#!/bin/sh\n: < {gate}\nexec {network.script} \"$@\"\n")
+    script.write_text(f'#!/bin/sh\n: < {gate}\nexec {network.script} "$@"\n')
     script.chmod(0o755)
     near.client.post("/v1/peers", {"name": "far", "address": {**network.address(far), "remote_path": str(script)}})
     down = {"name": "far", "address": network.address(far, "down")}
