@@ -22,11 +22,10 @@ MAX_COMMAND_CHARACTERS = 2 * 1024 * 1024
 
 
 class Caller(NamedTuple):
-    """Who calls, as far as what is made for him is recorded with it.
+    """Who calls, as far as it is recorded with what is made upon the call.
 
     Args:
-        workflow, parent: that it belongs to. ``context_id``: of the record of his circumstances, of which ``host`` and ``cwd`` are
-            two.
+        workflow, parent: that it belongs to. ``context_id``: of the record of the circumstances; ``host`` and ``cwd`` are two of them.
     """
 
     workflow: Optional[str]
@@ -61,7 +60,7 @@ class Commands:
         return without_none({"job_id": job, "workflow_id": workflow})
 
     def _caller(self, recorder: Recorder, body: Mapping[str, Any]) -> Caller:
-        """Who calls; his circumstances are recorded, if they were not yet."""
+        """Who calls; the circumstances are recorded, if they were not yet."""
         workflow, parent = _belonging(recorder, body.get("workflow"), body.get("parent"))
         context = context_of(body)
         return Caller(workflow, parent, self._context(recorder, context), context.get("host"), context.get("cwd"))
