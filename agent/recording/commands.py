@@ -25,7 +25,8 @@ class Caller(NamedTuple):
     """Who calls, as far as it is recorded with what is made upon the call.
 
     Args:
-        workflow, parent: that it belongs to. ``context_id``: of the record of the circumstances; ``host`` and ``cwd`` are two of them.
+        workflow, parent: that it belongs to. ``context_id``: of the record of the circumstances.
+        host, cwd: two of these.
     """
 
     workflow: Optional[str]
