@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 from ..models import JobDefn, Metasheet
@@ -95,6 +96,18 @@ def checksum(path: Path) -> str:
             if not piece:
                 return digest.hexdigest()
             digest.update(piece)
+
+
+def pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The next ``size`` bytes of a file; zeros for what it has no more, as when it was made shorter at this moment.
+
+    Whoever gets them compares the checksum.
+    """
+    left = size
+    while left:
+        piece = file.read(min(CHUNK_BYTES, left)) or b"\0" * min(CHUNK_BYTES, left)
+        left -= len(piece)
+        yield piece
 
 
 def file_url(host: str, path: str) -> str:
