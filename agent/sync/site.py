@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from ..client import Client
-from ..client.connection import find_endpoint, path_of
+from ..client import Client, find_endpoint
+from ..client.calls import path_of
 from ..data.files import checksum, file_url
 from ..errors import ConfigError, InvalidRecord, LoginRequired, LwfmError, NotFound, SiteError
 from ..models import JobDefn
