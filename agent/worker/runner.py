@@ -14,7 +14,9 @@ from typing import Any, Callable, Optional
 
 from ..clock import utc_text
 from ..errors import InvalidRecord
-from ..host.processes import Census, TreeStop, boot_clock
+from ..host.processes import boot_clock
+from ..host.stopping import TreeStop
+from ..host.trees import Census
 from .jobs import OVER, QUEUED, RUNNING, STARTING, Exit, Job, Key
 from .launcher import Launcher, NotStarted, TryAgain
 from .ledger import Ledger
