@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InvalidRecord
-from ..paths import self_command, write_private
+from ..host.private import write_private
+from ..paths import self_command
 from ..quantities import seconds_of
 from ..sites.batch import DEFAULT_IDLE_S, BatchRequest, quantity, request_of
 from ..sites.commands import BatchCommands, the_scheduler

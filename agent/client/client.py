@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import paths, rendezvous
+from .. import rendezvous
 from ..errors import AgentError, AgentUnreachable
+from ..host.private import check_owner
 from ..host.socketpeer import check_peer
 from .calls import CALL_TIMEOUT_S, NO_TIMEOUT, Answer, Caller, encoded, target_of, value_of
 from .connection import CONNECT_TIMEOUT_S, Connection, RemoteConnection
@@ -57,10 +58,6 @@ class Client(Caller):
             waiting, sent_on = data, self._try_send(target, data, timeout_s)
         if waiting is not None:
             yield value_of(self._receive(sent_on, target, waiting, timeout_s))
-
-    def ensure_running(self) -> None:
-        """Make sure that the agent is there; raises like :meth:`get`."""
-        self._connect(CONNECT_TIMEOUT_S)
 
     def knock(self) -> None:
         """Find out whether somebody answers, and start nothing.
@@ -210,7 +207,7 @@ class Client(Caller):
         """
         where = self.endpoint.socket
         try:
-            paths.check_owner(where)
+            check_owner(where)
             connection = Connection(where)
             connection.connect()
             assert connection.sock is not None

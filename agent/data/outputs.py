@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import NotFound
-from ..paths import private_directory
+from ..host.private import private_directory
 from ..store import Transaction
 from .contents import ContentStore, is_file_of, is_sha256
 from .files import checksum

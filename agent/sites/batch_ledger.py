@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import SiteError
-from ..paths import private_directory, write_private
+from ..host.private import private_directory, write_private
 from .base import JobRequest, Observation
 from .batch_record import Claim, ExitRecord, read_claim, read_record
 

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from ..data.files import checksum, file_url
 from ..errors import InvalidRecord, LwfmError, NotFound, NotSupported, SiteError
+from ..host.private import private_directory
 from ..models import JobDefn
-from ..paths import private_directory
 from ..states import JobState
 from .base import (
     Allocations,
