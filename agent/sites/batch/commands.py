@@ -1,6 +1,6 @@
 """Running the commands of a batch scheduler: each with a time limit, and with what goes wrong as a SiteError.
 
-The one seam between the pure hooks of :mod:`.batch` and the machine. Calls block; call them from a thread.
+The one seam between the pure hooks of :mod:`.scheduler` and the machine. Calls block; call them from a thread.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Callable, Optional
 
-from ..errors import NotSupported, SiteError
-from ..launch.launching import HOSTFILE_VARIABLE
-from .batch import BatchJob, BatchNode, BatchRequest, Command, Partition, Scheduler
+from ...errors import NotSupported, SiteError
+from ...launch.launching import HOSTFILE_VARIABLE
+from .request import BatchRequest
+from .scheduler import BatchJob, BatchNode, Command, Partition, Scheduler
 from .slurm import Slurm, inside_variables
 
 TIMEOUT_S = 20.0
@@ -56,7 +57,7 @@ class BatchCommands:
     """A batch scheduler that answers.
 
     Args:
-        scheduler: its hooks. ``user``: whose jobs are asked for.
+        scheduler: its hooks. ``timeout_s``: how long a question may take.
     """
 
     def __init__(self, scheduler: Scheduler, timeout_s: float = TIMEOUT_S):
