@@ -16,7 +16,7 @@ from ..host.locks import is_locked
 from ..host.logfiles import BYTES_VARIABLE, FILES_VARIABLE
 from ..host.private import append_private
 from ..paths import CACHE_VARIABLE, Home, self_command
-from ..worker.capacity import node_capacity
+from ..worker.node import node_capacity
 
 MAX_PAUSE_S = 10.0
 _KEPT = ("LWFM_GPUS", CACHE_VARIABLE, BYTES_VARIABLE, FILES_VARIABLE)
