@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
+from ..records import JSON
 from .contents import Asked, Moved
 from .missing import Wanted
 
-JSON = dict[str, Any]
 RECORD_FILES = 200
 RECORD_INTERVAL_S = 2.0
 

@@ -20,6 +20,7 @@ from ..data.contents import open_file
 from ..data.files import pieces
 from ..errors import Conflict, InvalidRecord, NotFound
 from ..paths import Home
+from ..records import JSON
 from ..store.batch import BATCH_ROWS, Vector, vector_from_json, vector_to_json
 from ..wire import agree
 from .agent_replica import BATCH_TIMEOUT_S, AgentReplica
@@ -31,7 +32,6 @@ from .shelf import fetch_from_bundle
 from .streams import FileStream
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
 Count = Callable[[int, int], None]
 """Told of so many records, of how many in all."""
 

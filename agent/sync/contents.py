@@ -22,9 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol
 
+from ..records import JSON
 from .frames import Refused
-
-JSON = dict[str, Any]
 
 PORTION_FILES = 200
 """So many files are asked for at once: two such requests on their way fit into the buffers of any pipe (64 KiB), so that both

@@ -8,11 +8,11 @@ from typing import Any, Optional
 
 from ..data.contents import harmless_name
 from ..data.outputs import BROUGHT_NAME
+from ..records import JSON
 from .contents import Asked
 from .frames import Refused
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
 BLOB_BYTES = 64 * 1024
 """Output of a job up to this size is kept in the store, as the agent does with that of its own."""
 REMEMBERED_FILES = 10_000

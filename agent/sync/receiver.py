@@ -20,6 +20,7 @@ from typing import Any, Optional
 from ..data.contents import Incoming, WrongContent, has_content, open_file
 from ..errors import StoreFull
 from ..paths import Home
+from ..records import JSON
 from . import missing
 from .arrivals import Arrivals
 from .contents import PORTION_BYTES, PORTION_FILES, SMALL_BYTES, Asked, Moved, Pacer, Tell, reasons, silent
@@ -28,7 +29,6 @@ from .keeping import Places, SmallFiles
 from .missing import Portion, Wanted, expected
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
 PIECES_BEHIND = 4
 """So many pieces of a large file may wait to be written, and for their checksum, while the next ones come."""
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Optional
 
 from ..data.contents import has_content, is_sha256, open_file
+from ..records import JSON
 from .contents import (
     PORTION_FILES,
     SMALL_BYTES,
@@ -28,7 +29,6 @@ from .contents import (
 from .frames import Line, Refused
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
 PROBE_BYTES = 64 * 1024
 LEAST_BODY_BYTES, MOST_BODY_BYTES = 64 * 1024, 1024 * 1024
 BODY_S = 0.5

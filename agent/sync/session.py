@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from ..client import Client
 from ..client.startup import without_job
 from ..errors import LwfmError
 from ..paths import Home, self_command
+from ..records import JSON
 from ..store.batch import vector_to_json
 from . import calls, contents, exchange, files, transfer
 from .address import Address
@@ -30,7 +31,6 @@ from .streams import StandardStream
 from .transport import Asker
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
 SERVE = ("sync", "serve", "--stdio")
 
 

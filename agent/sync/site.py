@@ -19,6 +19,7 @@ from ..client.calls import path_of
 from ..data.files import checksum, file_url
 from ..errors import ConfigError, InvalidRecord, LoginRequired, LwfmError, NotFound, SiteError
 from ..models import JobDefn
+from ..records import JSON
 from ..redaction import taken_along
 from ..sites.base import Auth, JobRequest, Observation, Repo, Resource, Run, SiteContext, SiteDriver, Spin, StoredData
 from ..states import JobState
@@ -30,7 +31,6 @@ from .frames import Cut, Line
 from .link import Link, There
 from .remote import RemoteReplica
 
-JSON = dict[str, Any]
 JOBS_AT_ONCE = 1000
 _PLACE = "lwfm put FILE PATH --site NAME; a relative PATH lies in the repository there"
 _SSH_OPTIONS = (

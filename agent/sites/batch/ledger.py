@@ -17,14 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from ...errors import SiteError
 from ...host.private import private_directory, write_private
+from ...records import JSON
 from ..base import JobRequest, Observation
 from .record import Claim, ExitRecord, read_claim, read_record
 
-JSON = dict[str, Any]
 MARK = "lwfm-job-"
 _FILE = re.compile(r"(?P<job>.+)\.(?P<attempt>\d+)\.(?P<kind>exit|end|claim|stdout|stderr|home)")
 
