@@ -67,9 +67,9 @@ class Caller(ABC):
         """
         return value_of(self.exchange("POST", target_of(path), encoded(body), repeatable, timeout_s))
 
-    def post_bytes(self, path: str, body: Any, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
+    def post_bytes(self, path: str, body: Any) -> Answer:
         """POST, which must be repeatable, for something that is not JSON; raises like :meth:`get`."""
-        return _checked(self.exchange("POST", target_of(path), encoded(body), True, timeout_s))
+        return _checked(self.exchange("POST", target_of(path), encoded(body), True, CALL_TIMEOUT_S))
 
     def delete(self, path: str, query: Query = ()) -> Any:
         """DELETE, which is always repeatable; raises like :meth:`get`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
+from ..config import LOCAL_SITE
 from ..models import JobDefn, Metasheet
 
 CHUNK_BYTES = 1 << 20
@@ -22,14 +23,9 @@ _Seen = tuple[int, int, int, int]
 
 
 class FileRecorder:
-    """Describes files of this host. Remembers the checksums of files that have not changed since.
+    """Describes files of this host, as data of the local site. Remembers the checksums of files that have not changed since."""
 
-    Args:
-        site: the name of the site whose files they are.
-    """
-
-    def __init__(self, site: str = "local"):
-        self._site = site
+    def __init__(self) -> None:
         self._host = socket.gethostname()
         self._checksums: dict[str, tuple[_Seen, str]] = {}
 
@@ -44,7 +40,7 @@ class FileRecorder:
         regular = os.path.isfile(absolute)
         return Metasheet(
             op=op,
-            site=self._site,
+            site=LOCAL_SITE,
             url=file_url(self._host, absolute),
             path=absolute,
             host=self._host,

@@ -23,7 +23,7 @@ from .address import Address
 from .agent_replica import AgentReplica
 from .far import command_line
 from .frames import Line
-from .opening import CONNECT_TIMEOUT_S, explained, open_stream
+from .opening import explained, open_stream
 from .process_stream import ProcessStream
 from .remote import RemoteReplica
 from .serve import Server
@@ -89,13 +89,13 @@ UNWATCHED = Watcher(lambda _: None, contents.silent)
 
 
 @contextmanager
-def connected(address: Address, ask: Optional[Asker], timeout_s: float = CONNECT_TIMEOUT_S) -> Iterator[Line]:
+def connected(address: Address, ask: Optional[Asker]) -> Iterator[Line]:
     """A line to lwfm at ``address``, closed at the end.
 
     Raises:
         LwfmError: it cannot be reached, or has no lwfm; what went wrong on the line comes with its cause.
     """
-    stream = open_stream(address, command_line(address, SERVE), ask, timeout_s)
+    stream = open_stream(address, command_line(address, SERVE), ask)
     try:
         line = Line(stream)
         line.await_greeting()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Callable, Optional
+from typing import Optional
 
 from ...errors import NotSupported, SiteError
 from ...launch.launching import HOSTFILE_VARIABLE
@@ -31,10 +31,10 @@ SCHEDULERS: tuple[Scheduler, ...] = (Slurm(),)
 """Those whose hooks there are; the first whose programs are on PATH is used."""
 
 
-def find_scheduler(which: Callable[[str], Optional[str]] = shutil.which) -> Optional[BatchCommands]:
+def find_scheduler() -> Optional[BatchCommands]:
     """The batch scheduler whose commands are here; None: there is none."""
     for scheduler in SCHEDULERS:
-        if all(which(program) for program in scheduler.programs):
+        if all(shutil.which(program) for program in scheduler.programs):
             return BatchCommands(scheduler)
     return None
 
@@ -57,12 +57,11 @@ class BatchCommands:
     """A batch scheduler that answers.
 
     Args:
-        scheduler: its hooks. ``timeout_s``: how long a question may take.
+        scheduler: its hooks.
     """
 
-    def __init__(self, scheduler: Scheduler, timeout_s: float = TIMEOUT_S):
+    def __init__(self, scheduler: Scheduler):
         self.scheduler = scheduler
-        self._timeout_s = timeout_s
 
     @property
     def name(self) -> str:
@@ -131,14 +130,14 @@ class BatchCommands:
             if not self.scheduler.is_unknown_job(error.message):
                 raise
 
-    def _told(self, command: Command, timeout_s: Optional[float] = None, *, outside: bool = False) -> str:
+    def _told(self, command: Command, timeout_s: float = TIMEOUT_S, *, outside: bool = False) -> str:
         """What a command says on its standard output; ``outside``: what it starts is not to be of the job that we are in."""
         changes = dict(command.environment)
         if outside:
             changes.update({**inside_variables(os.environ), HOSTFILE_VARIABLE: None})
         environment = {name: value for name, value in os.environ.items() if name not in changes}
         environment.update({name: value for name, value in changes.items() if value is not None})
-        return run(command.argv, command.stdin, environment, self._timeout_s if timeout_s is None else timeout_s)
+        return run(command.argv, command.stdin, environment, timeout_s)
 
 
 def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s: float) -> str:
