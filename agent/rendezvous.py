@@ -8,15 +8,14 @@ with its private key, made for this allocation: both sides show it, and trust no
 from __future__ import annotations
 
 import json
-import os
 import socket
 import ssl
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import AgentUnreachable, InsecureState
+from .errors import AgentUnreachable
+from .host.private import check_private, write_private
 from .jsontext import compact_ascii
 
 FILE = "agent.json"
@@ -46,8 +45,6 @@ class Rendezvous(NamedTuple):
 
 def write(directory: Path, addresses: Sequence[Address]) -> Path:
     """Write the file into ``directory``, beside the key; whoever reads it finds the old one or the new one, whole."""
-    from .paths import write_private  # which a worker, that only reads, does not need
-
     target = directory / FILE
     told = {
         "format": 1,
@@ -76,17 +73,6 @@ def read(path: Path) -> Rendezvous:
     except (ValueError, KeyError, TypeError):
         raise AgentUnreachable(f"{path} does not tell where the agent is") from None
     return Rendezvous(addresses, key, str(found.get("host", "")))
-
-
-def check_private(path: Path) -> None:
-    """Make sure that nobody else can read or change ``path``.
-
-    Raises:
-        InsecureState: somebody can. OSError: it is not there.
-    """
-    found = os.stat(path)
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise InsecureState(f"{path} is not yours alone", hint="remove its directory; the agent makes it anew")
 
 
 def server_context(key: Path) -> ssl.SSLContext:

@@ -16,7 +16,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import NamedTuple
 
 from .errors import ConfigError, LwfmError
 from .launch.mpi import HYDRA, INTEL, OPEN_MPI, PALS, family_of
+from .launch.programs import version_of
 from .placing.gangs import EXPORT_VARIABLE, HOSTFILE_VARIABLE, PARTS_VARIABLE, STARTER_VARIABLE, TASKS_VARIABLE
 from .variables import GPU_VARIABLES, RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 
@@ -107,7 +107,10 @@ def start_command(starter: Sequence[str], layout: Layout, task: Sequence[str], e
         where = ["--overlap", f"--nodes={len(layout.nodes)}", f"--ntasks={count}", f"--ntasks-per-node={per_node}"]
         where += [f"--nodelist={nodes}", "--distribution=block", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=1"]
         return [*starter, *where, *task]
-    told = _ask([starter[0], "--version"])
+    try:
+        told = version_of([starter[0], "--version"], ASK_TIMEOUT_S)
+    except OSError as error:
+        raise ConfigError(f"{starter[0]} does not tell its version: {error}") from error
     family = family_of(told)
     if family == OPEN_MPI:
         options = ["--bind-to", "none", "--map-by", f"ppr:{per_node}:node", "--hostfile", layout.hostfile, "-n", count]
@@ -202,15 +205,3 @@ def _starter(environment: Mapping[str, str]) -> list[str]:
         "nothing on the job's PATH starts tasks: neither mpiexec nor mpirun nor srun",
         hint="load the module of an MPI before you submit, or name one with --starter",
     )
-
-
-def _ask(words: Sequence[str]) -> str:
-    """What a command says, on either stream and however it ends."""
-    try:
-        done = subprocess.run(
-            list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-            timeout=ASK_TIMEOUT_S,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(f"{shlex.join(words)} does not answer: {error}") from error
-    return done.stdout.decode("utf-8", "replace")

@@ -16,9 +16,9 @@ from typing import Any, Optional
 
 from .. import rendezvous
 from ..errors import InvalidRecord, LwfmError, NotFound
+from ..host.private import check_private, private_directory, write_private
 from ..jsontext import compact_ascii
 from ..launch.allocation import Allocation, NodeShare
-from ..paths import private_directory, write_private
 from ..worker.testament import PREFIX as LEFT
 
 PREFIX = "created-"
@@ -188,7 +188,7 @@ def _write(path: Path, body: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        rendezvous.check_private(path)
+        check_private(path)
         found = json.loads(path.read_text(encoding="ascii"))
     except FileNotFoundError:
         raise NotFound(f"there is no {path}") from None

@@ -25,8 +25,8 @@ from ..placing.node import Node
 from ..recording import presence, recovery
 from ..recording.writer import Writer
 from ..sites.base import Resource
-from ..sites.batch import ENDED, PENDING, RUNNING, UNKNOWN, BatchJob
-from ..sites.commands import the_scheduler
+from ..sites.batch.commands import the_scheduler
+from ..sites.batch.scheduler import ENDED, PENDING, RUNNING, UNKNOWN, BatchJob
 from ..workers.listening import listen_for, sample
 from ..workers.protocol import WorkerServer
 from .allotment import PREFIX, Allotment, find_allotments

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InvalidRecord
-from ..paths import self_command, write_private
+from ..host.private import write_private
+from ..paths import self_command
 from ..quantities import seconds_of
-from ..sites.batch import DEFAULT_IDLE_S, BatchRequest, quantity, request_of
-from ..sites.commands import BatchCommands, the_scheduler
+from ..sites.batch.commands import BatchCommands, the_scheduler
+from ..sites.batch.request import BatchRequest, quantity, request_of
 from ..workers.listening import sample
 from .allotment import SCRIPT, Allotment, Asked
+
+DEFAULT_IDLE_S = 600.0
+"""An allocation with nothing to do is given back after this long."""
 
 
 class Question(NamedTuple):
@@ -33,7 +37,7 @@ def prepare(spec: Mapping[str, Any]) -> Question:
     """Judge what a person asks for, and look up what its nodes will be like.
 
     Args:
-        spec: as of :func:`~lwfm.sites.batch.request_of`; and ``idle``, ``agent``.
+        spec: as of :func:`~lwfm.sites.batch.request.request_of`; and ``idle``, ``agent``.
 
     Raises:
         InvalidRecord: it makes no sense. NotSupported: there is no batch scheduler here. SiteError: it does not answer.

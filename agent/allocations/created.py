@@ -19,7 +19,7 @@ from ..launch.allocation import allocation_name
 from ..placing.node import Node
 from ..rendezvous import Address
 from ..sites.base import Resource
-from ..sites.batch import ENDED, ENDING, PENDING, RUNNING, UNKNOWN
+from ..sites.batch.scheduler import ENDED, ENDING, PENDING, RUNNING, UNKNOWN
 from ..workers.connections import Gate
 from ..workers.listening import shown
 from .allotment import Allotment, Asked, Begun
@@ -34,7 +34,7 @@ class Created(Gate):
 
     Attributes:
         asked, begun: what was asked for; what its batch job has told, once it has.
-        phase, native, reason: what the scheduler says of it, see :class:`~lwfm.sites.batch.BatchJob`.
+        phase, native, reason: what the scheduler says of it, see :class:`~lwfm.sites.batch.scheduler.BatchJob`.
         ends_at: seconds since the epoch. ``hosts``: its nodes.
         addresses: where we listen for it; ``trouble``: why we do not.
         own: whether the agent is in it itself: then its workers come in elsewhere.

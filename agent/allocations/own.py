@@ -18,9 +18,10 @@ from typing import Optional
 from .. import hostlist, rendezvous
 from ..capacity import Capacity
 from ..errors import LwfmError
+from ..host.private import append_private, private_directory
 from ..launch.allocation import Allocation, NodeShare
 from ..launch.launching import LEAVE_S, Launched, own_name
-from ..paths import Home, append_private, private_directory, self_command
+from ..paths import Home, self_command
 from ..placing.node import Node
 from ..workers.connections import Gate
 from ..workers.listening import listen_for

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..client.connection import NO_TIMEOUT, path_of
+from ..client.calls import NO_TIMEOUT, path_of
 from ..errors import Conflict, InvalidRecord
 from ..ids import short
 from ..library.bodies import absolute, without_none

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..errors import InvalidRecord
 from ..ids import short
 from ..library.bodies import without_none

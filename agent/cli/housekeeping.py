@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import click
 
-from ..client.connection import NO_TIMEOUT
+from ..client.calls import NO_TIMEOUT
 from ..clock import utc_text
 from ..errors import InvalidRecord, LwfmError
 from . import render

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import hostlist
 from ..client import Client
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..clock import utc_text
 from ..errors import LwfmError, NotFound
 from . import charts

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..clock import parse_utc
 from ..errors import Conflict
 from ..states import TERMINAL

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from .. import archive
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..errors import LwfmError
 from ..ids import new_id, short
 from ..library.bodies import without_none

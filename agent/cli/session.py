@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..client import Client, Endpoint, find_endpoint
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..errors import NotFound
 from ..paths import Home
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import hostlist
-from ..client.connection import NO_TIMEOUT, path_of
+from ..client.calls import NO_TIMEOUT, path_of
 from ..config import ALLOCATION_SITE
 from ..errors import ConfigError, SiteError, UnknownSite
 from ..library.manager import LwfManager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..client.connection import NO_TIMEOUT
+from ..client.calls import NO_TIMEOUT
 from . import render
 from .groups import Group, example
 from .housekeeping import compact, prune, store_size

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from ..client.connection import NO_TIMEOUT
+from ..client.calls import NO_TIMEOUT
 from . import render
 from .groups import example
 from .options import json_option

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..client import Client
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..ids import short
 from . import render
 from .progress import own_counts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 import click
 
 from ..client import Client
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..errors import ConfigError, Conflict, LwfmError, NotFound
 from ..paths import Home
 from . import render

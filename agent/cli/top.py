@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import click
 
 from ..client import Client
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..clock import parse_utc, utc_text
 from ..errors import AgentUnreachable
 from ..ids import short

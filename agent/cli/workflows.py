@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..errors import ConfigError
 from ..ids import short
 from ..library.bodies import without_none

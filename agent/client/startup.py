@@ -20,6 +20,7 @@ from typing import Any, Callable, TypeVar
 
 from .. import errors, paths
 from ..errors import AgentUnreachable, ConfigError
+from ..host.private import append_private
 from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 
 START_TIMEOUT_S = 60.0
@@ -165,7 +166,7 @@ def _until_connected(connect: Callable[[], T], home: paths.Home) -> T:
 
 def _log(path: Path) -> Any:
     try:
-        return paths.append_private(path)
+        return append_private(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint="make room, or set LWFM_HOME") from error
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import InsecureState, SiteError
-from ..paths import private_directory
+from ..host.private import private_directory
 
 MAX_NAME_BYTES = 180
 """With the checksum in front it must fit into the 255 bytes that file systems give a name."""

@@ -9,8 +9,10 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
+from ..config import LOCAL_SITE
 from ..models import JobDefn, Metasheet
 
 CHUNK_BYTES = 1 << 20
@@ -21,14 +23,9 @@ _Seen = tuple[int, int, int, int]
 
 
 class FileRecorder:
-    """Describes files of this host. Remembers the checksums of files that have not changed since.
+    """Describes files of this host, as data of the local site. Remembers the checksums of files that have not changed since."""
 
-    Args:
-        site: the name of the site whose files they are.
-    """
-
-    def __init__(self, site: str = "local"):
-        self._site = site
+    def __init__(self) -> None:
         self._host = socket.gethostname()
         self._checksums: dict[str, tuple[_Seen, str]] = {}
 
@@ -43,7 +40,7 @@ class FileRecorder:
         regular = os.path.isfile(absolute)
         return Metasheet(
             op=op,
-            site=self._site,
+            site=LOCAL_SITE,
             url=file_url(self._host, absolute),
             path=absolute,
             host=self._host,
@@ -95,6 +92,18 @@ def checksum(path: Path) -> str:
             if not piece:
                 return digest.hexdigest()
             digest.update(piece)
+
+
+def pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The next ``size`` bytes of a file; zeros for what it has no more, as when it was made shorter at this moment.
+
+    Whoever gets them compares the checksum.
+    """
+    left = size
+    while left:
+        piece = file.read(min(CHUNK_BYTES, left)) or b"\0" * min(CHUNK_BYTES, left)
+        left -= len(piece)
+        yield piece
 
 
 def file_url(host: str, path: str) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import NotFound
-from ..paths import private_directory
+from ..host.private import private_directory
+from ..records import JSON
 from ..store import Transaction
 from .contents import ContentStore, is_file_of, is_sha256
 from .files import checksum
@@ -23,7 +24,6 @@ from .files import checksum
 BROUGHT_BYTES = 64 * 1024
 """Up to this size what a job has printed elsewhere is brought when it has ended; the rest stays there until it is asked for."""
 
-JSON = dict[str, Any]
 _OWN_FILE = re.compile(r"[\w-]{2}/[\w-]+\.\d+\.std(?:out|err)", re.ASCII)
 """What ``take_over`` calls files. The records of other instances may say anything."""
 BROUGHT_NAME = "out"

@@ -59,14 +59,13 @@ def of_number(number: int) -> Optional[Shortage]:
     return _OF_DISKS.get(number) or _OF_HOSTS.get(number)
 
 
-def busy_with(error: BaseException, where: str = "") -> Optional[AgentBusy]:
+def busy_with(error: BaseException) -> Optional[AgentBusy]:
     """What a caller is told who can have something later; None: the exception tells of no shortage.
 
-    Args:
-        where: what it was that could not be done; the file's name, when the exception has one, is told by itself.
+    The file's name, when the exception has one, is told too.
     """
     short = shortage_of(error)
     if short is None:
         return None
-    place = where or (str(error.filename) if isinstance(error, OSError) and error.filename else "")
+    place = str(error.filename) if isinstance(error, OSError) and error.filename else ""
     return AgentBusy(f"{place}: {short.message}" if place else short.message, hint=short.hint)

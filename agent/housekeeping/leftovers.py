@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..clock import parse_utc
-from ..paths import Home, is_locked
+from ..host.locks import is_locked
+from ..paths import Home
 from ..store import Connection, Transaction, copies, log, needed
 
 JSON = dict[str, Any]

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from ..clock import parse_utc, utc_text
 from ..config import seconds_option
 from ..errors import AgentBusy, ConfigError, LwfmError
-from ..paths import Home, private_directory
+from ..host.private import private_directory
+from ..paths import Home
 from ..recording.writer import Writer
 from ..store import Connection, Store
 from ..store import snapshots as files

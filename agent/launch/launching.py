@@ -7,7 +7,6 @@ the agent for its own allocation, and by the batch job of one that an agent has 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,11 +19,10 @@ from typing import IO, Optional
 from ..errors import ConfigError
 from . import launchers
 from .allocation import Allocation, discover, from_hostfile
+from .programs import answer_of, find_program, version_of
 
 HOSTFILE_VARIABLE = "LWFM_HOSTFILE"
 LAUNCHER_VARIABLE = "LWFM_LAUNCHER"
-SGE_BINARIES_VARIABLE = "SGE_BINARY_PATH"
-ASK_TIMEOUT_S = 15.0
 LEAVE_S = 10.0
 """How long a launcher gets to end after its workers were told to leave."""
 
@@ -41,7 +39,7 @@ def find_allocation() -> Optional[Allocation]:
             return from_hostfile(Path(hostfile).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{HOSTFILE_VARIABLE}: cannot read {hostfile}: {error.strerror}") from error
-    return discover(os.environ, lambda name: Path(name).read_text(encoding="utf-8"), _answer, time.time())
+    return discover(os.environ, lambda name: Path(name).read_text(encoding="utf-8"), answer_of, time.time())
 
 
 def own_name() -> str:
@@ -80,7 +78,7 @@ class Launched:
             Allocation(allocation.scheduler, allocation.id, wanted, allocation.ends_at),
             words,
             own_host=own_name(),
-            versions=_version,
+            versions=version_of,
             which=find_program,
             launcher=os.environ.get(LAUNCHER_VARIABLE),
         )
@@ -130,34 +128,3 @@ class Launched:
     def terminate(self) -> None:
         """SIGTERM for those that are still there."""
         self.signal(signal.SIGTERM)
-
-
-def find_program(name: str) -> Optional[str]:
-    """Where a program is: on PATH, or where the scheduler has its own. Jobs of Grid Engine are told, but do not get it on PATH."""
-    return shutil.which(name) or shutil.which(name, path=os.environ.get(SGE_BINARIES_VARIABLE, ""))
-
-
-def _answer(words: Sequence[str]) -> str:
-    """What a command says on its standard output. Raises OSError, also when it fails or takes too long."""
-    return _told(words, stderr=subprocess.PIPE, check=True)
-
-
-def _version(words: Sequence[str]) -> str:
-    """What a command says, on either stream and however it ends: some tell their version as an error."""
-    return _told(words, stderr=subprocess.STDOUT, check=False)
-
-
-def _told(words: Sequence[str], *, stderr: int, check: bool) -> str:
-    try:
-        done = subprocess.run(
-            list(words),
-            executable=find_program(words[0]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            timeout=ASK_TIMEOUT_S,
-            check=check,
-        )
-    except subprocess.SubprocessError as error:
-        raise OSError(f"{words[0]}: {error}") from error
-    return done.stdout.decode("utf-8", "replace")

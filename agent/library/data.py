@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..client.connection import NO_TIMEOUT, path_of
+from ..client.calls import NO_TIMEOUT, path_of
 from ..errors import InvalidRecord
 from ..models import Metasheet
 from ..records import JSON

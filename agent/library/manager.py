@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import clock
-from ..client.connection import path_of
+from ..client.calls import path_of
 from ..models import Handler, JobEvent, JobStatus, MetadataEvent, Workflow
 from ..records import JSON
 from ..states import JobState, parse_state

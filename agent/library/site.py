@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from ..client.connection import NO_TIMEOUT, path_of
+from ..client.calls import NO_TIMEOUT, path_of
 from ..data.contents import name_of
 from ..errors import InvalidRecord, LoginRequired
 from ..ids import new_id

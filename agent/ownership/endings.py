@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..paths import user_name
-from ..sites.batch import ENDED
-from ..sites.commands import find_scheduler
+from ..sites.batch.commands import find_scheduler
+from ..sites.batch.scheduler import ENDED
 
 
 def ended(names: Sequence[str]) -> dict[str, str]:

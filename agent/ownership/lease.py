@@ -28,7 +28,9 @@ from typing import Optional
 from ..clock import utc_now, utc_text
 from ..errors import StoreError, StoreFull, StoreLocked
 from ..host.filesystems import is_shared
-from ..paths import Home, private_directory
+from ..host.locks import is_locked
+from ..host.private import private_directory
+from ..paths import Home
 from .owner import (
     Ended,
     Owner,
@@ -230,17 +232,12 @@ def _take_lock(home: Home) -> Ownership:
 
 
 def _who_locks(path: Path) -> Optional[Owner]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    if not is_locked(path):
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
+        return parse_owner(path.read_bytes()) or unknown_owner()
     except OSError:
-        return parse_owner(os.pread(descriptor, 4096, 0)) or unknown_owner()
-    finally:
-        os.close(descriptor)
+        return unknown_owner()
 
 
 # ------------------------------------------------------------------------------------------------- on several

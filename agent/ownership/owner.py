@@ -6,7 +6,6 @@ host has been started anew, when its batch job has ended, or when the lock that 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any, Optional
 from ..clock import parse_utc, utc_now
 from ..errors import AgentElsewhere, LwfmError, StoreLocked
 from ..host.filesystems import locks_reach_other_hosts
+from ..host.locks import is_free
 from ..host.processes import boot_id, inspect, is_running, machine_id, pid_space
 from ..jsontext import compact_ascii
 from ..paths import Home
@@ -125,7 +125,7 @@ def why_gone(owner: Owner, path: Path, ended: Ended) -> str:
             return "" if is_running(owner.pid, owner.start_s) else "its process is gone"
     elif owner.machine and (owner.machine, owner.host) == (machine_id(), socket.gethostname()):
         return "its host has been started anew"
-    if locks_reach_other_hosts(path) and _is_free(path):
+    if locks_reach_other_hosts(path) and is_free(path):
         return "its lock is free"
     if owner.allocation:
         try:
@@ -149,17 +149,3 @@ def refusal(home: Home, owner: Owner) -> LwfmError:
         f"the agent of {home.root} runs on {host}, and listens to no other host: {owner}",
         hint=f"use lwfm on {host}, or wait; if {host} is gone for good: lwfm agent start --take-over",
     )
-
-
-def _is_free(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError, StoreUnwritable
+from ..host.private import write_private
 from ..host.shortages import shortage_of
-from ..paths import write_private
 from ..records import JSON
 from ..redaction import redact_environment, redact_text, redact_words
 

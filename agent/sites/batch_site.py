@@ -1,7 +1,7 @@
 """A site that is a batch scheduler: each job is a job of its own there. For a login node; only the scheduler's commands are needed.
 
-The driver, and its classes for Slurm, Grid Engine and PBS. What it does with jobs is told by :mod:`.batch_run`, how a scheduler is
-spoken to by :mod:`.batch`.
+The driver, and its classes for Slurm, Grid Engine and PBS. What it does with jobs is told by :mod:`.batch.run`, how a scheduler is
+spoken to by :mod:`.batch.scheduler`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from pathlib import Path
 
 from ..errors import ConfigError, InvalidRecord
 from .base import Resource, SiteContext, SiteDriver, Spin
-from .batch import BatchRequest, Scheduler, job_request
-from .batch_ledger import Ledger
-from .batch_run import GRACE_S, LARGEST_ARRAY, BatchRun
-from .commands import BatchCommands
-from .local import LocalAuth, LocalRepo, scheduler_resources
-from .pbs import Pbs
-from .sge import GridEngine
-from .slurm import Slurm
+from .batch.commands import BatchCommands
+from .batch.ledger import Ledger
+from .batch.pbs import Pbs
+from .batch.request import BatchRequest, job_request
+from .batch.resources import scheduler_resources
+from .batch.run import GRACE_S, LARGEST_ARRAY, BatchRun
+from .batch.scheduler import Scheduler
+from .batch.sge import GridEngine
+from .batch.slurm import Slurm
+from .local import LocalAuth, LocalRepo
 
 _SITE_OPTIONS = frozenset(("directory", "array_max", "grace_s"))
 

@@ -7,15 +7,15 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 from urllib.parse import unquote, urlsplit
 
 from ..data.files import checksum, file_url
-from ..errors import InvalidRecord, LwfmError, NotFound, NotSupported, SiteError
+from ..errors import InvalidRecord, NotFound, NotSupported, SiteError
+from ..host.private import private_directory
 from ..models import JobDefn
-from ..paths import private_directory
 from ..states import JobState
 from .base import (
     Allocations,
@@ -31,8 +31,8 @@ from .base import (
     Spin,
     StoredData,
 )
-from .batch import BatchNode, Partition
-from .commands import BatchCommands, find_scheduler
+from .batch.commands import find_scheduler
+from .batch.resources import scheduler_resources
 
 PART_SUFFIX = ".lwfm-part"
 
@@ -246,22 +246,6 @@ class LocalSpin(Spin):
         self._allocations.destroy(resource_id)
 
 
-def scheduler_resources(
-    scheduler: BatchCommands, know: Callable[[Sequence[Partition]], None] = lambda _: None
-) -> tuple[list[Resource], bool]:
-    """A scheduler's partitions and nodes; where it does not answer, itself with the reason. And whether it has answered.
-
-    Args:
-        scheduler: which. ``know``: is told the partitions.
-    """
-    try:
-        partitions, nodes = scheduler.resources()
-    except LwfmError as error:
-        return [Resource(scheduler.name, "scheduler", "unknown", {"reason": error.message})], False
-    know(partitions)
-    return [*map(_partition, partitions), *map(_batch_node, nodes)], True
-
-
 def _distinct(nodes: Sequence[Resource]) -> list[Resource]:
     """A host that is in several allocations has a worker for each: its id then names the allocation too."""
     hosts = [resource.resource_id for resource in nodes]
@@ -271,20 +255,3 @@ def _distinct(nodes: Sequence[Resource]) -> list[Resource]:
         else resource
         for resource in nodes
     ]
-
-
-def _partition(partition: Partition) -> Resource:
-    return _described(f"partition:{partition.name}", "partition", partition)
-
-
-def _batch_node(node: BatchNode) -> Resource:
-    return _described(f"batch-node:{node.name}", "batch-node", node)
-
-
-def _described(resource_id: str, kind: str, record: Any) -> Resource:
-    facts = {
-        name: value
-        for name, value in asdict(record).items()
-        if name != "state" and not (value is None or value is False or value == ())
-    }
-    return Resource(resource_id, kind, record.state, facts)

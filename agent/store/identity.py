@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Optional
 
 from ..host.filesystems import filesystem_type, is_shared
+from ..host.private import write_private
 from ..host.processes import machine_id
 from ..jsontext import compact_ascii
-from ..paths import write_private
 
 FILE = "identity.json"
 

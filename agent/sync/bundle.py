@@ -17,8 +17,10 @@ from typing import Any, Callable, Optional
 
 from ..client import Client
 from ..data.contents import open_file
+from ..data.files import pieces
 from ..errors import Conflict, InvalidRecord, NotFound
 from ..paths import Home
+from ..records import JSON
 from ..store.batch import BATCH_ROWS, Vector, vector_from_json, vector_to_json
 from ..wire import agree
 from .agent_replica import BATCH_TIMEOUT_S, AgentReplica
@@ -30,8 +32,6 @@ from .shelf import fetch_from_bundle
 from .streams import FileStream
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
-PIECE_BYTES = 1024 * 1024
 Count = Callable[[int, int], None]
 """Told of so many records, of how many in all."""
 
@@ -175,15 +175,8 @@ def _write_file(line: Line, sha256: str, size: int, paths: Sequence[str]) -> boo
             continue
         with os.fdopen(descriptor, "rb") as file:
             line.send({"t": "file", "sha256": sha256, "size": size})
-            left = size
-            while left:
-                piece = file.read(min(PIECE_BYTES, left))
-                if not piece:
-                    piece = bytes(
-                        min(PIECE_BYTES, left)
-                    )  # it was made shorter at this moment: refused where it is taken out
+            for piece in pieces(file, size):
                 line.send({"t": "piece"}, piece, compress=True)
-                left -= len(piece)
         return True
     return False
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 
-from ..client.connection import CALL_TIMEOUT_S, Answer, Caller
+from ..client.calls import CALL_TIMEOUT_S, Answer, Caller
 from ..errors import LwfmError
 from .frames import Frame, Line, Refused
 
@@ -28,7 +28,7 @@ class RemoteApi(Caller):
         self._line = line
 
     def exchange(self, method: str, target: str, data: bytes | None, repeatable: bool, timeout_s: float) -> Answer:
-        """See :class:`~lwfm.client.connection.Caller`. Raises Cut: the line has ended."""
+        """See :class:`~lwfm.client.calls.Caller`. Raises Cut: the line has ended."""
         del repeatable, timeout_s  # whoever has the line tries again, and the agent at its end has a limit
         self._line.send({"t": "call", "method": method, "target": target}, data or b"", compress=True)
         head, body = self._line.receive("answer")

@@ -1,4 +1,4 @@
-"""Contents of files between two instances: what both sides of the exchange share, and its beginning on either side.
+"""Contents of files between two instances: what both sides of the exchange share. :mod:`.transfer` begins it.
 
 The receiver drives, since once the records are equal it knows best what it lacks. It tells how much that is, then asks for
 portions of files by their checksum; the sender answers each portion, and sends only what the request means. Frames
@@ -22,12 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol
 
-from ..errors import InvalidRecord
-from ..paths import Home
-from .frames import Frame, Line, Refused
-from .wanted import DataRequest
-
-JSON = dict[str, Any]
+from ..records import JSON
+from .frames import Refused
 
 PORTION_FILES = 200
 """So many files are asked for at once: two such requests on their way fit into the buffers of any pipe (64 KiB), so that both
@@ -63,6 +59,29 @@ Tell = Callable[[Pace], None]
 
 def silent(pace: Pace) -> None:
     """Tells nobody."""
+
+
+class Pacer:
+    """Counts how far it is, and tells.
+
+    Args:
+        tell: is told each step.
+    """
+
+    def __init__(self, tell: Tell):
+        self._tell = tell
+        self.pace = Pace()
+
+    def begin(self, files: int, count: int) -> None:
+        """So many files, with so many bytes in all, are to be moved."""
+        self.pace = Pace(0, 0, files, count)
+        self._tell(self.pace)
+
+    def advance(self, files: int, count: int, name: str) -> None:
+        """So many more files, and bytes, are done with; ``name``: the file it is at."""
+        pace = self.pace
+        self.pace = Pace(pace.files + files, pace.bytes + count, pace.total_files, pace.total_bytes, name)
+        self._tell(self.pace)
 
 
 @dataclass
@@ -103,10 +122,8 @@ class Moved:
 
     def to_json(self) -> JSON:
         """As it travels, and for programs."""
-        return {**self.__dict__, "absent": [list(pair) for pair in self.absent], "refused": self._pairs()}
-
-    def _pairs(self) -> list[list[str]]:
-        return [list(pair) for pair in self.refused]
+        pairs = {name: [list(pair) for pair in getattr(self, name)] for name in ("absent", "refused")}
+        return {**self.__dict__, **pairs}
 
     @classmethod
     def from_json(cls, body: JSON) -> Moved:
@@ -140,41 +157,3 @@ def reasons(value: Any, most: int) -> list[tuple[str, str]]:
             raise Refused("the other side named a file without telling what is with it")
         found.append((item[0][:MAX_REASON_CHARACTERS], item[1][:MAX_REASON_CHARACTERS]))
     return found
-
-
-def pull(line: Line, agent: Asked, home: Home, request: DataRequest, tell: Tell = silent) -> Moved:
-    """As the near side: bring here what a request means and the far side has.
-
-    Raises:
-        Cut: the connection ended; what had come whole is kept and recorded, the rest goes on next time.
-        Refused: the other side does not keep to the exchange. StoreFull: there is no room here; nothing has moved.
-    """
-    from .receiver import Receiver
-
-    line.send({"t": "contents", "way": "pull", "request": request.to_json()})
-    return Receiver(line, agent, home, request, tell).run()
-
-
-def push(line: Line, agent: Asked, request: DataRequest, tell: Tell = silent) -> Moved:
-    """As the near side: bring there what a request means and the near side has; raises like :func:`pull`."""
-    from .sender import Sender
-
-    line.send({"t": "contents", "way": "push", "request": request.to_json()})
-    return Sender(line, agent, request, tell).run()
-
-
-def answer(line: Line, frame: Frame, agent: Asked, home: Home) -> Moved:
-    """As the far side: do what a frame ``contents`` asks for; raises like :func:`pull`."""
-    try:
-        request = DataRequest.from_json(frame.head.get("request"))
-    except InvalidRecord as error:
-        raise Refused(f"the other side asks for what makes no sense: {error.message}") from None
-    if frame.head.get("way") == "pull":
-        from .sender import Sender
-
-        return Sender(line, agent, request, silent).run()
-    if frame.head.get("way") == "push":
-        from .receiver import Receiver
-
-        return Receiver(line, agent, home, request, silent).run()
-    raise Refused("the other side wants contents moved in no direction")

@@ -17,7 +17,8 @@ from ..errors import InvalidRecord, LwfmError, NotFound, SiteError
 from .address import Address
 from .far import AT_HOME, FIND_PYTHON, WHOLE_WORDS, shell_line
 from .frames import MAX_CHATTER_BYTES, Cut, Refused
-from .transport import Asker, SshStream, explained, open_stream
+from .opening import explained, open_stream
+from .transport import Asker, SshStream
 
 DEFAULT_PLACE = "~/lwfm.pyz"
 _GREETING = b"\nlwfm copy 1\n"
@@ -88,7 +89,7 @@ def copy(
 
     Raises:
         NotFound: there is no such file here. InvalidRecord: it is not lwfm.pyz, or ``to`` is no path.
-        SiteError: it cannot be written there, and what is there is as it was. What :func:`~.transport.open_stream` raises.
+        SiteError: it cannot be written there, and what is there is as it was. What :func:`~.opening.open_stream` raises.
     """
     content = _content(file)
     digest = hashlib.sha256(content).hexdigest()

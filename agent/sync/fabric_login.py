@@ -7,10 +7,7 @@ thread that logs in, so that Ctrl-C ends it there. Answers are held no longer th
 
 from __future__ import annotations
 
-import base64
-import os
 import queue
-import struct
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -18,10 +15,10 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from paramiko import PKey, Transport
-from paramiko.agent import Agent
 from paramiko.ssh_exception import AuthenticationException, BadAuthenticationType, SSHException
 
 from ..errors import LoginRequired
+from .fabric_keys import AgentKeys, Locked, Unusable, load, public_blob
 from .fabric_settings import Hop
 from .transport import Asker
 
@@ -30,7 +27,6 @@ MANY_KEYS = 4
 ANSWER_TIMEOUT_S = 600.0
 """How long a host may take over one step; most end it themselves after two minutes."""
 _SERVE_S = 0.2
-_OPENSSH_KEY = b"openssh-key-v1\0"
 
 Question = tuple[str, bool]
 
@@ -121,9 +117,9 @@ class Login:
         Hosts allow few tries, six with OpenSSH's: a named key goes before the many that an agent may hold.
         """
         hop = self._hop
-        named = {_public_blob(path) for path in hop.identities}
+        named = {public_blob(path) for path in hop.identities}
         locked: list[Path] = []
-        with _agent_keys(hop.agent) as keys:
+        with AgentKeys(hop.agent) as keys:
             held = {key.asbytes() for key in keys}
             for key in keys:
                 if key.asbytes() in named:
@@ -141,13 +137,13 @@ class Login:
     def _in_files(self, paths: Sequence[Path], held: set[bytes], locked: list[Path]) -> _Attempts:
         """The keys of these files, but for those that the agent holds; what is locked goes to ``locked``."""
         for path in paths:
-            if _public_blob(path) in held or not path.is_file():
+            if public_blob(path) in held or not path.is_file():
                 continue
             try:
-                key = _load(path, None)
-            except _Locked:
+                key = load(path, None)
+            except Locked:
                 locked.append(path)
-            except _Unusable as error:
+            except Unusable as error:
                 self._unusable.append(f"{path} {error}")
             else:
                 yield _with_key(self._hop.user, key)
@@ -160,8 +156,8 @@ class Login:
             passphrase = self._ask.ask(f"Passphrase for key '{path}' (none to go on without it): ", False)
             if not passphrase:
                 return None
-            with suppress(_Locked):
-                return _load(path, passphrase)
+            with suppress(Locked):
+                return load(path, passphrase)
         return None
 
     # ------------------------------------------------------------------------------------------ a person
@@ -258,105 +254,9 @@ class _Unasked(Exception):
     """There is nobody to ask."""
 
 
-class _Locked(Exception):
-    """The key needs a passphrase, or another one."""
-
-
-class _Unusable(Exception):
-    """The file holds no key that can be used; the message says why, after its name."""
-
-
-class _agent_keys:  # noqa: N801 - a context, used as a function
-    """The keys of the agent, for as long as they are tried: signing goes through the connection to it."""
-
-    def __init__(self, socket: Optional[str]):
-        self._socket = socket
-
-    def __enter__(self) -> list[Any]:
-        self._agent: Optional[Agent] = None
-        if self._socket == "":
-            return []
-        before = os.environ.get("SSH_AUTH_SOCK")
-        try:
-            if self._socket is not None:
-                os.environ["SSH_AUTH_SOCK"] = self._socket  # the library looks nowhere else
-            self._agent = Agent()
-            return list(self._agent.get_keys())
-        except (SSHException, OSError):
-            return []
-        finally:
-            if self._socket is not None:
-                if before is None:
-                    os.environ.pop("SSH_AUTH_SOCK", None)
-                else:
-                    os.environ["SSH_AUTH_SOCK"] = before
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._agent is not None:
-            self._agent.close()
-
-
 def _with_key(user: str, key: PKey) -> _Attempt:
     return lambda transport: list(transport.auth_publickey(user, key))
 
 
 def _with_password(user: str, password: str) -> _Attempt:
     return lambda transport: list(transport.auth_password(user, password, fallback=False))
-
-
-def _load(path: Path, passphrase: Optional[str]) -> PKey:
-    """The private key of a file.
-
-    Raises:
-        _Locked: it needs a passphrase, and not this one. _Unusable: it is none that can be used.
-    """
-    try:
-        return PKey.from_path(str(path), None if passphrase is None else passphrase.encode("utf-8"))
-    except OSError as error:
-        raise _Unusable(f"cannot be read: {error.strerror}") from None
-    except Exception as error:  # half a dozen kinds, by format, version and what is wrong
-        if passphrase is not None or _is_encrypted(path):
-            raise _Locked from None
-        raise _Unusable(f"holds no private key that can be used here: {' '.join(str(error).split())[:200]}") from None
-
-
-def _is_encrypted(path: Path) -> bool:
-    with suppress(OSError):
-        if b"ENCRYPTED" in path.read_bytes():
-            return True
-        fields = _openssh_fields(path)
-        return bool(fields) and fields[0] != b"none"
-    return False
-
-
-def _public_blob(path: Path) -> Optional[bytes]:
-    """The public key of a private one, where it stands unlocked, in the file beside it or in its own; None elsewhere."""
-    try:
-        return base64.b64decode(Path(f"{path}.pub").read_text("utf-8", "replace").split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    with suppress(OSError):
-        fields = _openssh_fields(path)
-        return fields[3] if fields else None
-    return None
-
-
-def _openssh_fields(path: Path) -> list[bytes]:
-    """Cipher, key derivation, its options and the public key of a private key in OpenSSH's own format; else empty.
-
-    Source: PROTOCOL.key of OpenSSH.
-    """
-    body = b"".join(line for line in path.read_bytes().splitlines() if not line.startswith(b"-----"))
-    try:
-        data = base64.b64decode(body)
-        if not data.startswith(_OPENSSH_KEY):
-            return []
-        data, fields = data[len(_OPENSSH_KEY) :], []
-        for index in range(4):
-            at = 4 if index == 3 else 0  # before it the number of keys, which is one
-            (length,) = struct.unpack_from(">I", data, at)
-            fields.append(data[at + 4 : at + 4 + length])
-            data = data[at + 4 + length :]
-    except (ValueError, struct.error):
-        return []
-    return fields

@@ -24,14 +24,13 @@ from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
 from ..errors import ConfigError, NotFound
 from .address import Address, parse
 from .known_hosts import SSH_PORT, KnownHosts, name_of
+from .transport import ALIVE_COUNT, ALIVE_INTERVAL_S
 
 USER_FILE = "~/.ssh/config"
 SYSTEM_FILE = "/etc/ssh/ssh_config"
 USER_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
 SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
 USUAL_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
-ALIVE_INTERVAL_S = 15
-ALIVE_COUNT = 4
 MAX_INCLUDES = 16
 MAX_HOPS = 8
 

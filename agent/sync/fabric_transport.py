@@ -45,7 +45,7 @@ _NOWHERE = logging.NullHandler()
 
 
 def open_fabric(address: Address, command: str, ask: Optional[Asker], timeout_s: float) -> SshStream:
-    """As :func:`~.transport.open_stream`."""
+    """As :func:`~.opening.open_stream`."""
     logging.getLogger("paramiko").addHandler(_NOWHERE)  # else its errors go to standard error
     way = _Way()
     try:

@@ -16,12 +16,11 @@ What goes wrong with a file is answered as an error that does not end the line (
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from ..data.contents import CHUNK_BYTES, ContentStore, harmless_name, is_sha256
-from ..data.files import checksum
+from ..data.contents import ContentStore, harmless_name, is_sha256
+from ..data.files import checksum, pieces
 from ..errors import LwfmError, NotFound, SiteError, StoreFull, from_json
 from ..paths import Home
 from ..sites.base import StoredData
@@ -59,7 +58,7 @@ def send(line: Line, offer: Offer, source: Path) -> str:
         return str(head["path"])
     with source.open("rb") as file:
         file.seek(int(head["from"]))
-        for piece in _pieces(file, offer.size - int(head["from"])):
+        for piece in pieces(file, offer.size - int(head["from"])):
             line.send({"t": "piece"}, piece)
     return str(_answer(line, "kept")["path"])
 
@@ -214,17 +213,8 @@ def _give(line: Line, path: str) -> None:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         line.send({"t": "found", "size": size, "sha256": digest})
-        for piece in _pieces(file, size):
+        for piece in pieces(file, size):
             line.send({"t": "piece"}, piece)
-
-
-def _pieces(file: Any, size: int) -> Iterator[bytes]:
-    """The next ``size`` bytes of a file; zeros for what it has no more: the checksum tells."""
-    left = size
-    while left:
-        piece = file.read(min(CHUNK_BYTES, left)) or b"\0" * min(CHUNK_BYTES, left)
-        left -= len(piece)
-        yield piece
 
 
 def _answer(line: Line, kind: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import struct
 import zlib
 from typing import Any, NamedTuple, Optional, Protocol
 
-from ..errors import SiteError
+from ..errors import SiteError, from_json
 from ..jsontext import compact_ascii
 
 PROTOCOL = 2
@@ -202,8 +202,6 @@ def _unpacked(body: bytes) -> bytes:
 
 
 def _reported(head: dict[str, Any]) -> Exception:
-    from ..errors import from_json
-
     told = head.get("error")
     error = from_json(told if isinstance(told, dict) else {})
     error.message = f"the other side: {error.message}"[:2000]

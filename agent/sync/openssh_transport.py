@@ -16,14 +16,11 @@ from typing import Optional
 from ..errors import ConfigError, InsecureState, LoginRequired, LwfmError, NotSupported, SiteError
 from .address import Address
 from .process_stream import ProcessStream
-from .transport import BROKEN, Asker, SshStream
-
-ALIVE_INTERVAL_S = 15
-ALIVE_COUNT = 4
+from .transport import ALIVE_COUNT, ALIVE_INTERVAL_S, BROKEN, Asker, SshStream
 
 
 def open_openssh(address: Address, command: str, ask: Optional[Asker], timeout_s: float) -> SshStream:
-    """As :func:`~.transport.open_stream`. With ``ask``, ssh itself asks; without, it is told to ask nobody.
+    """As :func:`~.opening.open_stream`. With ``ask``, ssh itself asks; without, it is told to ask nobody.
 
     Raises:
         NotSupported: there is no ssh here.

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, Protocol
 
 from ..errors import InvalidRecord
+from ..records import JSON
 from ..store.batch import Vector, check_place, vector_from_json, vector_to_json
 from .frames import PROTOCOL
-
-JSON = dict[str, Any]
 
 
 @dataclass(frozen=True)

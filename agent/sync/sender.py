@@ -15,12 +15,13 @@ from contextlib import suppress
 from typing import Any, Optional
 
 from ..data.contents import has_content, is_sha256, open_file
+from ..records import JSON
 from .contents import (
     PORTION_FILES,
     SMALL_BYTES,
     Asked,
     Moved,
-    Pace,
+    Pacer,
     Tell,
     silent,
     whole_number,
@@ -28,7 +29,6 @@ from .contents import (
 from .frames import Line, Refused
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
 PROBE_BYTES = 64 * 1024
 LEAST_BODY_BYTES, MOST_BODY_BYTES = 64 * 1024, 1024 * 1024
 BODY_S = 0.5
@@ -50,9 +50,8 @@ class Sender:
         self._line = line
         self._agent = agent
         self._request = request
-        self._tell = tell
+        self._pacer = Pacer(tell)
         self._squeeze = Squeeze(line)
-        self._pace = Pace()
         self._pack: list[tuple[str, bytes]] = []
         self._pack_bytes = 0
         self._absent: list[list[str]] = []
@@ -66,9 +65,7 @@ class Sender:
         while True:
             head = self._line.receive().head
             if head["t"] == "wanted":
-                total = whole_number(head.get("files")), whole_number(head.get("bytes"))
-                self._pace = Pace(0, 0, *total)
-                self._tell(self._pace)
+                self._pacer.begin(whole_number(head.get("files")), whole_number(head.get("bytes")))
             elif head["t"] == "fetch":
                 self._serve(asked_for(head))
             elif head["t"] == "enough":
@@ -135,7 +132,7 @@ class Sender:
         self._pack, self._pack_bytes = [], 0
         self._squeeze.probe(body)
         self._squeeze.send({"t": "small", "files": files}, body)
-        self._advance(len(files), len(body), "")
+        self._pacer.advance(len(files), len(body), "")
 
     def _send_large(self, descriptor: int, sha256: str, size: int, offset: int) -> None:
         """Send a file from an offset on; one that cannot be read to its size any more is given up."""
@@ -144,7 +141,7 @@ class Sender:
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):
                 os.posix_fadvise(descriptor, offset, 0, os.POSIX_FADV_SEQUENTIAL)
-        self._advance(0, offset, sha256)
+        self._pacer.advance(0, offset, sha256)
         position = offset
         while position < size:
             try:
@@ -159,13 +156,8 @@ class Sender:
                 self._squeeze.probe(piece)
             self._squeeze.send({"t": "piece"}, piece)
             position += len(piece)
-            self._advance(0, len(piece), sha256)
-        self._advance(1, 0, sha256)
-
-    def _advance(self, files: int, count: int, name: str) -> None:
-        pace = self._pace
-        self._pace = Pace(pace.files + files, pace.bytes + count, pace.total_files, pace.total_bytes, name)
-        self._tell(self._pace)
+            self._pacer.advance(0, len(piece), sha256)
+        self._pacer.advance(1, 0, sha256)
 
 
 class Squeeze:

@@ -10,26 +10,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from ..client import Client
 from ..client.startup import without_job
 from ..errors import LwfmError
 from ..paths import Home, self_command
+from ..records import JSON
 from ..store.batch import vector_to_json
-from . import calls, contents, exchange, files
+from . import calls, contents, exchange, files, transfer
 from .address import Address
 from .agent_replica import AgentReplica
 from .far import command_line
 from .frames import Line
+from .opening import explained, open_stream
 from .process_stream import ProcessStream
 from .remote import RemoteReplica
 from .serve import Server
 from .streams import StandardStream
-from .transport import CONNECT_TIMEOUT_S, Asker, explained, open_stream
+from .transport import Asker
 from .wanted import DataRequest
 
-JSON = dict[str, Any]
 SERVE = ("sync", "serve", "--stdio")
 
 
@@ -88,13 +89,13 @@ UNWATCHED = Watcher(lambda _: None, contents.silent)
 
 
 @contextmanager
-def connected(address: Address, ask: Optional[Asker], timeout_s: float = CONNECT_TIMEOUT_S) -> Iterator[Line]:
+def connected(address: Address, ask: Optional[Asker]) -> Iterator[Line]:
     """A line to lwfm at ``address``, closed at the end.
 
     Raises:
         LwfmError: it cannot be reached, or has no lwfm; what went wrong on the line comes with its cause.
     """
-    stream = open_stream(address, command_line(address, SERVE), ask, timeout_s)
+    stream = open_stream(address, command_line(address, SERVE), ask)
     try:
         line = Line(stream)
         line.await_greeting()
@@ -144,9 +145,9 @@ def sync(
     outcome = exchange.exchange(AgentReplica(client), RemoteReplica(line), pull=pull, push=push, report=watcher.records)
     synced = Synced(outcome)
     if pull and not request.empty:
-        synced.data["pulled"] = contents.pull(line, client, home, request, watcher.contents)
+        synced.data["pulled"] = transfer.pull(line, client, home, request, watcher.contents)
     if push and not request.empty:
-        synced.data["pushed"] = contents.push(line, client, request, watcher.contents)
+        synced.data["pushed"] = transfer.push(line, client, request, watcher.contents)
     synced.seconds = time.monotonic() - began
     synced.bytes_sent, synced.bytes_received = line.bytes_sent, line.bytes_received
     return synced
@@ -163,7 +164,7 @@ def serve(client: Client, home: Home) -> None:
     line = Line(StandardStream())
     line.greet()
     others = {
-        "contents": lambda frame: contents.answer(line, frame, client, home),
+        "contents": lambda frame: transfer.answer(line, frame, client, home),
         "call": lambda frame: calls.answer(line, frame, client),
         **dict.fromkeys(files.ASKED, lambda frame: files.answer(line, frame, home)),
     }

@@ -9,34 +9,29 @@ from __future__ import annotations
 
 import socket
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Optional
 
-from ..client import Client
-from ..client.connection import find_endpoint, path_of
+from ..client import Client, find_endpoint
+from ..client.calls import path_of
 from ..data.files import checksum, file_url
 from ..errors import ConfigError, InvalidRecord, LoginRequired, LwfmError, NotFound, SiteError
 from ..models import JobDefn
+from ..records import JSON
 from ..redaction import taken_along
 from ..sites.base import Auth, JobRequest, Observation, Repo, Resource, Run, SiteContext, SiteDriver, Spin, StoredData
 from ..states import JobState
 from . import exchange, files
-from .address import Address, parse
+from .address import parse
 from .agent_replica import AgentReplica
 from .calls import RemoteApi
-from .frames import Cut, Line, Refused
+from .frames import Cut, Line
+from .link import Link, There
 from .remote import RemoteReplica
-from .session import connected
-from .transport import Asker
 
-JSON = dict[str, Any]
-T = TypeVar("T")
 JOBS_AT_ONCE = 1000
-AT_ONCE_S = 0.5
 _PLACE = "lwfm put FILE PATH --site NAME; a relative PATH lies in the repository there"
 _SSH_OPTIONS = (
     "user", "port", "identity", "transport", "remote_path", "remote_python", "remote_home", "ssh_config",
@@ -75,107 +70,6 @@ class SshSite(SiteDriver):
     def close(self) -> None:
         """Hang up."""
         self._link.close()
-
-
-class There(NamedTuple):
-    """The other instance, as it said when the line was opened."""
-
-    origin: str
-    host: str
-
-
-class Link:
-    """The line to the other instance: opened when it is first needed, kept, and opened again when it has broken.
-
-    Args:
-        address: where. ``site``: its name, for people.
-    """
-
-    def __init__(self, address: Address, site: str):
-        self._address = address
-        self._site = site
-        self._lock = threading.RLock()
-        self._held = ExitStack()
-        self._line: Optional[Line] = None
-        self._there = There("", "")
-
-    def ask(self, work: Callable[[Line, There], T]) -> T:
-        """Do something over the line that may be done again: when the line turns out to have broken, it is opened once more.
-
-        Raises:
-            LoginRequired: a person has to log in first. SiteError: the other side cannot be reached, ``transient``.
-        """
-        with self._lock:
-            was_open = self._line is not None
-            try:
-                return self._once(work)
-            except Cut:
-                if not was_open:
-                    raise
-            return self._once(work)
-
-    def ask_at_once(self, work: Callable[[Line], object]) -> None:
-        """Do something over the line, if it is there and nobody else uses it."""
-        if not self._lock.acquire(timeout=AT_ONCE_S):
-            return
-        try:
-            if self._line is not None:
-                self._once(lambda line, _: work(line))
-        except SiteError as error:
-            if not error.transient:
-                raise
-        finally:
-            self._lock.release()
-
-    def open(self, asker: Optional[Asker]) -> There:
-        """Open the line, if it is not; the other side.
-
-        Args:
-            asker: whom to ask for passwords and the like; None: nobody.
-        """
-        with self._lock:
-            if self._line is None:
-                try:
-                    self._line = self._held.enter_context(connected(self._address, asker))
-                    hello = RemoteReplica(self._line).hello(None)
-                    self._there = There(hello.origin, hello.host)
-                except BaseException:
-                    self.close()
-                    raise
-            return self._there
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a line, as far as is known."""
-        return self._line is not None
-
-    def close(self) -> None:
-        """Hang up."""
-        with self._lock:
-            self._line = None
-            self._held.close()
-
-    def _once(self, work: Callable[[Line, There], T]) -> T:
-        try:
-            there = self.open(None)
-        except LoginRequired as error:
-            raise LoginRequired(f"{self._address}: {error.message}", hint=f"lwfm site login {self._site}") from error
-        assert self._line is not None
-        try:
-            return work(self._line, there)
-        except Cut as cut:
-            self._line = None
-            held, self._held = self._held, ExitStack()
-            held.__exit__(type(cut), cut, cut.__traceback__)  # raises what explains it, where something does
-            raise
-        except Refused:  # the two sides do not understand each other any more
-            self.close()
-            raise
-        except LwfmError:
-            raise
-        except BaseException:  # half an answer may be on the line
-            self.close()
-            raise
 
 
 class SshAuth(Auth):

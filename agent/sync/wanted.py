@@ -9,8 +9,8 @@ from typing import Any, Optional
 from ..errors import InvalidRecord
 from ..matching import parse_match, parse_terms
 from ..quantities import bytes_of
+from ..records import JSON
 
-JSON = dict[str, Any]
 MAX_TERMS = 100
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from .disk import listed, unlink
 from .jobs import Job
 
 
@@ -36,28 +37,14 @@ class JobFiles:
     def remove(self, job: Job) -> None:
         """Remove the job's files."""
         for path in self.variables(job).values():
-            _unlink(path)
+            unlink(path)
 
     def keep_only(self, jobs: Iterable[Job]) -> None:
         """Remove what an earlier process left and belongs to none of these."""
         wanted = {os.path.basename(path) for job in jobs for path in self.variables(job).values()}
-        for name in _listed(self._directory):
+        for name in listed(self._directory):
             if name not in wanted:
-                _unlink(os.path.join(self._directory, name))
+                unlink(os.path.join(self._directory, name))
 
     def _path(self, job: Job, name: str) -> str:
         return f"{self._directory}/{job.key[0]}.{job.key[1]}.{name}"
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

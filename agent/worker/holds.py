@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from ..host.processes import Census, Mark, Tree, TreeStop
+from ..host.processes import Mark
+from ..host.stopping import TreeStop
+from ..host.trees import Census, Tree
 from .jobs import DEFAULT_GRACE_S, Key
 from .launcher import Launcher
 from .ledger import Grant, Ledger, Needs

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from ..errors import InvalidRecord
-from ..host.processes import Mark, Tree, TreeStop
+from ..host.processes import Mark
+from ..host.stopping import TreeStop
+from ..host.trees import Tree
 from .ledger import Grant, Needs
 from .timers import Timer
 

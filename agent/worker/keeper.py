@@ -15,7 +15,8 @@ import time
 
 from ..host.processes import become_subreaper, inspect
 from .log import Log
-from .reaped import Reaped, file_of, generations, wait_status
+from .reaped import Reaped, file_of, generations
+from .waited import used, wait_status
 
 MAX_DEATHS = 5
 DEATHS_WITHIN_S = 10.0
@@ -27,9 +28,6 @@ SLOW_RETRY_S = 30.0
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOOP_FAILED = 1
-_RSS_UNIT = 1024
-_BLOCK_BYTES = 512
-"""The unit of ru_inblock and ru_oublock on Linux, whatever the disk's."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,10 +166,7 @@ class Keeper:
             if not self._write(reaped) and not last:
                 return False
         _, reaped.status, usage = os.wait4(pid, 0)
-        reaped.cpu_seconds = usage.ru_utime + usage.ru_stime
-        reaped.max_rss_bytes = usage.ru_maxrss * _RSS_UNIT
-        reaped.read_bytes = usage.ru_inblock * _BLOCK_BYTES
-        reaped.write_bytes = usage.ru_oublock * _BLOCK_BYTES
+        reaped.cpu_seconds, reaped.max_rss_bytes, reaped.read_bytes, reaped.write_bytes = used(usage)
         if entry is not None:
             self._write(reaped)
             self._ring()

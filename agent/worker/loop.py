@@ -19,7 +19,6 @@ from ..errors import InvalidRecord
 from ..host.processes import become_subreaper, boot_id
 from ..variables import RENDEZVOUS_VARIABLE, SOCKET_VARIABLE
 from ..wire import SPOKEN, Message
-from .capacity import node_capacity
 from .files import JobFiles
 from .holds import Holds
 from .jobs import ENDED, QUEUED
@@ -29,6 +28,7 @@ from .line import TUNNEL, TUNNEL_API, Line, LocalLine, RemoteLine
 from .link import Link
 from .log import Log
 from .monitor import Monitor
+from .node import node_capacity
 from .options import Options
 from .outputs import Outputs
 from .reader import Reader

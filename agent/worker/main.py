@@ -73,7 +73,7 @@ def make_private(spool: str) -> int:
     """Make the spool's directory, its owner's alone; an exit code, not 0 when that cannot be."""
     from pathlib import Path
 
-    from ..paths import private_directory
+    from ..host.private import private_directory
 
     try:
         above = Path(spool).parents[1]

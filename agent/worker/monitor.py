@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from typing import Optional
 
-from ..host.processes import Census, boot_clock
+from ..host.processes import boot_clock
+from ..host.trees import Census
 from .jobs import Job
 from .runner import Runner
 from .timers import Timer, Timers

@@ -13,7 +13,9 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Callable, Optional
 
-from ..host.processes import Census, Entry, OwnChildren, Tree, TreeStop, group_alive, open_files
+from ..host.processes import Entry, open_files
+from ..host.stopping import TreeStop
+from ..host.trees import Census, OwnChildren, Tree, group_alive
 from .jobs import DEFAULT_GRACE_S, RUNNING, Exit, Job
 from .log import Log
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Optional
 
 from ..jsontext import compact_ascii
+from .disk import unlink
 from .jobs import Job
 
 INLINE_BYTES = 64 * 1024
@@ -60,7 +61,7 @@ class Outputs:
         self._free = [slot for slot in range(self._count - 1, -1, -1) if slot not in in_use]
         for name in os.listdir(self.directory):
             if name not in wanted:
-                _unlink(f"{self.directory}/{name}")
+                unlink(f"{self.directory}/{name}")
 
     def collect(self, job: Job, *, shared: bool) -> list[str]:
         """What an ended job printed, standard output first, as JSON for the ``ended`` event.
@@ -92,7 +93,7 @@ class Outputs:
             else:
                 described.append(NOTHING)
                 if shared:
-                    _unlink(path)
+                    unlink(path)
         if filled:
             self._to_empty.append((slot, filled, shared))
         else:
@@ -121,19 +122,19 @@ class Outputs:
         for slot, paths, shared in self._to_empty:
             for path in paths:
                 if shared:
-                    _unlink(path)
+                    unlink(path)
                     continue
                 try:
                     os.truncate(path, 0)
                 except OSError:
-                    _unlink(path)
+                    unlink(path)
             self._free.append(slot)
         self._to_empty.clear()
 
     def forget(self, paths: Iterable[str]) -> None:
         """Remove large outputs that have been taken over."""
         for path in paths:
-            _unlink(path)
+            unlink(path)
 
     def size(self, path: str) -> int:
         """Bytes in an output file now."""
@@ -183,10 +184,3 @@ def _renamed(path: str, new: str) -> bool:
     except OSError:
         return False  # then its beginning is told, like that of a small one
     return True
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 
 PREFIX = "reaped."
-_CLD_EXITED, _CLD_DUMPED = 1, 3
 
 
 class Reaped:
@@ -51,13 +50,6 @@ def parse(text: str) -> list[Reaped]:
             continue
         found[reaped.pid, reaped.start_s] = reaped
     return list(found.values())
-
-
-def wait_status(code: int, status: int) -> int:
-    """What waitid(2) says, as wait(2) says it."""
-    if code == _CLD_EXITED:
-        return status << 8
-    return status | (0x80 if code == _CLD_DUMPED else 0)
 
 
 def file_of(directory: str, generation: int) -> str:

@@ -20,7 +20,8 @@ import os
 import selectors
 import time
 
-from ..host.processes import START_TOLERANCE_S, Census, boot_clock, boot_id, inspect, started_within
+from ..host.processes import START_TOLERANCE_S, boot_clock, boot_id, inspect, started_within
+from ..host.trees import Census
 from .jobs import ENDED, QUEUED, RUNNING, STARTING, Exit, Job
 from .log import Log
 from .outputs import Outputs

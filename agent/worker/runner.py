@@ -14,17 +14,19 @@ from typing import Any, Callable, Optional
 
 from ..clock import utc_text
 from ..errors import InvalidRecord
-from ..host.processes import Census, TreeStop, boot_clock
+from ..host.processes import boot_clock
+from ..host.stopping import TreeStop
+from ..host.trees import Census
 from .jobs import OVER, QUEUED, RUNNING, STARTING, Exit, Job, Key
 from .launcher import Launcher, NotStarted, TryAgain
 from .ledger import Ledger
 from .log import Log
 from .orphans import Orphans
 from .outputs import NOTHING, Outputs
-from .reaped import wait_status
 from .report import describe_end
 from .spool import Spool
 from .timers import Timers
+from .waited import used, wait_status
 
 SPAWN_TRIES = 6
 SPAWN_BACK_OFF_S = 0.1
@@ -36,7 +38,6 @@ GATHER_S = 0.005
 CENSUS_AGE_S, CENSUS_AGE_COSTS = 0.02, 10
 """One look at the node's processes serves all jobs that are being stopped within this time, or this many times what it
 took."""
-_BLOCK_BYTES = 512
 
 
 class Runner:
@@ -381,10 +382,4 @@ class Runner:
 
 def _exit(waited: tuple[int, int, Any]) -> Exit:
     _, status, usage = waited
-    return Exit(
-        status=status,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        max_rss_bytes=usage.ru_maxrss * 1024,
-        read_bytes=usage.ru_inblock * _BLOCK_BYTES,
-        write_bytes=usage.ru_oublock * _BLOCK_BYTES,
-    )
+    return Exit(status, *used(usage))

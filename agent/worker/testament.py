@@ -24,8 +24,8 @@ def write_testament(spool: Spool, host: str, directory: str) -> None:
     """
     from pathlib import Path
 
+    from ..host.private import write_private
     from ..jsontext import compact_ascii
-    from ..paths import write_private
 
     texts, _ = spool.event_texts(spool.acked, 2**62)
     events = [json.loads(text) for text in texts]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import archive
 from ..errors import ConfigError, LwfmError
-from ..paths import write_private
+from ..host.private import write_private
 
 VALID_DAYS = 400
 """No allocation lives longer."""

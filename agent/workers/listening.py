@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import hostlist, rendezvous
 from ..errors import ConfigError
+from ..host.private import check_private
 from ..rendezvous import Address
 from .connections import Gate
 from .keys import make_key
@@ -32,7 +33,7 @@ async def listen_for(workers: WorkerServer, directory: Path, hosts: Sequence[str
     key = directory / rendezvous.KEY
     if not key.exists():
         await asyncio.to_thread(make_key, key)
-    rendezvous.check_private(key)
+    check_private(key)
     own = await asyncio.to_thread(addresses_towards, hosts)
     addresses = await workers.listen(own, rendezvous.server_context(key), gate)
     rendezvous.write(directory, addresses)

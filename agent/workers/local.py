@@ -12,9 +12,11 @@ from typing import Any, Optional
 
 from ..capacity import Capacity
 from ..errors import ConfigError
+from ..host.locks import is_locked
 from ..host.logfiles import BYTES_VARIABLE, FILES_VARIABLE
-from ..paths import CACHE_VARIABLE, Home, append_private, is_locked, self_command
-from ..worker.capacity import node_capacity
+from ..host.private import append_private
+from ..paths import CACHE_VARIABLE, Home, self_command
+from ..worker.node import node_capacity
 
 MAX_PAUSE_S = 10.0
 _KEPT = ("LWFM_GPUS", CACHE_VARIABLE, BYTES_VARIABLE, FILES_VARIABLE)

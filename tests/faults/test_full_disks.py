@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 from lwfm.errors import LwfmError, StoreError, StoreFull, StoreUnwritable
 
 from support.agents import Agent, new_home, running_agent

@@ -10,7 +10,7 @@ from typing import Any, Callable, TypeVar
 
 import pytest
 
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 from lwfm.errors import AgentUnreachable
 
 from support.agents import LINK, TERMINAL, Agent, running_agent

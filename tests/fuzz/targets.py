@@ -23,11 +23,11 @@ from lwfm.errors import LwfmError
 from lwfm.launch.schedulers import flux, gridengine, hostfile, nodefiles
 from lwfm.launch.schedulers import slurm as slurm_allocation
 from lwfm.models import Handler, JobContext, JobDefn, JobStatus, Metasheet, Workflow
-from lwfm.sites.batch import Scheduler
-from lwfm.sites.batch_record import read_claim, read_record
-from lwfm.sites.pbs import Pbs
-from lwfm.sites.sge import GridEngine
-from lwfm.sites.slurm import Slurm
+from lwfm.sites.batch.pbs import Pbs
+from lwfm.sites.batch.record import read_claim, read_record
+from lwfm.sites.batch.scheduler import Scheduler
+from lwfm.sites.batch.sge import GridEngine
+from lwfm.sites.batch.slurm import Slurm
 from lwfm.store import batch
 from lwfm.sync import address, frames
 from lwfm.wire import Decoder

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lwfm import errors
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 
 from support.agents import Agent, running_agent
 from support.waiting import wait_until

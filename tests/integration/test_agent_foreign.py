@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 from lwfm.errors import Conflict, NotFound
 from lwfm.ids import new_id
 from lwfm.store import Store

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lwfm import errors
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 
 from support.agents import Agent, environment, running_agent
 from support.waiting import wait_until

@@ -16,7 +16,8 @@ import pytest
 from lwfm import errors
 from lwfm.store import Store, log, projections
 from lwfm.store.connection import connect
-from lwfm.sync.contents import Moved, answer, pull, push
+from lwfm.sync.contents import Moved
+from lwfm.sync.transfer import answer, pull, push
 from lwfm.sync.wanted import DataRequest
 
 from support.agents import Agent, environment, new_home

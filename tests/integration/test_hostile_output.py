@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import pytest
 
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 
 from support.agents import Agent, environment, running_agent
 from support.terminal import OnTerminal

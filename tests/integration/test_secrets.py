@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 from lwfm.sync.frames import Cut, Line
 from lwfm.sync.streams import FileStream
 

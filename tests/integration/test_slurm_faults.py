@@ -14,8 +14,8 @@ import pytest
 
 from lwfm.errors import InvalidRecord, ResourcesImpossible, SiteError
 from lwfm.models import JobDefn
-from lwfm.sites import batch_run
 from lwfm.sites.base import JobRequest, Observation, SiteContext
+from lwfm.sites.batch import run as batch_run
 from lwfm.sites.batch_site import SlurmSite
 from lwfm.states import JobState
 

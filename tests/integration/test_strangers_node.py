@@ -19,8 +19,9 @@ from lwfm import paths
 from lwfm.allocations.own import AllocatedWorkers
 from lwfm.client import Client, Endpoint
 from lwfm.errors import InsecureState, LwfmError
+from lwfm.host.private import private_directory
 from lwfm.launch.allocation import Allocation, NodeShare
-from lwfm.paths import Home, private_directory
+from lwfm.paths import Home
 from lwfm.worker.line import LocalLine
 from lwfm.worker.main import own_spool
 from lwfm.workers.protocol import WorkerServer

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 
 from support.agents import new_home
 from support.peers import Network, Place, a_network, kill

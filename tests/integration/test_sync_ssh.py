@@ -21,7 +21,8 @@ from lwfm.errors import ConfigError, InsecureState, LoginRequired, NotFound, Sit
 from lwfm.sync import far
 from lwfm.sync.address import TRANSPORTS, Address, parse
 from lwfm.sync.frames import GREETING, Cut, Line
-from lwfm.sync.transport import Asker, SshStream, explained, open_stream
+from lwfm.sync.opening import explained, open_stream
+from lwfm.sync.transport import Asker, SshStream
 
 from support.ssh_server import (
     PASSWORD,

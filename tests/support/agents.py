@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from lwfm.client import Client, Endpoint
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 from lwfm.paths import Home
 
 from support.waiting import wait_until

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lwfm.errors import SiteError
-from lwfm.sites.batch import BatchRequest, Command
-from lwfm.sites.commands import BatchCommands, find_scheduler, run
-from lwfm.sites.slurm import Slurm
+from lwfm.sites.batch.commands import BatchCommands, find_scheduler, run
+from lwfm.sites.batch.request import BatchRequest
+from lwfm.sites.batch.scheduler import Command
+from lwfm.sites.batch.slurm import Slurm
 
 from support.waiting import wait_until
 

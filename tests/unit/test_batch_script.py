@@ -14,9 +14,9 @@ import pytest
 
 from lwfm.models import JobDefn, Resources
 from lwfm.sites.base import JobRequest
-from lwfm.sites.batch_record import ExitRecord, read_claim, read_record
-from lwfm.sites.batch_script import STANDS_DOWN, job_script, submitted_script
-from lwfm.sites.slurm import Slurm
+from lwfm.sites.batch.record import ExitRecord, read_claim, read_record
+from lwfm.sites.batch.script import STANDS_DOWN, job_script, submitted_script
+from lwfm.sites.batch.slurm import Slurm
 
 from support.waiting import wait_until
 

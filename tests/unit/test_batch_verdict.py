@@ -7,10 +7,10 @@ from typing import Optional
 
 import pytest
 
-from lwfm.sites.batch import BatchJob
-from lwfm.sites.batch_record import ExitRecord
-from lwfm.sites.batch_verdict import of_ended, of_gone, of_listed, of_record
-from lwfm.sites.slurm import JOB_PHASES, OUTCOMES, Slurm
+from lwfm.sites.batch.record import ExitRecord
+from lwfm.sites.batch.scheduler import BatchJob
+from lwfm.sites.batch.slurm import JOB_PHASES, OUTCOMES, Slurm
+from lwfm.sites.batch.verdict import of_ended, of_gone, of_listed, of_record
 from lwfm.states import JobState
 
 DONE = ExitRecord("7", 0, host="n1", started_at=1.0, ended_at=2.5, cpu_seconds=0.5)

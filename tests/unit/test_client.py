@@ -11,7 +11,7 @@ import pytest
 
 from lwfm import errors, paths
 from lwfm.client import Client, Endpoint, find_endpoint
-from lwfm.client.connection import path_of
+from lwfm.client.calls import path_of
 
 from support.fake_api import BreakOff, FakeApi, Raw, Request
 

@@ -15,7 +15,8 @@ from lwfm import paths
 from lwfm.config import SiteConfig, VenvConfig, read_sites
 from lwfm.errors import ConfigError, InsecureState
 from lwfm.host.filesystems import filesystem_type, is_shared, locks_reach_other_hosts, mapped_writes_fail
-from lwfm.paths import Home, check_owner, locate, private_directory, running_archive, self_command
+from lwfm.host.private import check_owner, private_directory
+from lwfm.paths import Home, locate, running_archive, self_command
 
 
 def test_without_a_file_there_is_the_local_site(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lwfm.errors import SiteError
 from lwfm.ownership import endings
-from lwfm.sites.batch import ENDED, RUNNING, BatchJob
+from lwfm.sites.batch.scheduler import ENDED, RUNNING, BatchJob
 
 
 class Answers:

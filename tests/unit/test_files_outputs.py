@@ -21,8 +21,8 @@ from support.threads import Thread
 def test_a_file_is_described_with_its_content(tmp_path: Path) -> None:
     path = tmp_path / "a file.txt"
     path.write_bytes(b"content")
-    sheet = FileRecorder("here").describe(path, "put")
-    assert (sheet.site, sheet.op, sheet.path, sheet.size_bytes) == ("here", "put", str(path), 7)
+    sheet = FileRecorder().describe(path, "put")
+    assert (sheet.site, sheet.op, sheet.path, sheet.size_bytes) == ("local", "put", str(path), 7)
     assert sheet.sha256 == hashlib.sha256(b"content").hexdigest()
     assert sheet.url is not None
     assert sheet.url.endswith("/a%20file.txt")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from lwfm.errors import InvalidRecord, SiteError
-from lwfm.sites.batch import BatchRequest, Scheduler
-from lwfm.sites.pbs import Pbs
-from lwfm.sites.sge import GridEngine, job_phase
+from lwfm.sites.batch.pbs import Pbs
+from lwfm.sites.batch.request import BatchRequest
+from lwfm.sites.batch.scheduler import Scheduler
+from lwfm.sites.batch.sge import GridEngine, job_phase
 
 RECORDED_QSTAT = """\
 <?xml version='1.0'?>

@@ -13,7 +13,7 @@ from lwfm.allocations import own
 from lwfm.allocations.own import AllocatedWorkers
 from lwfm.launch.allocation import Allocation, NodeShare
 from lwfm.launch.launchers import Launch
-from lwfm.launch.launching import find_program
+from lwfm.launch.programs import find_program
 from lwfm.paths import Home
 from lwfm.workers.protocol import WorkerServer
 

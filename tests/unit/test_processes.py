@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
@@ -14,11 +15,25 @@ from typing import Callable
 import pytest
 
 from lwfm.host import processes
-from lwfm.host.processes import Census, Mark, OwnChildren, Tree, TreeStop
+from lwfm.host.processes import Mark
+from lwfm.host.stopping import TreeStop, send_signal
+from lwfm.host.trees import Census, OwnChildren, Tree, group_alive
 
 from support.waiting import wait_until
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def stop_tree(tree: Tree, grace_s: float) -> bool:
+    """Stop a tree and wait for its end; whether nothing of it is left."""
+    stop = TreeStop(tree, grace_s)
+    deadline = time.monotonic() + grace_s + 60
+    while time.monotonic() < deadline:
+        pause = stop.step()
+        if pause is None:
+            return True
+        time.sleep(pause)
+    return False
 
 
 @pytest.fixture
@@ -117,9 +132,9 @@ def test_members_are_the_session_the_descendants_and_the_marked(start: Start) ->
         wait_until(functools.partial(_has_members, tree._replace(mark=other), 3), "all but the daemon")
     assert Census().rss_bytes(tree) > 0
     assert os.getpid() not in Census().members(tree)
-    assert processes.stop_tree(tree, grace_s=5)
+    assert stop_tree(tree, grace_s=5)
     process.wait(10)
-    assert processes.stop_tree(tree, grace_s=5)
+    assert stop_tree(tree, grace_s=5)
 
 
 def test_a_number_that_was_given_away_is_no_member(start: Start) -> None:
@@ -127,10 +142,10 @@ def test_a_number_that_was_given_away_is_no_member(start: Start) -> None:
     tree = tree_of(process)
     earlier = tree._replace(start_s=tree.start_s - 50, latest_s=tree.start_s - 50)
     assert Census().members(earlier) == []
-    assert processes.stop_tree(earlier, grace_s=0)
-    assert not processes.send_signal(process.pid, tree.start_s - 50, signal.SIGKILL)
+    assert stop_tree(earlier, grace_s=0)
+    assert not send_signal(process.pid, tree.start_s - 50, signal.SIGKILL)
     assert process.poll() is None
-    assert processes.send_signal(process.pid, tree.start_s, signal.SIGTERM)
+    assert send_signal(process.pid, tree.start_s, signal.SIGTERM)
     assert process.wait(10) == -signal.SIGTERM
 
 
@@ -171,9 +186,9 @@ def test_own_children_as_the_kernel_lists_them(start: Start, monkeypatch: pytest
 def test_group_alive(start: Start) -> None:
     process = start("sh", "-c", "sleep 100 & exit")
     assert process.wait(10) == 0
-    assert processes.group_alive(process.pid)
-    assert processes.stop_tree(Tree(process.pid, processes.boot_clock() - 60, processes.boot_clock()), grace_s=5)
-    wait_until(lambda: not processes.group_alive(process.pid), "the group to be gone")
+    assert group_alive(process.pid)
+    assert stop_tree(Tree(process.pid, processes.boot_clock() - 60, processes.boot_clock()), grace_s=5)
+    wait_until(lambda: not group_alive(process.pid), "the group to be gone")
 
 
 def test_a_subreaper_gets_the_orphans() -> None:

@@ -30,9 +30,9 @@ def test_what_there_is_too_little_of(error: BaseException, words: str) -> None:
     assert found is not None
     assert found.message == words
     assert found.hint
-    busy = busy_with(error, "the thing")
+    busy = busy_with(error)
     assert busy is not None
-    assert (busy.message, busy.hint, busy.transient) == (f"the thing: {words}", found.hint, True)
+    assert (busy.message, busy.hint, busy.transient) == (words, found.hint, True)
 
 
 def test_what_is_another_matter() -> None:

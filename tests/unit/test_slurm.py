@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from lwfm.errors import InvalidRecord
-from lwfm.sites import slurm
-from lwfm.sites.batch import BatchJob, BatchRequest, Partition, request_of
-from lwfm.sites.slurm import Slurm, gpus_of, inside_variables, node_state
+from lwfm.sites.batch import slurm
+from lwfm.sites.batch.request import BatchRequest, request_of
+from lwfm.sites.batch.scheduler import BatchJob, Partition
+from lwfm.sites.batch.slurm import Slurm, gpus_of, inside_variables, node_state
 
 MIB = 1024 * 1024
 NOW = 1_800_000_000.0

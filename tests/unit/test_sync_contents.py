@@ -20,7 +20,7 @@ import pytest
 from lwfm.data.contents import ContentStore, Incoming
 from lwfm.errors import InvalidRecord, StoreFull
 from lwfm.store import queries
-from lwfm.sync import contents
+from lwfm.sync import contents, transfer
 from lwfm.sync.contents import Moved, Pace
 from lwfm.sync.frames import Cut, Line, Refused
 from lwfm.sync.receiver import Receiver
@@ -104,7 +104,7 @@ class TestMoving:
 
     def test_many_pages(self, near: Side, far: Side, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("lwfm.api.contents.PAGE_FILES", 7)
-        monkeypatch.setattr("lwfm.sync.receiver.REMEMBERED_FILES", 20)
+        monkeypatch.setattr("lwfm.sync.missing.REMEMBERED_FILES", 20)
         monkeypatch.setattr("lwfm.sync.receiver.PORTION_FILES", 5)
         sent = {far.file(f"f{number}", b"%d" % (number % 60)) for number in range(100)}
         near.hear(far)
@@ -709,10 +709,10 @@ class TestRequests:
         far.hear(near)
 
         def serve(line: Line) -> list[Moved]:
-            return [contents.answer(line, line.receive("contents"), far, far.home) for _ in range(2)]
+            return [transfer.answer(line, line.receive("contents"), far, far.home) for _ in range(2)]
 
         def ask(line: Line) -> list[Moved]:
-            return [contents.pull(line, near, near.home, ALL), contents.push(line, near, ALL)]
+            return [transfer.pull(line, near, near.home, ALL), transfer.push(line, near, ALL)]
 
         said, served = beside(ask, serve)
         assert [result.files for result in said] == [1, 1]
@@ -724,6 +724,6 @@ class TestRequests:
     def test_what_no_side_can_answer(self, far: Side, head: JSON) -> None:
         _, refused = beside(
             lambda line: line.send({"t": "contents", **head}),
-            lambda line: contents.answer(line, line.receive("contents"), far, far.home),
+            lambda line: transfer.answer(line, line.receive("contents"), far, far.home),
         )
         assert isinstance(refused, Refused)

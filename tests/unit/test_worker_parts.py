@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from lwfm.errors import InvalidRecord, UsageError
 from lwfm.host.logfiles import WORKER_LOG
-from lwfm.worker import capacity, reaped
+from lwfm.worker import node as node_module
+from lwfm.worker import reaped, waited
 from lwfm.worker.files import JobFiles
 from lwfm.worker.jobs import Exit, Job, outcome, signal_name
 from lwfm.worker.launcher import Launcher, NotStarted, TryAgain
 from lwfm.worker.ledger import Grant, Ledger, Needs
 from lwfm.worker.log import Log
+from lwfm.worker.node import node_capacity
 from lwfm.worker.options import Options, parse
 from lwfm.worker.outputs import INLINE_BYTES, Outputs
 from lwfm.worker.report import describe_end
@@ -121,9 +123,9 @@ def test_how_processes_end() -> None:
     assert outcome(11 | 0x80) == (None, "SIGSEGV")
     assert signal_name(signal.SIGRTMIN + 3) == "SIGRTMIN+3"
     assert signal_name(signal.SIGRTMAX) == "SIGRTMAX"
-    assert reaped.wait_status(1, 3) == 3 << 8
-    assert reaped.wait_status(2, 9) == 9
-    assert reaped.wait_status(3, 11) == 11 | 0x80
+    assert waited.wait_status(1, 3) == 3 << 8
+    assert waited.wait_status(2, 9) == 9
+    assert waited.wait_status(3, 11) == 11 | 0x80
 
 
 def test_reaped_records_survive_as_text(tmp_path: Path) -> None:
@@ -338,7 +340,7 @@ def test_restore_keeps_what_is_of_use(tmp_path: Path) -> None:
 
 
 def test_capacity_is_within_the_affinity() -> None:
-    node = capacity.node_capacity()
+    node = node_capacity()
     assert set(node.cores) <= os.sched_getaffinity(0)
     assert 0 < node.memory_bytes <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -359,7 +361,7 @@ def test_gpus_that_were_given_to_us(
     for name in ("LWFM_GPUS", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, value)
-    assert capacity.node_capacity().gpus == gpus
+    assert node_capacity().gpus == gpus
 
 
 def test_limits_of_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,9 +374,9 @@ def test_limits_of_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         }
         return known.get(name, []) + known.get(name_in_v1, [])
 
-    monkeypatch.setattr(capacity, "_group_files", files)
+    monkeypatch.setattr(node_module, "_group_files", files)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    node = capacity.node_capacity()
+    node = node_capacity()
     assert node.memory_bytes == 2_000_000
     assert node.cores == [0, 1]
 

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
-from .. import hostlist
-from ..clock import utc_text
-from ..states import JobState
-from .base import Observation
-from .batch import CANCELLED, ENDED, FAILED, KILLED, PENDING, RUNNING, SUCCEEDED, BatchJob
-from .batch_record import ExitRecord
+from ... import hostlist
+from ...clock import utc_text
+from ...states import JobState
+from ..base import Observation
+from .record import ExitRecord
+from .scheduler import CANCELLED, ENDED, FAILED, KILLED, PENDING, RUNNING, SUCCEEDED, BatchJob
 
 _FROM_SIGNALS = 128
 

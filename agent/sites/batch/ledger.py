@@ -3,7 +3,7 @@
 A *submission* is what one call of the scheduler's command submits: a job, or an array of like ones. It is written down, and
 on the disk, before the scheduler is asked, with the mark by which it is found again if the answer is lost; the scheduler's id is
 added when it is known. When all its jobs have ended, it is forgotten: what each of them ended as stands in its own files
-(:mod:`.batch_script` has their names), which the node's script looks at too.
+(:mod:`.script` has their names), which the node's script looks at too.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-from ..errors import SiteError
-from ..paths import private_directory, write_private
-from .base import JobRequest, Observation
-from .batch_record import Claim, ExitRecord, read_claim, read_record
+from ...errors import SiteError
+from ...host.private import private_directory, write_private
+from ...records import JSON
+from ..base import JobRequest, Observation
+from .record import Claim, ExitRecord, read_claim, read_record
 
-JSON = dict[str, Any]
 MARK = "lwfm-job-"
 _FILE = re.compile(r"(?P<job>.+)\.(?P<attempt>\d+)\.(?P<kind>exit|end|claim|stdout|stderr|home)")
 

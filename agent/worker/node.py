@@ -9,6 +9,11 @@ from __future__ import annotations
 import os
 from typing import NamedTuple, Optional
 
+from ..variables import GPU_VARIABLES
+from .disk import listed
+
+GPUS_VARIABLE = "LWFM_GPUS"
+"""Names the GPUs that may be used, where that is not what their own variables say."""
 _NO_LIMIT_BYTES = 1 << 60
 """Control groups of version 1 say "no limit" with a number near the largest there is."""
 
@@ -80,16 +85,13 @@ def _group_files(controller: str, name: str, name_in_v1: str) -> list[str]:
 
 def _gpus() -> list[str]:
     """The GPUs as their variables name them: what was given to this process, else what the node has."""
-    for variable in ("LWFM_GPUS", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
-        listed = os.environ.get(variable)
-        if listed is not None:
-            names = [name.strip() for name in listed.split(",")]
+    for variable in (GPUS_VARIABLE, *GPU_VARIABLES):
+        told = os.environ.get(variable)
+        if told is not None:
+            names = [name.strip() for name in told.split(",")]
             return [name for name in names if name and name not in ("none", "-1", "NoDevFiles", "void")]
-    try:
-        nvidia = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()]
-    except OSError:
-        nvidia = []
-    count = len(nvidia) or sum(_is_kfd_gpu(number) for number in _listed("/sys/class/kfd/kfd/topology/nodes"))
+    nvidia = [name for name in listed("/dev") if name.startswith("nvidia") and name[6:].isdigit()]
+    count = len(nvidia) or sum(_is_kfd_gpu(number) for number in listed("/sys/class/kfd/kfd/topology/nodes"))
     return [str(index) for index in range(count)]
 
 
@@ -99,13 +101,6 @@ def _is_kfd_gpu(number: str) -> bool:
             return source.read().strip() not in ("", "0")
     except OSError:
         return False
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
 
 
 def _number(text: str) -> Optional[int]:

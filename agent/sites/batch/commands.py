@@ -1,6 +1,6 @@
 """Running the commands of a batch scheduler: each with a time limit, and with what goes wrong as a SiteError.
 
-The one seam between the pure hooks of :mod:`.batch` and the machine. Calls block; call them from a thread.
+The one seam between the pure hooks of :mod:`.scheduler` and the machine. Calls block; call them from a thread.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Callable, Optional
+from typing import Optional
 
-from ..errors import NotSupported, SiteError
-from ..launch.launching import HOSTFILE_VARIABLE
-from .batch import BatchJob, BatchNode, BatchRequest, Command, Partition, Scheduler
+from ...errors import NotSupported, SiteError
+from ...launch.launching import HOSTFILE_VARIABLE
+from .request import BatchRequest
+from .scheduler import BatchJob, BatchNode, Command, Partition, Scheduler
 from .slurm import Slurm, inside_variables
 
 TIMEOUT_S = 20.0
@@ -30,10 +31,10 @@ SCHEDULERS: tuple[Scheduler, ...] = (Slurm(),)
 """Those whose hooks there are; the first whose programs are on PATH is used."""
 
 
-def find_scheduler(which: Callable[[str], Optional[str]] = shutil.which) -> Optional[BatchCommands]:
+def find_scheduler() -> Optional[BatchCommands]:
     """The batch scheduler whose commands are here; None: there is none."""
     for scheduler in SCHEDULERS:
-        if all(which(program) for program in scheduler.programs):
+        if all(shutil.which(program) for program in scheduler.programs):
             return BatchCommands(scheduler)
     return None
 
@@ -56,12 +57,11 @@ class BatchCommands:
     """A batch scheduler that answers.
 
     Args:
-        scheduler: its hooks. ``user``: whose jobs are asked for.
+        scheduler: its hooks.
     """
 
-    def __init__(self, scheduler: Scheduler, timeout_s: float = TIMEOUT_S):
+    def __init__(self, scheduler: Scheduler):
         self.scheduler = scheduler
-        self._timeout_s = timeout_s
 
     @property
     def name(self) -> str:
@@ -130,14 +130,14 @@ class BatchCommands:
             if not self.scheduler.is_unknown_job(error.message):
                 raise
 
-    def _told(self, command: Command, timeout_s: Optional[float] = None, *, outside: bool = False) -> str:
+    def _told(self, command: Command, timeout_s: float = TIMEOUT_S, *, outside: bool = False) -> str:
         """What a command says on its standard output; ``outside``: what it starts is not to be of the job that we are in."""
         changes = dict(command.environment)
         if outside:
             changes.update({**inside_variables(os.environ), HOSTFILE_VARIABLE: None})
         environment = {name: value for name, value in os.environ.items() if name not in changes}
         environment.update({name: value for name, value in changes.items() if value is not None})
-        return run(command.argv, command.stdin, environment, self._timeout_s if timeout_s is None else timeout_s)
+        return run(command.argv, command.stdin, environment, timeout_s)
 
 
 def run(argv: Sequence[str], stdin: str, environment: dict[str, str], timeout_s: float) -> str:

@@ -1,4 +1,4 @@
-"""Grid Engine, in the hooks of :mod:`.batch`. Pure.
+"""Grid Engine, in the hooks of :mod:`.scheduler`. Pure.
 
 Forms and words are those of qsub(1), qstat(1), qacct(1), qdel(1) and qhost(1) of Son of Grid Engine 8.1; the others of the family
 write the same. It keeps no list of jobs that have ended but the accounting, and tells a job that was deleted from one that met a
@@ -16,9 +16,10 @@ from time import strptime
 from typing import Optional
 from xml.etree import ElementTree
 
-from ..errors import InvalidRecord, SiteError
-from ..quantities import bytes_of, count_of
-from .batch import (
+from ...errors import InvalidRecord, SiteError
+from ...quantities import bytes_of, count_of
+from .request import BatchRequest, check_options
+from .scheduler import (
     BUSY,
     DOWN,
     DRAINING,
@@ -35,12 +36,10 @@ from .batch import (
     UP,
     BatchJob,
     BatchNode,
-    BatchRequest,
     Command,
     JobWords,
     Partition,
     Scheduler,
-    check_options,
     is_id,
 )
 

@@ -1,4 +1,4 @@
-"""Slurm, in the hooks of :mod:`.batch`. Pure.
+"""Slurm, in the hooks of :mod:`.scheduler`. Pure.
 
 Forms and words are those of sinfo(1), squeue(1), sbatch(1), scancel(1) and sacct(1), for Slurm 20.11 and later. Only formats
 of single letters are used (``-o``): those with names were cut to 20 characters for long.
@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
-from .. import hostlist
-from ..errors import InvalidRecord
-from ..quantities import count_of, seconds_of
-from .batch import (
+from ... import hostlist
+from ...errors import InvalidRecord
+from ...quantities import count_of, seconds_of
+from .request import BatchRequest
+from .scheduler import (
     BUSY,
     CANCELLED,
     CLOSED,
@@ -34,7 +35,6 @@ from .batch import (
     UP,
     BatchJob,
     BatchNode,
-    BatchRequest,
     Command,
     JobWords,
     Partition,

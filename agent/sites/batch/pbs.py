@@ -1,4 +1,4 @@
-"""PBS Professional and OpenPBS, in the hooks of :mod:`.batch`. Pure.
+"""PBS Professional and OpenPBS, in the hooks of :mod:`.scheduler`. Pure.
 
 Forms and words are those of qsub(1B), qstat(1B), qdel(1B) and pbsnodes(8B) of releases that answer in JSON (14 and later; Torque
 does not), the meaning of exit statuses that of the PBS Professional Administrator's Guide, "Job Exit Codes". Written after the
@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from time import strptime
 from typing import Any, Optional
 
-from ..errors import SiteError
-from ..quantities import bytes_of, count_of, seconds_of
-from .batch import (
+from ...errors import SiteError
+from ...quantities import bytes_of, count_of, seconds_of
+from .request import BatchRequest, check_options
+from .scheduler import (
     BUSY,
     CANCELLED,
     CLOSED,
@@ -38,12 +39,10 @@ from .batch import (
     UP,
     BatchJob,
     BatchNode,
-    BatchRequest,
     Command,
     JobWords,
     Partition,
     Scheduler,
-    check_options,
     is_id,
 )
 

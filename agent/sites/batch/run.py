@@ -1,7 +1,7 @@
-"""Jobs of a batch scheduler: accepted or refused, handed over, asked about, cancelled, their output read.
+"""Jobs of a batch scheduler: accepted or refused, handed over, cancelled, their output read.
 
-A job is written down before it is handed over (:mod:`.batch_ledger`), runs by a script that leaves an exit record
-(:mod:`.batch_script`), and is judged by that and by what the scheduler says (:mod:`.batch_verdict`). Like jobs that come together
+A job is written down before it is handed over (:mod:`.ledger`), runs by a script that leaves an exit record
+(:mod:`.script`), and is followed by that and by what the scheduler says (:mod:`.following`). Like jobs that come together
 are one submission: an array.
 """
 
@@ -15,20 +15,20 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
-from .. import faultpoints
-from ..errors import InvalidRecord, LwfmError, ResourcesImpossible, SiteError
-from ..models import JobDefn, Resources
-from ..paths import user_name
-from ..states import JobState
-from .base import JobRequest, Observation, Run
-from .batch import ENDING, SUCCEEDED, UNKNOWN, BatchJob, BatchRequest, Partition, job_request
-from .batch_ledger import Entry, Ledger, Submission
-from .batch_record import ExitRecord
-from .batch_script import STANDS_DOWN, job_script, submitted_script
-from .batch_verdict import of_ended, of_gone, of_listed, of_record, with_hint
+from ... import faultpoints
+from ...errors import InvalidRecord, LwfmError, ResourcesImpossible, SiteError
+from ...models import JobDefn, Resources
+from ...paths import user_name
+from ...states import JobState
+from ..base import JobRequest, Observation, Run
 from .commands import BatchCommands
+from .following import Following
+from .ledger import Ledger
+from .request import BatchRequest, job_request
+from .scheduler import Partition
+from .script import job_script, submitted_script
 
 LARGEST_ARRAY = 1000
 """Jobs in one submission, unless the site says otherwise or the scheduler allows fewer."""
@@ -62,11 +62,10 @@ class BatchRun(Run):
         self._ledger = ledger
         self._defaults = defaults
         self._array_max = array_max
-        self._grace_s = grace_s
+        self._following = Following(commands, ledger, grace_s)
         self._lock = threading.Lock()
         self._partitions: Sequence[Partition] = ()
         self._partitions_at = -math.inf
-        self._odd_words: set[str] = set()
 
     # ------------------------------------------------------------------------------------------ accepted or refused
 
@@ -111,7 +110,7 @@ class BatchRun(Run):
         with self._lock:
             distinct = {(request.job_id, request.attempt): request for request in requests}.values()
             known = [one for one in distinct if self._ledger.is_known(one.job_id, one.attempt)]
-            said = self._ask([one.job_id for one in known]) if known else {}
+            said = self._following.ask([one.job_id for one in known]) if known else {}
             errors: list[SiteError] = []
             new = [one for one in distinct if one not in known]
             for one in known:
@@ -179,7 +178,7 @@ class BatchRun(Run):
         faultpoints.hit("batch.submitted")
         self._ledger.taken(submission, native)
         return {
-            one.job_id: Observation(JobState.PENDING, "submitted", self._id_in(submission, number))
+            one.job_id: Observation(JobState.PENDING, "submitted", self._following.id_in(submission, number))
             for number, one in enumerate(requests, 1)
         }
 
@@ -210,171 +209,12 @@ class BatchRun(Run):
         self._scheduler.submit(request, "", "", "/")  # refuses what cannot be said in its words
         return request
 
-    def _id_in(self, submission: Submission, number: int) -> Optional[str]:
-        if submission.native is None or not submission.is_array:
-            return submission.native
-        return self._scheduler.element(submission.native, number)
-
-    # ------------------------------------------------------------------------------------------ asked
+    # ------------------------------------------------------------------------------------------ asked, ended, read
 
     def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
         """What is known of jobs, by one question for all of the user's, and by the exit records of those that are not at work."""
         with self._lock:
-            return self._ask(job_ids)
-
-    def _ask(self, job_ids: Sequence[str]) -> dict[str, Observation]:
-        said: dict[str, Observation] = {}
-        entries: list[Entry] = []
-        for job_id in dict.fromkeys(job_ids):
-            entry = self._ledger.entry(job_id)
-            if entry is not None:
-                entries.append(entry)
-                continue
-            told = self._of_ended(job_id)
-            if told is not None:
-                said[job_id] = told
-        if not entries:
-            return said
-        jobs = self._commands.jobs(user_name())
-        by_id = {job.job_id: job for job in jobs}
-        self._settle(entries, jobs)
-        over: list[tuple[Entry, str, Optional[BatchJob]]] = []
-        for entry in entries:
-            native = entry.claimed_by or self._id_in(entry.submission, entry.number)
-            if native is None:
-                if self._ledger.is_cancelled(entry.job_id, entry.attempt):
-                    reason = f"cancelled before {self._scheduler.name} was known to have it"
-                    said[entry.job_id] = self._end(entry, Observation(JobState.CANCELLED, "stood down", None, reason))
-                continue
-            job = by_id.get(native)
-            if job is None or job.phase == ENDING or of_listed(job, native, self._scheduler.name) is None:
-                over.append((entry, native, job))
-            else:
-                said[entry.job_id] = self._listed(entry, native, job)
-        if over:
-            self._look_at(over, by_id, said)
-        return said
-
-    def _settle(self, entries: Sequence[Entry], jobs: Sequence[BatchJob]) -> None:
-        """Find the scheduler's ids of submissions that were not answered, by their marks."""
-        open_ones = {entry.submission.mark: entry.submission for entry in entries if entry.submission.native is None}
-        for job in jobs if open_ones else ():
-            submission = open_ones.get(job.mark or "")
-            if submission is not None and submission.native is None:
-                native = self._scheduler.whole(job.job_id) if submission.is_array else job.job_id
-                self._ledger.taken(submission, native)
-
-    def _look_at(
-        self,
-        over: Sequence[tuple[Entry, str, Optional[BatchJob]]],
-        by_id: Mapping[str, BatchJob],
-        said: dict[str, Observation],
-    ) -> None:
-        """Judge those that are not at work, as the scheduler has it."""
-        self._ledger.refresh([entry.job_id for entry, _, _ in over])
-        records = {entry.job_id: self._ledger.record(entry.job_id, entry.attempt) for entry, _, _ in over}
-        rest: list[tuple[Entry, str, Optional[BatchJob]]] = []
-        for entry, native, job in over:
-            kept = records[entry.job_id]
-            if kept is not None and kept.caught is None:
-                word = job.native_state if job is not None and job.phase != ENDING else None
-                said[entry.job_id] = self._end(entry, of_record(kept, kept.native, word), by_record=True)
-                continue
-            if kept is None:
-                native, job = self._by_claim(entry, native, job, by_id)
-            listed = None if job is None else self._still_listed(entry, native, job)
-            if listed is not None:
-                said[entry.job_id] = listed
-            else:
-                rest.append((entry, native, job))
-        accounts = self._commands.ended([native for _, native, job in rest if job is None])
-        for entry, native, job in rest:
-            told = self._judge(entry, native, job or accounts.get(native), records[entry.job_id])
-            if told is not None:
-                said[entry.job_id] = told
-
-    def _by_claim(
-        self, entry: Entry, native: str, job: Optional[BatchJob], by_id: Mapping[str, BatchJob]
-    ) -> tuple[str, Optional[BatchJob]]:
-        """The job of the scheduler that really runs it: it may have been submitted twice."""
-        claim = self._ledger.claim(entry.job_id, entry.attempt)
-        if claim is None or claim.native == native:
-            return native, job
-        _logger.info("job %s is run by %s, not by %s", entry.job_id, claim.native, native)
-        entry.claimed_by = claim.native
-        return claim.native, by_id.get(claim.native)
-
-    def _still_listed(self, entry: Entry, native: str, job: BatchJob) -> Optional[Observation]:
-        if job.phase == ENDING:
-            facts = {"host": job.hosts[0]} if job.hosts else {}
-            return Observation(JobState.RUNNING, job.native_state, native, None, facts)
-        if of_listed(job, native, self._scheduler.name) is None:
-            return None
-        return self._listed(entry, native, job)
-
-    def _listed(self, entry: Entry, native: str, job: BatchJob) -> Observation:
-        entry.missing_since = None
-        if job.phase == UNKNOWN and job.native_state not in self._odd_words:
-            self._odd_words.add(job.native_state)
-            _logger.warning("%s says %s of job %s: not known here", self._scheduler.name, job.native_state, native)
-        listed = of_listed(job, native, self._scheduler.name)
-        assert listed is not None
-        return listed
-
-    def _judge(
-        self, entry: Entry, native: str, job: Optional[BatchJob], record: Optional[ExitRecord]
-    ) -> Optional[Observation]:
-        """What is said of a job that is not listed, or listed as ended; None: nothing yet."""
-        now = time.monotonic()
-        if entry.missing_since is None:
-            entry.missing_since = now
-        waited = now - entry.missing_since >= self._grace_s
-        name = self._scheduler.name
-        cancelled = self._ledger.is_cancelled(entry.job_id, entry.attempt)
-        if cancelled and record is None and self._has_stood_down(entry, job, waited=waited):
-            word = "gone" if job is None else job.native_state
-            return self._end(entry, Observation(JobState.CANCELLED, word, native, "cancelled before it began"))
-        if job is not None:
-            told = of_ended(job, native, name, record, waited=waited, cancelled=cancelled)
-        else:
-            place = str(self._ledger.jobs_directory)
-            told = of_gone(native, name, record, place, cancelled=cancelled, waited=waited)
-        if told is None or not told.state.terminal:
-            return told
-        if record is None and told.state is JobState.FAILED:
-            told = with_hint(told, self._ledger.last_words(entry.submission))
-        return self._end(entry, told)
-
-    def _has_stood_down(self, entry: Entry, job: Optional[BatchJob], *, waited: bool) -> bool:
-        """Whether a job that was to be cancelled never began; it does not begin any more.
-
-        Slurm keeps nothing of an element that was cancelled while it waited.
-        """
-        if self._ledger.claim(entry.job_id, entry.attempt) is not None:
-            return False
-        return job is None or job.exit_code == STANDS_DOWN or (waited and job.outcome != SUCCEEDED)
-
-    def _end(self, entry: Entry, told: Observation, *, by_record: bool = False) -> Observation:
-        """A job has ended."""
-        sizes = self._ledger.sizes(entry.job_id, entry.attempt)
-        said = Observation(told.state, told.native_status, told.native_id, told.reason, {**told.facts, **sizes})
-        self._ledger.end(entry, said, by_record=by_record)
-        return said
-
-    def _of_ended(self, job_id: str) -> Optional[Observation]:
-        """What is kept of a job that has ended."""
-        kept = self._ledger.ended(job_id)
-        if kept is None:
-            return None
-        attempt, record, told = kept
-        sizes = self._ledger.sizes(job_id, attempt)
-        if record is not None:
-            said = of_record(record, record.native)
-            return Observation(said.state, said.native_status, said.native_id, said.reason, {**said.facts, **sizes})
-        assert told is not None
-        return Observation(**{**told, "state": JobState(told["state"])})
-
-    # ------------------------------------------------------------------------------------------ ended, read
+            return self._following.ask(job_ids)
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
         """End a job; one that the scheduler has not started stands down, even if it is not known whether it has it."""
@@ -384,8 +224,8 @@ class BatchRun(Run):
                 return
             self._ledger.ask_cancel(job_id, entry.attempt)
             if entry.submission.native is None:
-                self._settle([entry], self._commands.jobs(user_name()))
-            natives = {entry.claimed_by, self._id_in(entry.submission, entry.number)} - {None}
+                self._following.settle([entry], self._commands.jobs(user_name()))
+            natives = {entry.claimed_by, self._following.id_in(entry.submission, entry.number)} - {None}
             if natives:
                 self._commands.cancel(sorted(str(native) for native in natives))
 

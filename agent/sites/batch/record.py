@@ -1,6 +1,6 @@
 """What the script of a batch job leaves behind: who has started it (the claim), and how it ended (the exit record). Pure.
 
-:mod:`.batch_script` has the script that writes them. What is not whole is none.
+:mod:`.script` has the script that writes them. What is not whole is none.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ files lie beside each other, their names beginning with its id and its attempt:
 ``.cancel``
     it is not to be started any more.
 ``.exit``
-    the exit record: how it ended, written beside and renamed when it is on the disk; :mod:`.batch_record` reads it.
+    the exit record: how it ended, written beside and renamed when it is on the disk; :mod:`.record` reads it.
 ``.end``
     what it was told to have ended as, where there is no such record.
 ``.home``
@@ -28,10 +28,10 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 
-from ..models import JobDefn
-from ..paths import HOME_VARIABLE
-from .base import JobRequest
-from .batch import JobWords
+from ...models import JobDefn
+from ...paths import HOME_VARIABLE
+from ..base import JobRequest
+from .scheduler import JobWords
 
 STANDS_DOWN = 75
 """The exit code of a script that does not run its job."""

@@ -1,0 +1,118 @@
+"""The line of a site to another instance: opened when it is first needed, kept, and opened again when it has broken."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import Callable, NamedTuple, Optional, TypeVar
+
+from ..errors import LoginRequired, LwfmError, SiteError
+from .address import Address
+from .frames import Cut, Line, Refused
+from .remote import RemoteReplica
+from .session import connected
+from .transport import Asker
+
+T = TypeVar("T")
+AT_ONCE_S = 0.5
+
+
+class There(NamedTuple):
+    """The other instance, as it said when the line was opened."""
+
+    origin: str
+    host: str
+
+
+class Link:
+    """The line to one instance. For threads, one after the other.
+
+    Args:
+        address: where. ``site``: its name, for people.
+    """
+
+    def __init__(self, address: Address, site: str):
+        self._address = address
+        self._site = site
+        self._lock = threading.RLock()
+        self._held = ExitStack()
+        self._line: Optional[Line] = None
+        self._there = There("", "")
+
+    def ask(self, work: Callable[[Line, There], T]) -> T:
+        """Do something over the line that may be done again: when the line turns out to have broken, it is opened once more.
+
+        Raises:
+            LoginRequired: a person has to log in first. SiteError: the other side cannot be reached, ``transient``.
+        """
+        with self._lock:
+            was_open = self._line is not None
+            try:
+                return self._once(work)
+            except Cut:
+                if not was_open:
+                    raise
+            return self._once(work)
+
+    def ask_at_once(self, work: Callable[[Line], object]) -> None:
+        """Do something over the line, if it is there and nobody else uses it."""
+        if not self._lock.acquire(timeout=AT_ONCE_S):
+            return
+        try:
+            if self._line is not None:
+                self._once(lambda line, _: work(line))
+        except SiteError as error:
+            if not error.transient:
+                raise
+        finally:
+            self._lock.release()
+
+    def open(self, asker: Optional[Asker]) -> There:
+        """Open the line, if it is not; the other side.
+
+        Args:
+            asker: whom to ask for passwords and the like; None: nobody.
+        """
+        with self._lock:
+            if self._line is None:
+                try:
+                    self._line = self._held.enter_context(connected(self._address, asker))
+                    hello = RemoteReplica(self._line).hello(None)
+                    self._there = There(hello.origin, hello.host)
+                except BaseException:
+                    self.close()
+                    raise
+            return self._there
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a line, as far as is known."""
+        return self._line is not None
+
+    def close(self) -> None:
+        """Hang up."""
+        with self._lock:
+            self._line = None
+            self._held.close()
+
+    def _once(self, work: Callable[[Line, There], T]) -> T:
+        try:
+            there = self.open(None)
+        except LoginRequired as error:
+            raise LoginRequired(f"{self._address}: {error.message}", hint=f"lwfm site login {self._site}") from error
+        assert self._line is not None
+        try:
+            return work(self._line, there)
+        except Cut as cut:
+            self._line = None
+            held, self._held = self._held, ExitStack()
+            held.__exit__(type(cut), cut, cut.__traceback__)  # raises what explains it, where something does
+            raise
+        except Refused:  # the two sides do not understand each other any more
+            self.close()
+            raise
+        except LwfmError:
+            raise
+        except BaseException:  # half an answer may be on the line
+            self.close()
+            raise
