@@ -18,8 +18,9 @@ from ..sites.base import Auth, Repo, Run, Spin
 from ..sites.registry import called
 from ..states import JobState
 from ..store import queries
-from . import jobs
+from .cancelling import end_jobs
 from .server import JSON
+from .waiting import until_ended
 
 TIMEOUT_S = 60.0
 CHECK_BYTES = 4096
@@ -129,22 +130,12 @@ async def _job(instance: Instance, name: str, submission: JSON, timeout_s: float
     body = {"context": submission.get("context"), "site": name}
     answer = await instance.writer.write(instance.service.submit, body, [defn], placements)
     job_id = answer["jobs"][0]["job_id"]
-    with instance.watch.ends() as ends:
-
-        def look(recorder: Any) -> None:
-            job = recorder.job_now(job_id)
-            if job is not None and not job.state.terminal:
-                recorder.effects.also.append(lambda: instance.watch.expect(ends, [job_id]))
-            else:
-                recorder.effects.also.append(lambda: ends.note(job_id))
-
-        await instance.writer.write(look)
-        await ends.wait(timeout_s)
+    await until_ended(instance, [job_id], timeout_s)
     job = await instance.writer.read(queries.job, job_id)
     state = JobState(job["state"])
     if state is JobState.COMPLETE:
         return f"job {job_id} is COMPLETE"
     if not state.terminal:
-        await jobs.end_jobs(instance, [job_id], "the check took too long")
+        await end_jobs(instance, [job_id], "the check took too long")
         raise SiteError(f"job {job_id} is {state} after {timeout_s:.0f} s: {job.get('reason') or 'no reason known'}")
     raise SiteError(f"job {job_id} is {state}: {job.get('reason') or 'no reason known'}")

@@ -21,7 +21,7 @@ from ..sites.base import StoredData
 from ..sites.registry import called
 from ..store import Connection, copies, nesting, origins, queries
 from .contents import copy_here
-from .jobs import origins_of
+from .selecting import origins_of, whole_id
 from .server import JSON, Call
 
 
@@ -134,13 +134,11 @@ def _how_to_bring(sheet: JSON) -> str:
 
 async def listing(instance: Instance, call: Call) -> JSON:
     """Data, newest first."""
-    read = instance.writer.read
-    job, workflow = call.value("job"), call.value("workflow")
-    found = await read(
+    found = await instance.writer.read(
         queries.list_data,
         match=parse_terms(call.values("match")),
-        job=await read(queries.resolve, "job", job) if job else None,
-        workflow=await read(queries.resolve, "workflow", workflow) if workflow else None,
+        job=await whole_id(instance, "job", call.value("job")),
+        workflow=await whole_id(instance, "workflow", call.value("workflow")),
         site=call.value("site"),
         op=call.value("op"),
         origins=await origins_of(instance, call),

@@ -1,4 +1,4 @@
-"""HTTP on the agent's Unix socket: routing, JSON, errors. What each call does is in :mod:`lwfm.api.calls`."""
+"""HTTP on the agent's Unix socket: routing, JSON, errors. Which function answers which call is in :mod:`.routes`."""
 
 from __future__ import annotations
 
