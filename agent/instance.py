@@ -76,6 +76,7 @@ from .wire import PROTOCOL
 from .workers.heartbeat import DEFAULT_LOST_S, Heartbeat
 from .workers.local import LocalWorker
 from .workers.protocol import WorkerServer
+from .workers.reports import Reports
 
 CROWD = 32
 TAKEN_UP = 1000
@@ -155,6 +156,7 @@ class Instance:
         self.dispatcher = Dispatcher(
             self._claim, self._loop.call_soon, self.spawn, self.worker.capacity(), self._settle_dropped
         )
+        labelled = labels_option(local_options)
         self.workers = WorkerServer(
             home.worker_socket,
             home.socket,
@@ -162,15 +164,12 @@ class Instance:
             self.dispatcher,
             self.outputs,
             self.builder,
-            self.files,
-            self.spawn,
-            self.troubles,
+            Reports(self.writer, self.outputs, self.files, self.builder, self.spawn, self.troubles),
+            lambda host: frozenset(
+                label for label, hosts in labelled.items() if any(hostlist.same_host(host, other) for other in hosts)
+            ),
         )
         self._nice = nice_option(local_options)
-        labelled = labels_option(local_options)
-        self.workers.labels = lambda host: frozenset(
-            label for label, hosts in labelled.items() if any(hostlist.same_host(host, other) for other in hosts)
-        )
         self.created = CreatedAllocations(
             home, self.workers, self.dispatcher, self.writer, self.spawn, self._end_notice_s
         )
