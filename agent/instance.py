@@ -16,19 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional, cast
 
 from . import __version__, faultpoints, hostlist
-from .allocations.asked import CreatedAllocations
-from .allocations.deadline import DEFAULT_NOTICE_S, Deadline
-from .allocations.former import FormerAllocations
-from .allocations.nodes import AgentAllocations, AgentNodes
-from .allocations.own import CHANNELS, AllocatedWorkers
+from .allocations.driver_view import AgentAllocations, AgentNodes
+from .allocations.joining import Allocations
+from .allocations.joining import policy_of as allocations_policy_of
 from .capacity import shape_of
 from .clock import utc_text
 from .config import (
     LOCAL_SITE,
     SiteConfig,
-    choice_option,
     labels_option,
-    nice_option,
     read_sites,
     seconds_option,
     signature,
@@ -36,18 +32,15 @@ from .config import (
 from .data.files import FileRecorder
 from .data.outputs import OutputStore
 from .errors import AgentBusy, ConfigError, LwfmError, StoreError
-from .host.processes import be_nice
 from .host.shortages import busy_with
 from .host.troubles import STORE, Troubles
 from .housekeeping.snapshots import Snapshots, policy_of
-from .launch.launching import find_allocation
 from .limits import without_limits
 from .models import JobDefn
 from .notify import delivery
 from .paths import CACHE_VARIABLE, Home, user_name
 from .placing.candidates import Placement, Placing, Standing, candidates_of
 from .placing.dispatcher import Dispatcher, Flight
-from .placing.node import Node
 from .polled import handover
 from .polled.bringing import Bringing
 from .polled.polling import PolledSites
@@ -151,8 +144,6 @@ class Instance:
         self.elsewhere = JobsElsewhere()
         local_options = sites[LOCAL_SITE].options
         self.worker = LocalWorker(home, local_options)
-        self._channel = choice_option(local_options, "channel", CHANNELS)
-        self._end_notice_s = seconds_option(local_options, "end_notice_s", DEFAULT_NOTICE_S, zero=True)
         self.dispatcher = Dispatcher(
             self._claim, self._loop.call_soon, self.spawn, self.worker.capacity(), self._settle_dropped
         )
@@ -169,16 +160,18 @@ class Instance:
                 label for label, hosts in labelled.items() if any(hostlist.same_host(host, other) for other in hosts)
             ),
         )
-        self._nice = nice_option(local_options)
-        self.created = CreatedAllocations(
-            home, self.workers, self.dispatcher, self.writer, self.spawn, self._end_notice_s
+        self.allocations = Allocations(
+            home,
+            self.workers,
+            self.dispatcher,
+            self.writer,
+            self.worker,
+            self.store.origin,
+            allocations_policy_of(local_options),
+            self.spawn,
         )
-        self.dispatcher.coming = self._coming
-        self.nodes = AgentNodes(self._loop, self.dispatcher, self.workers)
-        self.allocations = AgentAllocations(self._loop, self.created)
+        self.dispatcher.coming = self.allocations.coming
         self.registry = Registry(sites, self._site_context)
-        self.allocated: Optional[AllocatedWorkers] = None
-        self.former: Optional[FormerAllocations] = None
         self.heartbeat = Heartbeat(
             self.workers,
             lambda: self.writer.read(recovery.claimants),
@@ -238,11 +231,17 @@ class Instance:
             self.bringing.add(name, job_ids)
         await self.writer.write(self._tidy_vault, self.vault.owners())
         await self.attached.restore()
-        await self._join_allocation()
+        await self.allocations.join()
         await self.workers.start()
         self.worker.start()
         faultpoints.hit("instance.started")
-        for loop in (self._look_after, self.heartbeat.run, self.created.run, self.syncs.run, self.snapshots.run):
+        for loop in (
+            self._look_after,
+            self.heartbeat.run,
+            self.allocations.created.run,
+            self.syncs.run,
+            self.snapshots.run,
+        ):
             self.spawn(_kept_going(loop))
         if self.store.notice:
             _logger.warning("%s", self.store.notice)
@@ -261,62 +260,17 @@ class Instance:
             )
         return flights
 
-    async def _join_allocation(self) -> None:
-        """If we are in an allocation, have workers on all its nodes; when that fails, go on with this node.
-
-        Those that an earlier agent has asked for are taken up too: what their workers had is settled with them.
-        """
-        allocation = None
-        try:
-            allocation = await asyncio.to_thread(find_allocation)
-            if allocation is None:
-                be_nice(self._nice)  # there are others on this node
-            else:
-                allocated = AllocatedWorkers(self.home, allocation, self.workers, self._channel)
-                self.workers.gate = allocated
-                self.worker.use_allocated()
-                if allocated.others:
-                    await allocated.open()
-                    self.worker.rendezvous = allocated.rendezvous
-                    self.allocated = allocated
-                    self.spawn(allocated.bring_up())
-                elif allocated.listened_for:
-                    await self._open_alone(allocated)
-                if allocation.ends_at is not None:
-                    deadline = Deadline(self.dispatcher, allocation.name, allocation.ends_at, self._end_notice_s)
-                    self.spawn(deadline.run())
-        except (LwfmError, OSError) as error:
-            _logger.error("only this node is used: %s", error)
-        await self.created.restore(allocation)
-        current = {*self.created.names, *([] if allocation is None else [allocation.name])}
-        self.former = FormerAllocations(self.home.allocations, current, self.workers, self.writer, self.store.origin)
-        await self.former.look()
-        self.spawn(self.former.run())
-
-    async def _open_alone(self, allocated: AllocatedWorkers) -> None:
-        """The allocation is this node alone: be found from where it was asked for, if that can be."""
-        try:
-            await allocated.open()
-            self.allocated = allocated
-        except (LwfmError, OSError) as error:
-            _logger.info("not to be reached from other hosts: %s", error)
-
-    def _coming(self) -> list[Node]:
-        """The nodes whose workers are being started, or will be when a scheduler gives us them."""
-        return [*(self.allocated.coming() if self.allocated is not None else ()), *self.created.coming()]
-
     async def close(self, *, stop_worker: bool, kill: bool = False) -> None:
         """Leave: the store last, after all that is still to be written."""
         if stop_worker:
             await self._meet_worker()
-        await self.created.close(kill=stop_worker and kill)
+        await self.allocations.created.close(kill=stop_worker and kill)
         stop = stop_worker and (kill or not self.dispatcher.flights)  # one that still has work stays for the next agent
         if stop:
             await self.writer.write(presence.all_left, "the agent has left")
             self.worker.dismiss()  # the one we started may wait for the spool of another that leaves now
         await self.workers.close(stop=stop, kill=kill)
-        if self.allocated is not None:
-            await self.allocated.close(stop=stop)
+        await self.allocations.leave(stop=stop)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -350,20 +304,11 @@ class Instance:
             "socket": str(self.home.socket), "store": str(self.home.database), "origin": self.store.origin,
             "started_at": utc_text(self.started_at), "idle_exit_s": self.idle_exit_s, "at_rest": self.at_rest,
             "journal_mode": self.store.journal_mode,
-            "settling": sorted(self.former.left) if self.former is not None else [],
-            "allocation": self._allocation(), "allocations": self.created.describe(),
+            **self.allocations.describe(),
             "workers": [node.facts() for node in self.dispatcher.nodes.values()],
             "notices": [self.store.notice] if self.store.notice else [],
             "accepts": STORE not in self.troubles, "troubles": self.troubles.listed(),
         }  # fmt: skip
-
-    def _allocation(self) -> Optional[dict[str, Any]]:
-        if self.allocated is None:
-            return None
-        allocation = self.allocated.allocation
-        ends_at = None if allocation.ends_at is None else utc_text(allocation.ends_at)
-        told = {"scheduler": allocation.scheduler, "id": allocation.id, "name": allocation.name, "ends_at": ends_at}
-        return {**told, "nodes": len(allocation.nodes), "other_nodes": self.allocated.states()}
 
     def sites(self) -> Registry:
         """The sites, as ``sites.toml`` has them now.
@@ -580,8 +525,8 @@ class Instance:
             without_limits(config.options),
             self.home.root,
             self.home.repository,
-            self.nodes,
-            self.allocations,
+            AgentNodes(self._loop, self.dispatcher, self.workers),
+            AgentAllocations(self._loop, self.allocations.created),
         )
 
     def _tidy_vault(self, recorder: Recorder, owners: Iterable[str]) -> None:
@@ -646,7 +591,7 @@ class Instance:
             or self.dispatcher.waiting
             or self.attached
             or self.polled
-            or self.created.busy
+            or self.allocations.created.busy
             or self.syncs.busy
             or self.snapshots.busy
         ):
