@@ -70,7 +70,7 @@ def _cancel(instance: Instance, recorder: Recorder, job_ids: Sequence[str], reas
         placed = (
             is_claimed(recorder, job_id)
             or attached.is_attached(recorder, job_id)
-            or instance.is_with_site(recorder, job_id)
+            or instance.sites.has(recorder, job_id)
         )
         job = instance.service.cancel(recorder, job_id, reason, placed=placed)
         if job is not None:
@@ -79,5 +79,7 @@ def _cancel(instance: Instance, recorder: Recorder, job_ids: Sequence[str], reas
 
 
 def _tell(instance: Instance, jobs: Sequence[JobNow], reason: str) -> None:
+    """Tell those who have these jobs that they shall end."""
     for job in jobs:
-        instance.tell_cancel(job.job_id, job.site, job.attempt, reason)
+        if not instance.attached.interrupt(job.job_id):
+            instance.sites.cancel(job.site, job.job_id, job.attempt, reason)

@@ -34,7 +34,9 @@ async def why(instance: Instance, call: Call) -> JSON:
 def _where_it_stands(instance: Instance, job: JSON, state: JobState) -> list[str]:
     """What a job waits for that was not handed to its site, or to a worker; of one that was, whether the site is down."""
     job_id = job["job_id"]
-    of_site = instance.polled.why_waiting(job["site"], job_id) or instance.polled.standing(job["site"]).trouble
+    of_site = (
+        instance.sites.polled.why_waiting(job["site"], job_id) or instance.sites.polled.standing(job["site"]).trouble
+    )
     if of_site:
         return [of_site]
     if state is not JobState.PENDING:

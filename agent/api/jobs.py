@@ -9,6 +9,7 @@ from .. import hostlist
 from ..errors import Conflict, InvalidRecord, LwfmError
 from ..host import processes
 from ..instance import Instance
+from ..instance.placement import place
 from ..matching import parse_terms
 from ..models import JobDefn
 from ..recording import attached
@@ -28,7 +29,7 @@ async def submit(instance: Instance, call: Call) -> JSON:
     """Record jobs and hand them to their sites."""
     body = call.body()
     definitions = definitions_of(body)
-    placements = await instance.place(body.get("site"), definitions)
+    placements = await place(instance.sites, body.get("site"), definitions)
     return await instance.writer.write(instance.service.submit, body, definitions, placements)
 
 
@@ -58,7 +59,7 @@ async def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str
     refused = {}
     for site, listed in by_site.items():
         try:
-            await instance.place([site], [job.defn for job in listed])
+            await place(instance.sites, [site], [job.defn for job in listed])
         except LwfmError as all_together:
             if len(listed) == 1:
                 refused[listed[0].job_id] = all_together.message
@@ -71,7 +72,7 @@ async def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str
 async def check(instance: Instance, call: Call) -> JSON:
     """Let the sites judge a definition; nothing is recorded."""
     body = call.body()
-    await instance.place(body.get("site"), [JobDefn.from_json(body.get("definition"))])
+    await place(instance.sites, body.get("site"), [JobDefn.from_json(body.get("definition"))])
     return {}
 
 

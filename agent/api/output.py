@@ -40,9 +40,9 @@ async def output(instance: Instance, call: Call) -> Raw:
         except NotFound:
             if "runner" not in job or "adopted_at" in job:
                 raise  # else the instance that has run it has it still
-    run = await instance.pillar(site, "run")
+    run = await instance.sites.pillar(site, "run")
     if not run.reports_itself:
-        data = await instance.call_site(site, run.output, job["job_id"], stream, offset, limit, run_s=OUTPUT_S)
+        data = await instance.sites.call(site, run.output, job["job_id"], stream, offset, limit, run_s=OUTPUT_S)
         return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)
     live = await instance.workers.output(job["job_id"], attempt, stream, offset, limit, wait_s)
     if live is not None:

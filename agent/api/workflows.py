@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..instance import Instance
+from ..instance.placement import place
 from ..matching import parse_terms
 from ..models import JobDefn
 from ..store import queries
@@ -64,13 +65,13 @@ async def close(instance: Instance, call: Call) -> JSON:
 async def handler_set(instance: Instance, call: Call) -> JSON:
     """Set a handler."""
     body = call.body()
-    event, place = body.get("event"), None
+    event, placement = body.get("event"), None
     if isinstance(event, dict):
         delivery = JobDefn("true")  # any notification asks for as little
         defn = JobDefn.from_json(event.get("defn") or delivery)
-        (place,) = await instance.place(event.get("site"), [replace(defn, extra={})])
-        body = {**body, "event": {**event, "site": place.site}}
-    return await instance.writer.write(instance.service.set_handler, body, place)
+        (placement,) = await place(instance.sites, event.get("site"), [replace(defn, extra={})])
+        body = {**body, "event": {**event, "site": placement.site}}
+    return await instance.writer.write(instance.service.set_handler, body, placement)
 
 
 async def handler_list(instance: Instance, call: Call) -> JSON:

@@ -222,7 +222,7 @@ async def test_a_change_in_the_transaction_of_the_look_is_counted_once(of: str) 
 
 def gate_claims(instance: Instance) -> asyncio.Event:
     """Let nothing be claimed but in the transaction of its submission, until the event is set."""
-    gate, claim = asyncio.Event(), instance._claim
+    gate, claim = asyncio.Event(), instance.dispatcher._claim
 
     async def gated(worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]) -> Mapping[str, JobRequest]:
         await gate.wait()
@@ -413,7 +413,7 @@ async def test_a_claim_that_cannot_be_recorded_is_made_again(monkeypatch: pytest
     async with an_instance() as instance:
         worker = await Worker(instance).connect()
         monkeypatch.setattr(dispatcher, "CLAIM_AGAIN_S", 0.01)
-        claim, failures = instance._claim, [StoreFull(), StoreFull()]
+        claim, failures = instance.dispatcher._claim, [StoreFull(), StoreFull()]
 
         async def failing(
             worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]
