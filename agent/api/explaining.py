@@ -41,7 +41,7 @@ def _where_it_stands(instance: Instance, job: JSON, state: JobState) -> list[str
         return [of_site]
     if state is not JobState.PENDING:
         return []
-    if instance.dispatcher.has(job_id):
+    if job_id in instance.dispatcher.flights:
         return ["was given to a worker, and is about to start"]
     lines = [instance.dispatcher.why_waiting(job_id) or "is about to be placed"]
     for resource in instance.dispatcher.describe():

@@ -25,7 +25,8 @@ from ..housekeeping.snapshots import Snapshots
 from ..housekeeping.snapshots import policy_of as snapshots_policy_of
 from ..notify import delivery
 from ..paths import CACHE_VARIABLE, Home, user_name
-from ..placing.dispatcher import Dispatcher, Flight
+from ..placing.dispatcher import Dispatcher
+from ..placing.flights import Flight
 from ..polled import handover
 from ..recording import presence, recovery
 from ..recording.attached import AttachedJobs

@@ -246,7 +246,7 @@ class WorkerServer:
         node = self._dispatcher.nodes.get(connection.worker_id)
         name = node.name if node is not None else connection.host
         part = Part(connection.host, name, tuple(message["cores"]), tuple(message["gpus"]), message.get("way") or {})
-        self._dispatcher.holding(connection.worker_id, str(message["job"]), int(message["attempt"]), part)
+        self._dispatcher.flights.holding(connection.worker_id, str(message["job"]), int(message["attempt"]), part)
 
     def _hosts(self, job_id: str) -> list[str]:
         """The nodes of a job that runs on several."""

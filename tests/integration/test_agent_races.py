@@ -337,7 +337,7 @@ async def test_a_job_cancelled_when_a_failure_beside_it_has_put_it_back_ends() -
         answer = await call(cancel, instance, {}, job)
         assert answer["state"] in ("FINISHING", "CANCELLED")
         gate.set()
-        if instance.dispatcher.has(job) and instance.dispatcher.flights[job].claimed:
+        if (flight := instance.dispatcher.flights.get(job)) is not None and flight.claimed:
             return  # it went to the worker all the same, which is asked
         await _until_async(lambda: _is(instance, job, "CANCELLED"))
 
