@@ -7,7 +7,7 @@ import asyncio
 from ..instance import Instance
 from ..store import queries
 from ..sync import peers
-from .server import JSON, Call
+from .call import JSON, Call
 
 
 async def status(instance: Instance, call: Call) -> JSON:

@@ -11,7 +11,7 @@ from ..recording.recovery import is_claimed
 from ..recording.service import job_ids_of, text_of
 from ..states import JobState
 from ..store import origins, queries
-from .server import JSON, Call
+from .call import JSON, Call
 
 CANCELLED_BY_USER = "cancelled by the user"
 _OPEN_OF_WORKFLOW = (

@@ -19,8 +19,8 @@ from ..sites.base import Auth, Repo, Run, Spin
 from ..sites.registry import called
 from ..states import JobState
 from ..store import queries
+from .call import JSON
 from .cancelling import end_jobs
-from .server import JSON
 from .waiting import until_ended
 
 TIMEOUT_S = 60.0

@@ -20,9 +20,9 @@ from ..records import check_properties
 from ..sites.base import StoredData
 from ..sites.registry import called
 from ..store import Connection, copies, nesting, origins, queries
+from .call import JSON, Call
 from .contents import copy_here
 from .selecting import origins_of, whole_id
-from .server import JSON, Call
 
 
 async def put(instance: Instance, call: Call) -> JSON:

@@ -6,8 +6,8 @@ from ..errors import NotFound
 from ..instance import Instance
 from ..states import JobState
 from ..store import origins, queries
+from .call import JSON, Call
 from .selecting import job_meant
-from .server import JSON, Call
 
 
 async def why(instance: Instance, call: Call) -> JSON:

@@ -8,8 +8,8 @@ from typing import Any
 from ..errors import InvalidRecord
 from ..instance import Instance
 from ..store import lineage, queries
+from .call import JSON, Call
 from .selecting import origins_of, whole_id
-from .server import JSON, Call
 
 
 async def log_put(instance: Instance, call: Call) -> JSON:

@@ -17,7 +17,7 @@ from ..instance import Instance
 from ..store import Connection, Store, compaction, pruning, sharing, sizes
 from ..store.maintenance import snapshot
 from ..store.origins import JobsElsewhere
-from .server import JSON, Call, number_of
+from .call import JSON, Call, number_of
 from .stores import beside_others
 
 T = TypeVar("T")

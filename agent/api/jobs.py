@@ -19,8 +19,8 @@ from ..recording.service import Adopted, definitions_of, text_of
 from ..states import parse_state
 from ..store import queries
 from ..store.batch import check_place
+from .call import JSON, Call
 from .selecting import job_meant, origins_of, whole_id
-from .server import JSON, Call
 
 MAX_TREE_JOBS = 2000
 

@@ -9,8 +9,8 @@ from ..errors import InvalidRecord, NotFound
 from ..instance import Instance
 from ..states import JobState
 from ..store import queries, stubs
+from .call import JSON, Call, Raw
 from .selecting import job_meant
-from .server import JSON, Call, Raw
 
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 MAX_WAIT_S = 30.0

@@ -18,7 +18,7 @@ from . import (
     waiting,
     workflows,
 )
-from .server import Route, route
+from .call import Route, route
 
 
 def routes() -> list[Route]:

@@ -7,7 +7,7 @@ from typing import Optional
 
 from ..instance import Instance
 from ..store import origins, queries
-from .server import JSON, Call
+from .call import JSON, Call
 
 
 async def job_meant(instance: Instance, call: Call) -> JSON:

@@ -9,7 +9,7 @@ from ..errors import InvalidRecord, LoginRequired, LwfmError
 from ..instance import Instance
 from ..sites.base import Resource
 from . import checks
-from .server import JSON, Call, number_of
+from .call import JSON, Call, number_of
 
 START_WAIT_S = 2.0
 """How long a list of sites waits for drivers that are being started."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..errors import InvalidRecord
 from ..instance import Instance
 from ..store import maintenance
-from .server import JSON, Call
+from .call import JSON, Call
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from ..store import Store, exchange, fragments, queries, schema, sharing, stubs
 from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_from_json, vector_to_json
 from ..sync import peers
 from ..sync.address import Address
-from .server import JSON, Call, Raw
+from .call import JSON, Call, Raw
 
 LEAST_FREE_BYTES = 64 * 1024 * 1024
 """Records are not taken over when less than this, and some times what they need, is free beside the store."""

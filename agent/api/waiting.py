@@ -16,7 +16,7 @@ from ..recording.service import active_count, job_ids_of
 from ..recording.watch import Progress, changed_since
 from ..states import JobState
 from ..store import queries
-from .server import JSON, Call, number_of
+from .call import JSON, Call, number_of
 
 MAX_WAIT_S = 60.0
 MAX_GATHER_S = 5.0

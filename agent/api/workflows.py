@@ -10,8 +10,8 @@ from ..instance.placement import place
 from ..matching import parse_terms
 from ..models import JobDefn
 from ..store import queries
+from .call import JSON, Call
 from .selecting import origins_of, whole_id
-from .server import JSON, Call
 
 
 async def put(instance: Instance, call: Call) -> JSON:

@@ -18,9 +18,9 @@ from typing import Any, Optional
 import pytest
 
 from lwfm import wire
+from lwfm.api.call import Call
 from lwfm.api.cancelling import cancel
 from lwfm.api.jobs import submit as submit_jobs
-from lwfm.api.server import Call
 from lwfm.api.waiting import progress, wait
 from lwfm.capacity import Capacity
 from lwfm.clock import utc_now
