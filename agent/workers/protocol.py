@@ -278,7 +278,7 @@ class WorkerServer:
         """Nothing more is expected of a worker: record what that means for its jobs, and place nothing there.
 
         Args:
-            worker_id: which. ``reason``: why. ``state``: what is recorded of its node, see :mod:`.presence`.
+            worker_id: which. ``reason``: why. ``state``: what is recorded of its node, see :mod:`lwfm.recording.presence`.
         """
         connection = self.connections.pop(worker_id, None)
         if connection is not None:
