@@ -278,9 +278,7 @@ class CreatedAllocations:
             created.hosts = created.hosts or job.hosts
             self._giving_back.before_end(created, job.ends_at)
         if created.asked.giving_back is not None and job.phase in (RUNNING, PENDING):
-            self._giving_back.begin(
-                created, created.asked.giving_back
-            )  # an earlier agent, or an earlier attempt, got no further
+            self._giving_back.begin(created, created.asked.giving_back)  # an earlier agent, or attempt, got no further
 
     async def _finish(self, created: Created, native: str) -> None:
         """It has ended: settle what its workers had, and forget it."""
@@ -295,11 +293,8 @@ class CreatedAllocations:
         for worker_id in await self._writer.read(recovery.workers_at, created.place):
             await self._workers.lose(worker_id, why, presence.LEFT)
         back = created.asked.giving_back
-        created.phase, created.native, created.reason = (
-            ENDED,
-            native,
-            (f"given back: {back}" if back else "") + told or None,
-        )
+        created.phase, created.native = ENDED, native
+        created.reason = (f"given back: {back}" if back else "") + told or None
         self._ended.append(self._resource(created))
         self._forget(created)
 

@@ -15,13 +15,13 @@ START_WAIT_S = 2.0
 """How long a list of sites waits for drivers that are being started."""
 
 
-async def site_list(instance: Instance, call: Call) -> JSON:
+async def listing(instance: Instance, call: Call) -> JSON:
     """The sites."""
     found = await asyncio.gather(*(_described(instance, name) for name in instance.sites.current().names()))
     return {"sites": [_without_options(described) for described in found]}
 
 
-async def site_get(instance: Instance, call: Call) -> JSON:
+async def get(instance: Instance, call: Call) -> JSON:
     """One site."""
     return await _described(instance, call.arguments[0])
 
@@ -40,7 +40,7 @@ async def _described(instance: Instance, name: str) -> JSON:
     return await asyncio.to_thread(instance.sites.describe, name)
 
 
-async def site_check(instance: Instance, call: Call) -> JSON:
+async def check(instance: Instance, call: Call) -> JSON:
     """Try each pillar of a site."""
     body = call.body()
     pillars = body.get("pillars") or PILLARS
@@ -51,7 +51,7 @@ async def site_check(instance: Instance, call: Call) -> JSON:
     return await checks.check_site(instance, call.arguments[0], pillars, timeout_s, submission)
 
 
-async def site_login(instance: Instance, call: Call) -> JSON:
+async def login(instance: Instance, call: Call) -> JSON:
     """Log in, as far as the answers go."""
     name = call.arguments[0]
     answers = call.body().get("answers") or []

@@ -1,14 +1,11 @@
-"""The calls of the API on workflows, and on the handlers that start more of their jobs."""
+"""The calls of the API on workflows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..instance import Instance
-from ..instance.placement import place
 from ..matching import parse_terms
-from ..models import JobDefn
 from ..store import queries
 from .call import JSON, Call
 from .selecting import origins_of, whole_id
@@ -60,34 +57,3 @@ async def close(instance: Instance, call: Call) -> JSON:
     """End what can no longer be triggered."""
     reason = str(call.body().get("reason") or "the workflow ended before its data came")
     return await instance.writer.write(instance.service.close_workflow, call.arguments[0], reason)
-
-
-async def handler_set(instance: Instance, call: Call) -> JSON:
-    """Set a handler."""
-    body = call.body()
-    event, placement = body.get("event"), None
-    if isinstance(event, dict):
-        delivery = JobDefn("true")  # any notification asks for as little
-        defn = JobDefn.from_json(event.get("defn") or delivery)
-        (placement,) = await place(instance.sites, event.get("site"), [replace(defn, extra={})])
-        body = {**body, "event": {**event, "site": placement.site}}
-    return await instance.writer.write(instance.service.set_handler, body, placement)
-
-
-async def handler_list(instance: Instance, call: Call) -> JSON:
-    """Handlers, newest first."""
-    workflow = await whole_id(instance, "workflow", call.value("workflow"))
-    found = await instance.writer.read(
-        queries.list_handlers,
-        workflow=workflow,
-        state=call.value("state"),
-        origins=await origins_of(instance, call),
-        limit=call.limit(),
-    )
-    return {"handlers": found}
-
-
-async def handler_unset(instance: Instance, call: Call) -> JSON:
-    """Unset a handler."""
-    reason = call.value("reason") or "its handler was unset"
-    return await instance.writer.write(instance.service.unset_handler, call.arguments[0], reason)
