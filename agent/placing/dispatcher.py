@@ -36,7 +36,7 @@ Claim = Callable[[str, Sequence[str], list[Pair]], Awaitable[Mapping[str, JobReq
 
 
 class Dispatcher:
-    """Places jobs on nodes. Implements :class:`~lwfm.sites.base.Nodes` for the drivers.
+    """Places jobs on nodes.
 
     Args:
         claim: makes durable that these (job, attempt) go to that worker, with the workers of further nodes, and answers with the
@@ -57,7 +57,7 @@ class Dispatcher:
         call_soon: Callable[[Callable[[], None]], Any],
         spawn: Callable[[Awaitable[None]], Any],
         expected: Capacity,
-        dropped: Callable[[str, int], Any] = lambda *_: None,
+        dropped: Callable[[str, int], Any],
     ):
         self._dropped = dropped
         self._claim = claim

@@ -449,7 +449,7 @@ def test_handing_over_the_same_job_again_is_harmless() -> None:
         tasks: list[asyncio.Future[None]] = []
         capacity = Capacity(1, 1 << 30, 0)
         placing = dispatcher.Dispatcher(
-            claim, loop.call_soon, lambda c: tasks.append(asyncio.ensure_future(c)), capacity
+            claim, loop.call_soon, lambda c: tasks.append(asyncio.ensure_future(c)), capacity, lambda *_: None
         )
         request = JobRequest("job", 1, JobDefn("true", cwd="/"))
         again = JobRequest("job", 2, JobDefn("true", cwd="/"))
