@@ -43,7 +43,6 @@ class Sites:
         writer, outputs, builder: what is needed for those that must be asked. ``spawn``: runs a coroutine in the event loop.
 
     Attributes:
-        registry: as they were configured when :meth:`current` was called last.
         polled: those that must be asked.
     """
 
@@ -65,13 +64,13 @@ class Sites:
         self._allocations = allocations
         self._writer = writer
         self._spawn = spawn
-        self.registry = Registry(configs, self._context_of)
+        self._registry = Registry(configs, self._context_of)
         self._calls = SiteCalls()
         self._bringing = Bringing(
             writer,
             outputs,
             self._calls,
-            self.registry.offered,
+            self._registry.offered,
             lambda name: self.polled.is_down(name),
             Collecting(home, writer).collect,
             builder.build,
@@ -81,18 +80,18 @@ class Sites:
             writer,
             self._calls,
             self._run_of,
-            self.registry.limits,
+            self._registry.limits,
             builder.build,
             self.placing,
             self._bringing,
             outputs,
         )
-        self.polled = PolledSites(turns, self._calls, self.registry.limits, self._bringing, spawn)
+        self.polled = PolledSites(turns, self._calls, self._registry.limits, self._bringing, spawn)
 
     async def begin(self) -> list[str]:
         """Make the drivers, as far as they can be made; the sites that report by themselves."""
-        await asyncio.to_thread(self.registry.make_all)
-        return [name for name in self.registry.names() if self.reports_itself(name)]
+        await asyncio.to_thread(self._registry.make_all)
+        return [name for name in self._registry.names() if self.reports_itself(name)]
 
     def resume(self, open_jobs: Sequence[Resumed], to_bring: Mapping[str, Sequence[str]]) -> None:
         """Go on with jobs that an earlier agent had to do with at those that must be asked: open ones, and by site ended ones."""
@@ -104,7 +103,7 @@ class Sites:
         """Close the drivers; those that are at something get a moment for it."""
         await self._calls.close(LEAVE_S)
         try:
-            await SiteCalls().call("", self.registry.close, run_s=LEAVE_S)
+            await SiteCalls().call("", self._registry.close, run_s=LEAVE_S)
         except LwfmError as error:
             _logger.warning("the sites were not all closed: %s", error.message)
 
@@ -118,14 +117,14 @@ class Sites:
         """
         found = signature(self._home.sites_file)
         if found != self._signature:
-            self.registry.configure(read_sites(self._home.sites_file))
+            self._registry.configure(read_sites(self._home.sites_file))
             self._signature = found
             self._spawn(self._make_all())
-        return self.registry
+        return self._registry
 
     async def _make_all(self) -> None:
         """Before they are asked for in the event loop."""
-        await asyncio.to_thread(self.registry.make_all)
+        await asyncio.to_thread(self._registry.make_all)
 
     async def pillar(self, site: str, pillar: str) -> Any:
         """One pillar of a site; a driver that is not there yet is made in a thread.
@@ -141,7 +140,7 @@ class Sites:
     def reports_itself(self, name: str) -> bool:
         """Whether a site tells by itself what becomes of its jobs, as those on the agent's own nodes do."""
         try:
-            return bool(self.registry.pillar(name, "run").reports_itself)
+            return bool(self._registry.pillar(name, "run").reports_itself)
         except LwfmError as error:
             _logger.error("site %s: %s", name, error)
             return False
@@ -149,14 +148,14 @@ class Sites:
     def labels_of(self, site: str) -> frozenset[str]:
         """What a site asks of our nodes."""
         try:
-            found: frozenset[str] = self.registry.pillar(site, "run").labels
+            found: frozenset[str] = self._registry.pillar(site, "run").labels
         except LwfmError:
             return frozenset()  # told when its jobs are submitted
         return found
 
     def describe(self, name: str) -> dict[str, Any]:
         """A site as the API shows it: what it is, and how it is. May block."""
-        described = self.registry.describe(name)
+        described = self._registry.describe(name)
         if described["state"] == "ready":
             described.update(self.polled.describe(name))
         return described
@@ -167,7 +166,7 @@ class Sites:
         Args:
             name: the site. ``times``: ``wait_s`` and ``run_s``, as :meth:`~lwfm.sites.calls.SiteCalls.call` has them.
         """
-        if name in self.registry.names() and self.reports_itself(name):
+        if name in self._registry.names() and self.reports_itself(name):
             return await asyncio.to_thread(called, name, function, *arguments)
         return await self._calls.call(name, function, *arguments, **times)
 
@@ -177,7 +176,7 @@ class Sites:
         """Chooses the sites of jobs; for one submission, or one unit of work. Waits for no driver in a process of its own."""
 
         def accepts(name: str, defn: JobDefn) -> None:
-            run = self.registry.pillar(name, "run")
+            run = self._registry.pillar(name, "run")
             if not isinstance(run, ProcessRun) and "/" not in name:
                 called(name, run.check, defn)
 
@@ -193,7 +192,7 @@ class Sites:
             by_site.setdefault(item.site, []).append(item.request)
         for site, listed in by_site.items():
             try:
-                run = self.registry.pillar(site, "run")
+                run = self._registry.pillar(site, "run")
                 if run.reports_itself:
                     called(site, run.submit, listed)
                 else:
@@ -217,7 +216,7 @@ class Sites:
 
     def cancel(self, site: str, job_id: str, attempt: int, reason: str) -> None:
         """Tell a site that a job shall end."""
-        run = self.registry.pillar(site, "run")
+        run = self._registry.pillar(site, "run")
         if run.reports_itself:
             called(site, run.cancel, job_id, attempt, reason)
         else:
@@ -229,7 +228,7 @@ class Sites:
             self.current()
         except ConfigError as error:  # what was configured before stays
             _logger.warning("%s", error.message)
-        return cast(Run, self.registry.pillar(name, "run"))
+        return cast(Run, self._registry.pillar(name, "run"))
 
     def _context_of(self, config: SiteConfig) -> SiteContext:
         options = without_limits(config.options)
