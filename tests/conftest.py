@@ -6,9 +6,16 @@ A test that cannot run everywhere, and need not, says so with ``@pytest.mark.opt
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C reaches what tests start, also when they run in the background of a shell, which has it ignored there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def skipping_is_an_error() -> bool:
