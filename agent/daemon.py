@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from .api.calls import routes
+from .api.routes import routes
 from .api.server import Server
 from .errors import LwfmError
 from .host.logfiles import SHARED_LOG, LogFile

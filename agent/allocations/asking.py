@@ -1,6 +1,6 @@
 """Asking a batch scheduler for an allocation: from what a person wants to a batch job whose only work is to have workers.
 
-Blocks; for threads. What is done with it then is the business of :mod:`.asked`.
+Blocks; for threads. What is done with it then is the business of :mod:`.all_created`.
 """
 
 from __future__ import annotations

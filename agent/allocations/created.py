@@ -1,14 +1,16 @@
 """One allocation that the agent has asked a batch scheduler for: what is known of it, and the gate for its workers.
 
-Knows what lies on disk of it (:mod:`.allotment`) and what the scheduler said last; asks nobody. See :mod:`.asked`.
+Knows what lies on disk of it (:mod:`.allotment`) and what the scheduler said last; asks nobody. See :mod:`.all_created`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Callable, Optional
 
 from .. import hostlist
@@ -23,10 +25,11 @@ from ..sites.batch.scheduler import ENDED, ENDING, PENDING, RUNNING, UNKNOWN
 from ..workers.connections import Gate
 from ..workers.listening import shown
 from .allotment import Allotment, Asked, Begun
-from .own import NO_LIMIT, START_TIMEOUT_S, capacity_of
+from .expected import START_TIMEOUT_S, capacity_of, capacity_told
 
 SILENT_S = 5.0
 """An allocation that runs for so long without a worker is one to worry about."""
+_logger = logging.getLogger(__name__)
 
 
 class Created(Gate):
@@ -38,6 +41,7 @@ class Created(Gate):
         ends_at: seconds since the epoch. ``hosts``: its nodes.
         addresses: where we listen for it; ``trouble``: why we do not.
         own: whether the agent is in it itself: then its workers come in elsewhere.
+        kept_because: why the scheduler did not take it back when it was to be given back.
     """
 
     def __init__(self, allotment: Allotment, asked: Asked, news: Callable[[Created], None]):
@@ -52,6 +56,7 @@ class Created(Gate):
         self.addresses: list[Address] = []
         self.trouble: Optional[str] = None
         self.own = False
+        self.kept_because: Optional[str] = None
         self.came_at: Optional[float] = None
         self.runs_since: Optional[float] = None
         self.busy_at = time.monotonic()
@@ -73,6 +78,14 @@ class Created(Gate):
     def name(self) -> str:
         """For people."""
         return f"the allocation {self.job_id} of {self.asked.scheduler}"
+
+    async def change(self, **changes: Any) -> None:
+        """Change what was asked for, here and on disk, as far as that takes it."""
+        self.asked = replace(self.asked, **changes)
+        try:
+            await asyncio.to_thread(self.allotment.write_asked, self.asked)
+        except OSError as error:
+            _logger.error("cannot write %s: %s", self.allotment.directory, error)
 
     async def share(self, host: str) -> Optional[Capacity]:
         """What the scheduler gave us of a node, as the batch job has written it down before it started any worker."""
@@ -118,8 +131,7 @@ class Created(Gate):
 
     def coming(self) -> list[Node]:
         """Its nodes as long as they are still to come, with what is known of them."""
-        told = (self.asked.cores, self.asked.memory_bytes, self.asked.gpus)
-        capacity = Capacity(*(NO_LIMIT if value is None else value for value in told))
+        capacity = capacity_told(self.asked.cores, self.asked.memory_bytes, self.asked.gpus)
         return [
             Node("", "", 0, capacity, None, "", self.allocation) for _ in range(self.asked.nodes if self.waits else 0)
         ]

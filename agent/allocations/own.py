@@ -13,10 +13,11 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from .. import hostlist, rendezvous
 from ..capacity import Capacity
+from ..clock import utc_text
 from ..errors import LwfmError
 from ..host.private import append_private, private_directory
 from ..launch.allocation import Allocation, NodeShare
@@ -27,9 +28,8 @@ from ..workers.connections import Gate
 from ..workers.listening import listen_for
 from ..workers.protocol import WorkerServer
 from ..workers.tunnels import Tunnel, tunnel_command
+from .expected import START_TIMEOUT_S, capacity_of, capacity_told
 
-START_TIMEOUT_S = 60.0
-"""How long a node may take from the launcher's start until its worker has come; the others work meanwhile."""
 RECONNECT_S = 3.0
 """How long workers that an earlier agent has started get to come by themselves."""
 TUNNEL_AFTER_S = 20.0
@@ -37,18 +37,7 @@ TUNNEL_AFTER_S = 20.0
 SUBMIT_HOST_VARIABLES = ("SLURM_SUBMIT_HOST", "PBS_O_HOST", "SGE_O_HOST", "LSB_SUB_HOST")
 """In a batch job, the host on which it was submitted: sbatch(1), qsub(1) of PBS and of Grid Engine, bsub(1)."""
 CHANNELS = ("auto", "tcp", "ssh")
-NO_LIMIT = 2**62
-UNLIMITED = Capacity(NO_LIMIT, NO_LIMIT, NO_LIMIT)
 _logger = logging.getLogger(__name__)
-
-
-def capacity_of(allocation: Allocation, host: str) -> Optional[Capacity]:
-    """What the scheduler gave us of a node; what it does not tell is without limit. None: it is not one of the nodes."""
-    node = allocation.share_of(host)
-    if node is None:
-        return None
-    told = (node.cores, node.memory_bytes, node.gpus)
-    return Capacity(*(NO_LIMIT if value is None else value for value in told))
 
 
 class AllocatedWorkers(Gate):
@@ -62,7 +51,7 @@ class AllocatedWorkers(Gate):
             the latter where the former does not do (``auto``).
     """
 
-    def __init__(self, home: Home, allocation: Allocation, workers: WorkerServer, channel: str = "auto"):
+    def __init__(self, home: Home, allocation: Allocation, workers: WorkerServer, channel: str):
         self.allocation = allocation
         self._channel = channel
         self._tunnels: dict[str, Tunnel] = {}
@@ -104,7 +93,7 @@ class AllocatedWorkers(Gate):
     async def bring_up(self) -> None:
         """Start workers where none comes by itself; say which have not come in time. Until cancelled, or all are there."""
         await asyncio.sleep(RECONNECT_S if any(self._directory.glob("started-*")) else 0)
-        wanted = [node.host for node in self.others if not self.is_up(node.host)]
+        wanted = [node.host for node in self.others if not self._is_up(node.host)]
         if wanted and self._channel != "ssh":
             try:
                 await asyncio.to_thread(self._launch, wanted)
@@ -112,7 +101,7 @@ class AllocatedWorkers(Gate):
                 _logger.error("no workers on the other nodes: %s", error)
         began = time.monotonic()
         while wanted:
-            wanted = [host for host in wanted if not self.is_up(host)]
+            wanted = [host for host in wanted if not self._is_up(host)]
             now = time.monotonic()
             for host in list(wanted):
                 tunnel = self._tunnels.get(host)
@@ -138,7 +127,7 @@ class AllocatedWorkers(Gate):
                 _logger.error("there is no ssh here: %s", error)
                 self._channel = "tcp"
 
-    def is_up(self, host: str) -> bool:
+    def _is_up(self, host: str) -> bool:
         """Whether a worker of that node is connected."""
         return any(hostlist.same_host(connection.host, host) for connection in self._workers.of(self))
 
@@ -153,17 +142,37 @@ class AllocatedWorkers(Gate):
 
     def coming(self) -> list[Node]:
         """The nodes whose workers are being started, with what the scheduler told of them."""
-        states = self.states()
+        states = self._states()
         return [
-            Node("", node.host, 0, capacity_of(self.allocation, node.host) or UNLIMITED, None, "", self.allocation.name)
+            Node(
+                "",
+                node.host,
+                0,
+                capacity_told(node.cores, node.memory_bytes, node.gpus),
+                None,
+                "",
+                self.allocation.name,
+            )
             for node in self.others
             if states[node.host] == "starting"
         ]
 
-    def states(self) -> dict[str, str]:
+    def describe(self) -> dict[str, Any]:
+        """The allocation, as ``GET /v1/agent`` shows it."""
+        allocation = self.allocation
+        return {
+            "scheduler": allocation.scheduler,
+            "id": allocation.id,
+            "name": allocation.name,
+            "nodes": len(allocation.nodes),
+            "ends_at": None if allocation.ends_at is None else utc_text(allocation.ends_at),
+            "other_nodes": self._states(),
+        }
+
+    def _states(self) -> dict[str, str]:
         """Each other node, and whether it is ``up``, ``starting`` or ``missing``."""
         return {
-            node.host: "up" if self.is_up(node.host) else "missing" if node.host in self._missing else "starting"
+            node.host: "up" if self._is_up(node.host) else "missing" if node.host in self._missing else "starting"
             for node in self.others
         }
 

@@ -13,13 +13,15 @@ from typing import Any, Optional
 from ..data.files import checksum
 from ..errors import LwfmError, NotSupported, SiteError
 from ..instance import Instance
+from ..instance.placement import place
 from ..models import JobDefn
 from ..sites.base import Auth, Repo, Run, Spin
 from ..sites.registry import called
 from ..states import JobState
 from ..store import queries
-from . import jobs
-from .server import JSON
+from .call import JSON
+from .cancelling import end_jobs
+from .waiting import until_ended
 
 TIMEOUT_S = 60.0
 CHECK_BYTES = 4096
@@ -40,7 +42,7 @@ async def check_site(
     Raises:
         LwfmError: there is no such site, or its driver cannot be made.
     """
-    sites = instance.sites()
+    sites = instance.sites.current()
     await asyncio.to_thread(called, name, lambda: sites.start(name, at_once=True))
     offered = sites.describe(name)["pillars"]
     tries: dict[str, Callable[..., Awaitable[str]]] = {"auth": _auth, "run": _run, "repo": _repo, "spin": _spin}
@@ -54,7 +56,7 @@ async def check_site(
     if submission is not None and "run" in offered:
         checks.append(await _timed("run a job", timeout_s, _job(instance, name, submission, timeout_s)))
     if all(check["ok"] for check in checks):
-        instance.polled.try_now(name)
+        instance.sites.polled.try_now(name)
     return {"name": name, "checks": checks}
 
 
@@ -75,7 +77,7 @@ def _caller(instance: Instance, name: str, timeout_s: float) -> Callable[..., Aw
 
     async def call(function: Callable[..., Any], *arguments: Any) -> Any:
         left_s = max(0.1, until - time.monotonic())
-        return await instance.call_site(name, function, *arguments, wait_s=left_s, run_s=left_s)
+        return await instance.sites.call(name, function, *arguments, wait_s=left_s, run_s=left_s)
 
     return call
 
@@ -125,26 +127,16 @@ async def _spin(instance: Instance, name: str, spin: Spin, timeout_s: float) -> 
 async def _job(instance: Instance, name: str, submission: JSON, timeout_s: float) -> str:
     """Run a small job as any other; one that does not end in time is cancelled."""
     defn = JobDefn(["true"], name="lwfm-site-check")
-    placements = await instance.place(name, [defn])
+    placements = await place(instance.sites, name, [defn])
     body = {"context": submission.get("context"), "site": name}
     answer = await instance.writer.write(instance.service.submit, body, [defn], placements)
     job_id = answer["jobs"][0]["job_id"]
-    with instance.watch.ends() as ends:
-
-        def look(recorder: Any) -> None:
-            job = recorder.job_now(job_id)
-            if job is not None and not job.state.terminal:
-                recorder.effects.also.append(lambda: instance.watch.expect(ends, [job_id]))
-            else:
-                recorder.effects.also.append(lambda: ends.note(job_id))
-
-        await instance.writer.write(look)
-        await ends.wait(timeout_s)
+    await until_ended(instance, [job_id], timeout_s)
     job = await instance.writer.read(queries.job, job_id)
     state = JobState(job["state"])
     if state is JobState.COMPLETE:
         return f"job {job_id} is COMPLETE"
     if not state.terminal:
-        await jobs.end_jobs(instance, [job_id], "the check took too long")
+        await end_jobs(instance, [job_id], "the check took too long")
         raise SiteError(f"job {job_id} is {state} after {timeout_s:.0f} s: {job.get('reason') or 'no reason known'}")
     raise SiteError(f"job {job_id} is {state}: {job.get('reason') or 'no reason known'}")

@@ -21,7 +21,7 @@ from ..models import Metasheet
 from ..recording.recorder import Recorder
 from ..store import copies, origins, queries
 from ..sync.wanted import DataRequest
-from .server import JSON, Call, number_of
+from .call import JSON, Call, number_of
 
 PAGE_FILES = 500
 MAX_FILES = 1000

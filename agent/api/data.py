@@ -20,9 +20,9 @@ from ..records import check_properties
 from ..sites.base import StoredData
 from ..sites.registry import called
 from ..store import Connection, copies, nesting, origins, queries
+from .call import JSON, Call
 from .contents import copy_here
-from .jobs import origins_of
-from .server import JSON, Call
+from .selecting import origins_of, whole_id
 
 
 async def put(instance: Instance, call: Call) -> JSON:
@@ -42,11 +42,11 @@ async def put(instance: Instance, call: Call) -> JSON:
             ) from None
         sheet = Metasheet.from_json({**described.to_json(), "site": site, "properties": properties})
         return await _record(instance, sheet, body)
-    repo = await instance.pillar(site, "repo")
+    repo = await instance.sites.pillar(site, "repo")
     site_path = text_of(body, "site_path") if body.get("site_path") is not None else None
     if site_path is not None and ("\0" in site_path or not site_path.strip()):
         raise InvalidRecord(f"site_path cannot be {site_path!r}", hint="leave it out to record the file where it is")
-    stored = await instance.call_site(site, repo.put, path, site_path, properties)
+    stored = await instance.sites.call(site, repo.put, path, site_path, properties)
     source = f"file://{instance.host}{path}" if site_path else None
     return await _record(instance, _sheet("put", site, stored, properties, source), body)
 
@@ -74,27 +74,27 @@ async def _fetched(instance: Instance, sheet: JSON, path: Path) -> StoredData:
     stored = StoredData(
         sheet["url"], sheet.get("path") or "", sheet.get("host"), sheet.get("size_bytes"), sheet.get("sha256")
     )
-    get = (await instance.pillar(site, "repo")).get
+    get = (await instance.sites.pillar(site, "repo")).get
     copy = await copy_here(instance, sheet) if foreign else None
     if copy is None:
         try:
             if foreign and not await _is_beside(instance, sheet):
                 leading = await instance.writer.read(origins.site_of, sheet["origin"])
-                if leading not in instance.sites().names():
+                if leading not in instance.sites.current().names():
                     raise NotFound(_elsewhere(sheet), hint=_how_to_bring(sheet))
-                get = (await instance.pillar(leading, "repo")).get
-                return cast(StoredData, await instance.call_site(leading, get, stored, _named(sheet, path)))
+                get = (await instance.sites.pillar(leading, "repo")).get
+                return cast(StoredData, await instance.sites.call(leading, get, stored, _named(sheet, path)))
             if foreign:  # the host that recorded it may be another that sees the same file
                 stored = replace(stored, url=file_url(instance.host, stored.path), host=instance.host)
             kept = instance.home.contents in Path(stored.path).parents
-            return cast(StoredData, await instance.call_site(site, get, stored, _named(sheet, path) if kept else path))
+            return cast(StoredData, await instance.sites.call(site, get, stored, _named(sheet, path) if kept else path))
         except (NotFound, SiteError):
             copy = None if foreign else await copy_here(instance, sheet)
             if copy is None or str(copy) == sheet.get("path"):
                 raise
     beside = replace(stored, url=file_url(instance.host, str(copy)), path=str(copy), host=instance.host)
     path = _named(sheet, path)
-    return await asyncio.to_thread(called, "local", (await instance.pillar("local", "repo")).get, beside, path)
+    return await asyncio.to_thread(called, "local", (await instance.sites.pillar("local", "repo")).get, beside, path)
 
 
 def _named(sheet: JSON, target: Path) -> Path:
@@ -134,13 +134,11 @@ def _how_to_bring(sheet: JSON) -> str:
 
 async def listing(instance: Instance, call: Call) -> JSON:
     """Data, newest first."""
-    read = instance.writer.read
-    job, workflow = call.value("job"), call.value("workflow")
-    found = await read(
+    found = await instance.writer.read(
         queries.list_data,
         match=parse_terms(call.values("match")),
-        job=await read(queries.resolve, "job", job) if job else None,
-        workflow=await read(queries.resolve, "workflow", workflow) if workflow else None,
+        job=await whole_id(instance, "job", call.value("job")),
+        workflow=await whole_id(instance, "workflow", call.value("workflow")),
         site=call.value("site"),
         op=call.value("op"),
         origins=await origins_of(instance, call),

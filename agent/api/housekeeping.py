@@ -17,7 +17,8 @@ from ..instance import Instance
 from ..store import Connection, Store, compaction, pruning, sharing, sizes
 from ..store.maintenance import snapshot
 from ..store.origins import JobsElsewhere
-from .server import JSON, Call, number_of
+from .call import JSON, Call, number_of
+from .stores import beside_others
 
 T = TypeVar("T")
 LEFTOVERS = ("outputs", "copies", "log files")
@@ -118,16 +119,10 @@ async def _leftovers(instance: Instance, what: str, limit: Limit, dry: bool) -> 
 
 
 async def _reading(instance: Instance, work: Callable[[Connection], T]) -> T:
-    """Run ``work`` on one state of the store, in a thread: it may take long, and others do not wait for it where that can be."""
-    reader = instance.store.reader()
-    if reader is None:
-        return await instance.writer.alone(lambda store: _in_snapshot(store.connection, work))
-    try:
-        return await asyncio.to_thread(_in_snapshot, reader, work)
-    finally:
-        reader.close()
+    """Run ``work`` on one state of the store."""
 
+    def look(connection: Any) -> T:
+        with snapshot(connection):
+            return work(connection)
 
-def _in_snapshot(connection: Any, work: Callable[[Connection], T]) -> T:
-    with snapshot(connection):
-        return work(connection)
+    return await beside_others(instance, look)

@@ -9,26 +9,26 @@ from ..errors import InvalidRecord, LoginRequired, LwfmError
 from ..instance import Instance
 from ..sites.base import Resource
 from . import checks
-from .server import JSON, Call, number_of
+from .call import JSON, Call, number_of
 
 START_WAIT_S = 2.0
 """How long a list of sites waits for drivers that are being started."""
 
 
-async def site_list(instance: Instance, call: Call) -> JSON:
+async def listing(instance: Instance, call: Call) -> JSON:
     """The sites."""
-    found = await asyncio.gather(*(_described(instance, name) for name in instance.sites().names()))
+    found = await asyncio.gather(*(_described(instance, name) for name in instance.sites.current().names()))
     return {"sites": [_without_options(described) for described in found]}
 
 
-async def site_get(instance: Instance, call: Call) -> JSON:
+async def get(instance: Instance, call: Call) -> JSON:
     """One site."""
     return await _described(instance, call.arguments[0])
 
 
 async def _described(instance: Instance, name: str) -> JSON:
     """A site; a driver in a process of its own is started, and may still be about to when this is told."""
-    sites = instance.sites()
+    sites = instance.sites.current()
 
     def start() -> None:
         try:
@@ -37,10 +37,10 @@ async def _described(instance: Instance, name: str) -> JSON:
             pass  # is in the description
 
     await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(start))], timeout=START_WAIT_S)
-    return await asyncio.to_thread(instance.describe_site, name)
+    return await asyncio.to_thread(instance.sites.describe, name)
 
 
-async def site_check(instance: Instance, call: Call) -> JSON:
+async def check(instance: Instance, call: Call) -> JSON:
     """Try each pillar of a site."""
     body = call.body()
     pillars = body.get("pillars") or PILLARS
@@ -51,7 +51,7 @@ async def site_check(instance: Instance, call: Call) -> JSON:
     return await checks.check_site(instance, call.arguments[0], pillars, timeout_s, submission)
 
 
-async def site_login(instance: Instance, call: Call) -> JSON:
+async def login(instance: Instance, call: Call) -> JSON:
     """Log in, as far as the answers go."""
     name = call.arguments[0]
     answers = call.body().get("answers") or []
@@ -59,7 +59,7 @@ async def site_login(instance: Instance, call: Call) -> JSON:
         raise InvalidRecord("answers must be a list")
     answers = list(answers)
     questions: list[JSON] = []
-    auth = await instance.pillar(name, "auth")
+    auth = await instance.sites.pillar(name, "auth")
 
     def ask(prompt: str, secret: bool) -> str:
         if not answers:
@@ -68,39 +68,39 @@ async def site_login(instance: Instance, call: Call) -> JSON:
         return str(answers.pop(0))
 
     try:
-        await instance.call_site(name, auth.login, ask)
+        await instance.sites.call(name, auth.login, ask)
     except LoginRequired:
         if not questions:
             raise
         return {"name": name, "current": False, "questions": questions}
-    current = await instance.call_site(name, auth.is_auth_current)
+    current = await instance.sites.call(name, auth.is_auth_current)
     if current:
-        instance.polled.try_now(name)
+        instance.sites.polled.try_now(name)
     return {"name": name, "current": current, "questions": []}
 
 
 async def resource_list(instance: Instance, call: Call) -> JSON:
     """What a site computes on."""
     name = call.arguments[0]
-    found = await instance.call_site(name, (await instance.pillar(name, "spin")).list)
+    found = await instance.sites.call(name, (await instance.sites.pillar(name, "spin")).list)
     return {"resources": [resource.to_json() for resource in found]}
 
 
 async def resource_create(instance: Instance, call: Call) -> JSON:
     """Make a resource."""
     name, body = call.arguments[0], call.body()
-    create = (await instance.pillar(name, "spin")).create
+    create = (await instance.sites.pillar(name, "spin")).create
     spec, _, place = body.get("spec") or {}, *name.partition("/")[1:]
     if place and isinstance(spec, dict):
         spec = {**spec, "site": place}
-    made: Resource = await instance.call_site(name, create, str(body.get("kind") or ""), spec)
+    made: Resource = await instance.sites.call(name, create, str(body.get("kind") or ""), spec)
     return made.to_json()
 
 
 async def resource_destroy(instance: Instance, call: Call) -> JSON:
     """Give a resource back."""
     name, identifier = call.arguments
-    await instance.call_site(name, (await instance.pillar(name, "spin")).destroy, identifier)
+    await instance.sites.call(name, (await instance.sites.pillar(name, "spin")).destroy, identifier)
     return {}
 
 

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import InvalidRecord
 from ..instance import Instance
 from ..store import maintenance
-from .server import JSON, Call
+from .call import JSON, Call
+
+T = TypeVar("T")
 
 
 async def check(instance: Instance, call: Call) -> JSON:
     """Check the chain and the tables."""
+    return await beside_others(instance, maintenance.check)
+
+
+async def beside_others(instance: Instance, work: Callable[[Any], T]) -> T:
+    """Run ``work(connection)``, which only reads, in a thread: it may take long, and nobody waits for it where that can be."""
     reader = instance.store.reader()
     if reader is None:
-        return await instance.writer.alone(lambda store: maintenance.check(store.connection))
+        return await instance.writer.alone(lambda store: work(store.connection))
     try:
-        return await asyncio.to_thread(maintenance.check, reader)
+        return await asyncio.to_thread(work, reader)
     finally:
         reader.close()
 

@@ -1,4 +1,4 @@
-"""The calls by which another instance, through a process that speaks for it, exchanges records with this one; and its peers."""
+"""The calls by which another instance, through a process that speaks for it, exchanges records with this one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from ..instance import Instance
 from ..paths import user_name
 from ..store import Store, exchange, forks, fragments, log, queries, schema, sharing, stubs
 from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_from_json, vector_to_json
-from ..sync import peers
-from ..sync.address import Address
-from .server import JSON, Call, Raw
+from .call import JSON, Call, Raw
 
 LEAST_FREE_BYTES = 64 * 1024 * 1024
 """Records are not taken over when less than this, and some times what they need, is free beside the store."""
@@ -148,38 +146,6 @@ async def fork_settle(instance: Instance, call: Call) -> JSON:
     branch = await instance.writer.alone(settle)
     _look_again(instance, before)
     return {"notice": branch.notice if branch else None}
-
-
-async def peer_list(instance: Instance, call: Call) -> JSON:
-    """The peers."""
-    return {"peers": await instance.writer.read(peers.listed)}
-
-
-async def peer_put(instance: Instance, call: Call) -> JSON:
-    """Remember a peer, or change what is remembered of it."""
-    body = call.body()
-    if isinstance(body.get("address"), dict):
-        Address.from_json(body["address"])
-    answer: JSON = await instance.writer.write(lambda recorder: peers.put(recorder.transaction.connection, body))
-    instance.syncs.look()
-    return answer
-
-
-async def peer_remove(instance: Instance, call: Call) -> JSON:
-    """Forget a peer."""
-    await instance.writer.write(lambda recorder: peers.remove(recorder.transaction.connection, call.arguments[0]))
-    instance.syncs.look()
-    return {}
-
-
-async def peer_note(instance: Instance, call: Call) -> JSON:
-    """Note what came of a sync with a peer."""
-    name = call.arguments[0]
-    answer: JSON = await instance.writer.write(
-        lambda recorder: peers.note(recorder.transaction.connection, name, call.body())
-    )
-    instance.syncs.look()
-    return answer
 
 
 def _look_again(instance: Instance, before: str) -> None:

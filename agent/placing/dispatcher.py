@@ -2,11 +2,8 @@
 
 Lives in the agent's event loop. Knows the nodes' capacity, what is on them and what waits; not the store, not sockets.
 A job goes to a worker only after the claim that it does is durable, so that no restart can give it to another one. Which job is
-next, and for which nodes, is chosen by :mod:`.choosing`. Workers that finish many short jobs are sent some more than they have
-room for, so that the next one starts without asking back.
-
-A job over several nodes is with the worker of the first, its head, which runs it; the workers of the others keep its part of
-their nodes free. They are asked first, and only when all have answered is the head given the job.
+next, and for which nodes, is chosen by :mod:`.choosing`; what is with workers, and what these are told, in :mod:`.flights`. Workers
+that finish many short jobs are sent some more than they have room for, so that the next one starts without asking back.
 """
 
 from __future__ import annotations
@@ -15,16 +12,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from .. import faultpoints
-from ..capacity import Capacity, Shape, shape_of
+from ..capacity import Capacity, shape_of
 from ..models import JobDefn
 from ..sites.base import JobRequest, Resource
-from ..wire import Message
 from .choosing import Chooser
-from .gangs import Part, run_message
+from .flights import Flight, Flights, Pair
 from .judging import refuse_impossible, why_not_now
 from .node import Node
 from .waiting import Waiting, WaitingJobs
@@ -37,39 +32,11 @@ CLAIM_AGAIN_S = 1.0
 """How long to wait before claiming again what the store could not take."""
 _logger = logging.getLogger(__name__)
 
-Pair = tuple[str, int]
-"""A job and its attempt."""
-
-
-@dataclass
-class Flight:
-    """A job that is with a worker; until it is ``claimed``, on its way there.
-
-    Args:
-        worker_id: the worker that runs it, or will; of a gang its head. ``parts``: the workers of its other nodes.
-        request: known from the moment it is claimed.
-        sent: whether the worker was given it.
-        held: what the workers of the other nodes keep free for it.
-        doomed: why it is to be stopped as soon as its worker is there.
-    """
-
-    job_id: str
-    attempt: int
-    shape: Shape
-    worker_id: str
-    parts: tuple[str, ...] = ()
-    request: Optional[JobRequest] = None
-    claimed: bool = False
-    sent: bool = False
-    held: dict[str, Part] = field(default_factory=dict)
-    doomed: Optional[str] = None
-
-
 Claim = Callable[[str, Sequence[str], list[Pair]], Awaitable[Mapping[str, JobRequest]]]
 
 
 class Dispatcher:
-    """Places jobs on nodes. Implements :class:`~lwfm.sites.base.Nodes` for the drivers.
+    """Places jobs on nodes.
 
     Args:
         claim: makes durable that these (job, attempt) go to that worker, with the workers of further nodes, and answers with the
@@ -80,7 +47,8 @@ class Dispatcher:
         dropped: told of a job that was to be stopped, or has ended or changed, before it went to a worker: (job, attempt).
 
     Attributes:
-        coming: the nodes whose workers are being started.
+        coming: the nodes whose workers are being started. ``nodes``: those that have a worker, by its id.
+        flights: the jobs that are with workers, or on their way there.
     """
 
     def __init__(
@@ -89,7 +57,7 @@ class Dispatcher:
         call_soon: Callable[[Callable[[], None]], Any],
         spawn: Callable[[Awaitable[None]], Any],
         expected: Capacity,
-        dropped: Callable[[str, int], Any] = lambda *_: None,
+        dropped: Callable[[str, int], Any],
     ):
         self._dropped = dropped
         self._claim = claim
@@ -100,12 +68,11 @@ class Dispatcher:
         self._reserved: dict[str, Flight] = {}
         self._last_starts: dict[str, float] = {}
         self._chooser = Chooser(self._waiting)
-        self._changed: set[str] = set()
         self._all_changed = True
         self._scheduled = False
         self.coming: Callable[[], Sequence[Node]] = lambda: ()
-        self.nodes: dict[str, Node] = {}
-        self.flights: dict[str, Flight] = {}
+        self.flights = Flights()
+        self.nodes = self.flights.nodes
 
     # --------------------------------------------------------------------------------------------- asked for
 
@@ -129,7 +96,7 @@ class Dispatcher:
             The (job, attempt) pairs by the worker they are to go to: what is to be claimed in that transaction.
         """
         claims: dict[str, list[Pair]] = {}
-        nodes = [(node, self._backlog(node, len(requests))) for node in self._connected()]
+        nodes = [(node, self._backlog(node, len(requests))) for node in self.flights.connected()]
         for request in requests if not self._waiting else ():
             shape = shape_of(request.defn, request.labels)
             if shape.nodes > 1 or request.job_id in self.flights:
@@ -141,7 +108,8 @@ class Dispatcher:
                 continue
             node.take(shape.needs)
             flight = Flight(request.job_id, request.attempt, shape, node.worker_id, request=request)
-            self.flights[request.job_id] = self._reserved[request.job_id] = flight
+            self.flights.add(flight)
+            self._reserved[request.job_id] = flight
             claims.setdefault(node.worker_id, []).append((request.job_id, request.attempt))
         return claims
 
@@ -156,13 +124,13 @@ class Dispatcher:
         if sending:
             faultpoints.hit("dispatcher.claimed")
         for worker_id, flights in sending.items():
-            self._send(worker_id, flights)
+            self.flights.send(worker_id, flights)
 
     def release(self) -> None:
         """The transaction was undone: what was reserved in it is free again."""
         for job_id, flight in self._reserved.items():
             if self.flights.get(job_id) is flight:
-                self._remove(flight)
+                self.flights.remove(flight)
         self._reserved.clear()
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
@@ -186,7 +154,7 @@ class Dispatcher:
         if not flight.claimed or (flight.parts and not flight.sent):
             self.ended(job_id, attempt)
             return False
-        self._stop(flight, reason, grace_s=flight.request.defn.grace_s if flight.request else None)
+        self.flights.stop(flight, reason, grace_s=flight.request.defn.grace_s if flight.request else None)
         return True
 
     def check(self, defn: JobDefn, labels: frozenset[str] = frozenset()) -> None:
@@ -201,7 +169,7 @@ class Dispatcher:
         entry = self._waiting.get(job_id)
         if entry is None:
             return None
-        why = why_not_now(entry.group.shape, self._connected())
+        why = why_not_now(entry.group.shape, self.flights.connected())
         if why is not None:
             return why
         workers = self._chooser.room_being_made(job_id)
@@ -220,10 +188,6 @@ class Dispatcher:
     def waiting(self) -> int:
         """How many jobs wait for room."""
         return len(self._waiting)
-
-    def has(self, job_id: str) -> bool:
-        """Whether a worker has the job, or is about to be given it."""
-        return job_id in self.flights
 
     # --------------------------------------------------------------------------------------------- allocations end
 
@@ -244,7 +208,7 @@ class Dispatcher:
             if flight.parts and not flight.sent:
                 self._wait_again(flight)
             else:
-                self._stop(flight, reason, "cut_off", grace_s)
+                self.flights.stop(flight, reason, "cut_off", grace_s)
 
     # --------------------------------------------------------------------------------------------- workers come and go
 
@@ -257,34 +221,13 @@ class Dispatcher:
             kept: the (job, attempt) of other nodes for which it keeps its part of them free.
         """
         node.last_start = self._last_starts.get(node.allocation)
-        before: dict[str, Flight] = {}
-        for job_id, flight in list(self.flights.items()):
-            if flight.worker_id == node.worker_id and flight.claimed:
-                before[job_id] = flight
-                del self.flights[job_id]
-            elif flight.worker_id == node.worker_id or node.worker_id in flight.parts:
-                node.take(flight.shape.needs)
-                node.gang_parts += node.worker_id in flight.parts
-        self.nodes[node.worker_id] = node
-        for request in held:
-            shape = shape_of(request.defn, request.labels)
-            flight = Flight(request.job_id, request.attempt, shape, node.worker_id, (), request, True, True)
-            earlier = before.pop(request.job_id, None)
-            if earlier is not None:
-                flight.parts, flight.held, flight.doomed = earlier.parts, earlier.held, earlier.doomed
-            self.flights[request.job_id] = flight
-            node.take(shape.needs)
-            if flight.doomed:
-                self._stop(flight, flight.doomed, "node_lost")
-        for flight in before.values():
-            self._let_go(flight)
-        self._ask_to_keep(node, kept)
-        self._changed.add(node.worker_id)
+        self.flights.joined(node, held, kept)
         self._schedule()
 
     def restore(self, flights: Iterable[Flight]) -> None:
         """Enter the gangs that an earlier agent has claimed, before any worker comes."""
-        self.flights.update((flight.job_id, flight) for flight in flights)
+        for flight in flights:
+            self.flights.add(flight)
 
     def left(self, worker_id: str) -> None:
         """A worker's connection is gone; what it has stays with it."""
@@ -294,26 +237,9 @@ class Dispatcher:
 
     def dismissed(self, worker_id: str, reason: str = "its node is lost") -> None:
         """A worker will not come back; what it had has been settled. Gangs that have a part there cannot go on."""
-        self.nodes.pop(worker_id, None)
-        for flight in list(self.flights.values()):
-            if flight.worker_id == worker_id and flight.claimed:
-                self._remove(flight)
-            elif worker_id in flight.parts:
-                flight.parts = tuple(part for part in flight.parts if part != worker_id)
-                if flight.sent:
-                    flight.doomed = reason
-                    self._stop(flight, reason, "node_lost")
-                else:
-                    self._wait_again(flight)
+        for flight in self.flights.dismissed(worker_id, reason):
+            self._wait_again(flight)
         self._look_again()
-
-    def holding(self, worker_id: str, job_id: str, attempt: int, part: Part) -> None:
-        """A worker keeps what a job of another node needs of its own."""
-        flight = self.flights.get(job_id)
-        if flight is not None and flight.attempt == attempt and worker_id in flight.parts:
-            flight.held[worker_id] = part
-            if flight.claimed and not flight.sent:
-                self._send(flight.worker_id, [flight])
 
     def troubled(self, worker_id: str, reason: str) -> None:
         """A worker cannot start anything at the moment; without a reason: it can again."""
@@ -322,7 +248,7 @@ class Dispatcher:
             node.trouble = reason
             level = logging.ERROR if reason else logging.WARNING
             _logger.log(level, "node %s: %s", node.name, reason or "jobs can be started again")
-            self._changed.add(worker_id)
+            self.flights.changed.add(worker_id)
             self._schedule()
 
     def ended(self, job_id: str, attempt: int) -> None:
@@ -330,16 +256,13 @@ class Dispatcher:
         flight = self.flights.get(job_id)
         if flight is None or flight.attempt != attempt:
             return
-        self._remove(flight)
+        self.flights.remove(flight)
         node = self.nodes.get(flight.worker_id)
         if node is not None:
             node.count_end()
         self._schedule()
 
     # --------------------------------------------------------------------------------------------- placing
-
-    def _connected(self) -> list[Node]:
-        return [node for node in self.nodes.values() if node.channel is not None]
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -356,15 +279,15 @@ class Dispatcher:
         self._scheduled = False
         if not self._waiting:
             return
-        nodes = self._connected()
-        looked_at = nodes if self._all_changed else [node for node in nodes if node.worker_id in self._changed]
-        self._changed.clear()
+        nodes = self.flights.connected()
+        looked_at = nodes if self._all_changed else [node for node in nodes if node.worker_id in self.flights.changed]
+        self.flights.changed.clear()
         self._all_changed = False
         backlogs = [(node, self._backlog(node, len(self._waiting))) for node in looked_at]
         claims: dict[tuple[str, ...], list[Waiting]] = {}
         for entry, given in self._chooser.choose([pair for pair in backlogs if pair[0].wants_more(pair[1])], nodes):
             workers = tuple(node.worker_id for node in given)
-            self.flights[entry.job_id] = Flight(entry.job_id, entry.attempt, entry.group.shape, workers[0], workers[1:])
+            self.flights.add(Flight(entry.job_id, entry.attempt, entry.group.shape, workers[0], workers[1:]))
             claims.setdefault(workers, []).append(entry)
         self._look_where_freed()
         for workers, entries in claims.items():
@@ -407,97 +330,20 @@ class Dispatcher:
                 continue
             flight.claimed, flight.request = True, request
             if flight.parts:
-                self._ask_for_parts(flight)
+                self.flights.ask_for_parts(flight)
             else:
                 sending.append(flight)
-        self._send(worker_id, sending)
-
-    def _ask_for_parts(self, flight: Flight) -> None:
-        for worker_id in flight.parts:
-            node = self.nodes.get(worker_id)
-            if node is not None and node.channel is not None:
-                node.channel.send([_hold_message(flight)])
-
-    def _ask_to_keep(self, node: Node, kept: Iterable[Pair]) -> None:
-        """Have a worker that came (again) keep its part of gangs, and let go of those that are no more."""
-        if node.channel is None:
-            return
-        wanted = [flight for flight in self.flights.values() if node.worker_id in flight.parts and flight.claimed]
-        pairs = {(flight.job_id, flight.attempt) for flight in wanted}
-        messages = [_release_message(job_id, attempt) for job_id, attempt in kept if (job_id, attempt) not in pairs]
-        messages += [_hold_message(flight) for flight in wanted]
-        if messages:
-            node.channel.send(messages)
-
-    def _send(self, worker_id: str, flights: Sequence[Flight]) -> None:
-        """Hand claimed jobs to their worker, if it is there, and if all is ready on the other nodes of a gang."""
-        node = self.nodes.get(worker_id)
-        if node is None or node.channel is None:
-            return
-        messages: list[Message] = []
-        for flight in flights:
-            request = flight.request
-            if request is None or len(flight.held) < len(flight.parts):
-                continue
-            parts = [flight.held[part] for part in flight.parts]
-            if request.context_id not in node.contexts:
-                node.contexts.add(request.context_id)
-                messages.append({"t": "context", "id": request.context_id, "env": dict(request.environment)})
-            messages.append(run_message(request, flight.shape, node.name, node.allocation, parts))
-            flight.sent = True
-        if messages:
-            node.channel.send(messages)
-            faultpoints.hit("dispatcher.sent")
-
-    def _stop(self, flight: Flight, reason: str, cause: Optional[str] = None, grace_s: Optional[float] = None) -> None:
-        """Have the worker stop a job, if it is there."""
-        node = self.nodes.get(flight.worker_id)
-        if node is not None and node.channel is not None:
-            message: Message = {"t": "cancel", "job": flight.job_id, "attempt": flight.attempt, "reason": reason}
-            if cause is not None:
-                message["cause"] = cause
-            node.channel.send([{**message, "grace_s": grace_s}])
+        self.flights.send(worker_id, sending)
 
     def _take_back(self, entries: list[Waiting]) -> None:
         for entry in reversed(entries):
             flight = self.flights.get(entry.job_id)
             if flight is not None and flight.attempt == entry.attempt:
-                self._remove(flight)
+                self.flights.remove(flight)
                 self._waiting.put_back(entry)
 
     def _wait_again(self, flight: Flight) -> None:
         """A gang that has not begun waits again: its claim is replaced by the next."""
-        self._remove(flight)
+        self.flights.remove(flight)
         self._waiting.add(flight.job_id, flight.attempt, flight.shape, time.monotonic())
         self._look_again()
-
-    def _remove(self, flight: Flight) -> None:
-        """A job is not with its worker any more; its room is free, on all its nodes."""
-        if self.flights.get(flight.job_id) is flight:
-            del self.flights[flight.job_id]
-        node = self.nodes.get(flight.worker_id)
-        if node is not None:
-            node.take(flight.shape.needs, -1)
-            self._changed.add(node.worker_id)
-        self._let_go(flight)
-
-    def _let_go(self, flight: Flight) -> None:
-        """The other nodes of a gang are free of it, and of whatever it has left there."""
-        for worker_id in flight.parts:
-            node = self.nodes.get(worker_id)
-            if node is not None:
-                node.take(flight.shape.needs, -1)
-                node.gang_parts -= 1
-                self._changed.add(worker_id)
-                if node.channel is not None:
-                    node.channel.send([_release_message(flight.job_id, flight.attempt)])
-
-
-def _hold_message(flight: Flight) -> Message:
-    needs = flight.shape.needs
-    message: Message = {"t": "hold", "job": flight.job_id, "attempt": flight.attempt, "worker": flight.worker_id}
-    return {**message, "cores": needs.cores, "memory_bytes": needs.memory_bytes, "gpus": needs.gpus}
-
-
-def _release_message(job_id: str, attempt: int) -> Message:
-    return {"t": "release", "job": job_id, "attempt": attempt}

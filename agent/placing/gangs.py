@@ -1,7 +1,7 @@
 """What a job is told of the nodes it was given, and how the message that hands it to a worker says so. Pure.
 
 A job over several nodes runs once, on the first of them, unless it asks for tasks: then what runs there is ``lwfm tasks``
-(:mod:`.tasks`), which starts them with the MPI that the job finds. Either way it finds its nodes in a host file, and, inside an
+(:mod:`lwfm.tasks`), which starts them with the MPI that the job finds. Either way it finds its nodes in a host file, and, inside an
 allocation of Slurm, in the variables in which ``srun`` and the MPIs look for them, narrowed to the nodes of this job.
 
 Sources: srun(1), "INPUT ENVIRONMENT VARIABLES" and "--distribution=arbitrary"; the ras and plm components "slurm" of Open MPI read

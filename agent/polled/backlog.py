@@ -64,14 +64,15 @@ class Backlog:
         """How many can be handed over now, where so many may be there at once."""
         return self.waiting if max_jobs is None else max(0, min(self.waiting, max_jobs - self.with_site))
 
-    def take(self, count: int) -> list[Waiting]:
-        """The next jobs to hand over, which wait no more."""
+    def hand(self, count: int) -> list[Waiting]:
+        """The next jobs, which are about to be handed over: until the site says something, nobody knows."""
         taken: list[Waiting] = []
         while len(taken) < count and self._order:
             priority, job_id = heapq.heappop(self._order)
             job = self._waiting.get(job_id)
             if job is not None and job.priority == -priority:
                 del self._waiting[job_id]
+                self.doubtful[job_id] = job
                 taken.append(job)
         return taken
 
@@ -80,15 +81,9 @@ class Backlog:
         ordered = heapq.nsmallest(count, self._order) if count < len(self._order) else sorted(self._order)
         return [job_id for job_id in dict.fromkeys(job_id for _, job_id in ordered) if job_id in self._waiting]
 
-    def movable(self, count: int) -> list[str]:
+    def movable(self) -> list[str]:
         """Those that wait and may go to another site, in their order."""
-        return [job_id for job_id in self.first(self.waiting) if self._waiting[job_id].movable][:count]
-
-    def hand(self, count: int) -> list[Waiting]:
-        """The next jobs, which are about to be handed over: until the site says something, nobody knows."""
-        taken = self.take(count)
-        self.doubtful.update((job.job_id, job) for job in taken)
-        return taken
+        return [job_id for job_id in self.first(self.waiting) if self._waiting[job_id].movable]
 
     def wait_again(self, job_id: str) -> None:
         """A job that was in doubt is to be handed over (again)."""

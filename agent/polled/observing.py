@@ -90,19 +90,16 @@ def record_failures(
     return changed
 
 
-def record_missing(recorder: Recorder, job_ids: Sequence[str]) -> list[str]:
-    """The site knows nothing any more of these, which it had; those that have ended with that."""
-    ended = []
+def record_missing(recorder: Recorder, job_ids: Sequence[str]) -> None:
+    """The site knows nothing any more of these, which it had."""
     for job_id in job_ids:
         job = recorder.job_now(job_id)
         if job is None or job.state.terminal or not recorder.is_ours(job):
             continue
         if job.state is JobState.FINISHING:
             recorder.record_status(job, JobState.CANCELLED, reason="cancelled; its site knows it no more")
-            ended.append(job_id)
         elif job.state is not JobState.UNKNOWN:
             recorder.record_status(job, JobState.UNKNOWN, reason=f"site {job.site} knows it no more")
-    return ended
 
 
 def record_brought(

@@ -317,7 +317,7 @@ class Turns:
             reason = f"waits for a login: lwfm site login {site.name}"
         for start in range(0, len(tell), AT_A_TIME):
             await self._writer.durably(record_trouble, tell[start : start + AT_A_TIME], reason)
-        movable = backlog.movable(backlog.waiting)
+        movable = backlog.movable()
         trouble = site.trouble or reason
         for start in range(0, len(movable), AT_A_TIME):
             part = movable[start : start + AT_A_TIME]

@@ -56,9 +56,6 @@ class Admission:
 
     Args:
         context: what TLS asks of who comes. ``serve``: speaks with who was let in.
-
-    Attributes:
-        refused: how many were not.
     """
 
     def __init__(self, context: ssl.SSLContext, serve: Serve):
@@ -70,7 +67,6 @@ class Admission:
         self._resume: Optional[asyncio.TimerHandle] = None
         self._told_at = float("-inf")
         self._untold = 0
-        self.refused = 0
 
     def open(self, hosts: Sequence[str]) -> list[Address]:
         """Listen at a free port of each of ``hosts``, numeric addresses of this node; where they can be dialled.
@@ -178,7 +174,6 @@ class Admission:
 
     def _refuse(self, knocking: _Knocking) -> None:
         """Count it; say so, but not for each of thousands."""
-        self.refused += 1
         self._untold += 1
         now = time.monotonic()
         if now - self._told_at >= TELL_EVERY_S:

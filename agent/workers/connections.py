@@ -70,11 +70,11 @@ class Connection:
         self._outstanding.add(number)
         self._highest = max(self._highest, number)
 
-    def acknowledge(self, numbers: Sequence[int], more: Sequence[Message] = ()) -> None:
+    def acknowledge(self, numbers: Sequence[int]) -> None:
         """These events are durable: say so up to the first that is not."""
         self._outstanding.difference_update(numbers)
         acked = min(self._outstanding) - 1 if self._outstanding else self._highest
-        self.send([{"t": "ack", "n": acked}, *more])
+        self.send([{"t": "ack", "n": acked}])
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send, without waiting; in several frames where one would be too large."""

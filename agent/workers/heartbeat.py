@@ -38,7 +38,7 @@ class Heartbeat:
         workers: WorkerServer,
         claimants: Callable[[], Awaitable[Mapping[str, str]]],
         local_host: str,
-        lost_s: float = DEFAULT_LOST_S,
+        lost_s: float,
     ):
         self._workers = workers
         self._claimants = claimants

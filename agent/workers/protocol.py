@@ -1,6 +1,6 @@
-"""The agent's side of the worker protocol: connections in, messages to records, acknowledgements out.
+"""The agent's side of the worker protocol: connections in, who comes is welcomed, what is said goes where it belongs.
 
-See ``docs/protocol.md``. An event is acknowledged once the record it led to is durable.
+See ``docs/protocol.md``. What workers tell of jobs is recorded by :mod:`.reports`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,19 @@ import logging
 import os
 import ssl
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Optional, Protocol
 
 from .. import faultpoints
 from ..capacity import Capacity
-from ..data.files import FileRecorder
 from ..data.outputs import OutputStore
-from ..errors import ConfigError, LwfmError, NotFound, ProtocolMismatch
-from ..host.shortages import busy_with
+from ..errors import LwfmError, ProtocolMismatch
 from ..host.socketpeer import check_peer
-from ..host.troubles import Troubles
-from ..models import JobDefn, Metasheet
 from ..placing.dispatcher import Dispatcher
 from ..placing.gangs import Part
 from ..placing.node import Node
 from ..recording import presence, recovery
-from ..recording.execution import record_ended, record_started
 from ..recording.recorder import Recorder
 from ..recording.requests import RequestBuilder
 from ..recording.writer import Writer
@@ -39,14 +33,10 @@ from ..sites.base import JobRequest
 from ..wire import Decoder, Message, agree
 from .admission import Admission
 from .connections import Connection, Gate
+from .relay import is_http, pass_on
+from .reports import Reports, takes_long
 
 READ_BYTES = 256 * 1024
-RETRY_S = 1.0
-"""How long to wait before keeping again what could not be kept."""
-OUTPUTS = "outputs"
-RECORDED_TOGETHER = 512
-"""Events that are recorded as one unit of work, when they come from several workers at the same time: some 20 ms."""
-FETCH_BYTES = 512 * 1024
 _logger = logging.getLogger(__name__)
 
 
@@ -56,16 +46,15 @@ class _Listening(Protocol):
 
 
 class WorkerServer:
-    """Takes workers' connections and turns what they say into records.
+    """Takes workers' connections, and speaks with them.
 
     Args:
         path: the socket. ``api``: that of the agent's API, for jobs of other nodes.
-        writer, dispatcher, outputs, builder, files: what it works with.
-        spawn: runs a coroutine in the event loop. ``troubles``: where it is told what cannot be kept now.
+        writer, dispatcher, outputs, builder: what it works with. ``reports``: records what workers tell of jobs.
+        labels: what jobs can ask a host for.
 
     Attributes:
         gate: for the workers of this node, which come by the socket.
-        labels: what jobs can ask a host for.
     """
 
     def __init__(
@@ -76,9 +65,8 @@ class WorkerServer:
         dispatcher: Dispatcher,
         outputs: OutputStore,
         builder: RequestBuilder,
-        files: FileRecorder,
-        spawn: Callable[[Awaitable[None]], Any],
-        troubles: Troubles,
+        reports: Reports,
+        labels: Callable[[str], frozenset[str]],
     ):
         self._path = path
         self._api = api
@@ -86,12 +74,9 @@ class WorkerServer:
         self._dispatcher = dispatcher
         self._outputs = outputs
         self._builder = builder
-        self._files = files
-        self._spawn = spawn
-        self._troubles = troubles
+        self._reports = reports
+        self._labels = labels
         self.gate = Gate()
-        self.labels: Callable[[str], frozenset[str]] = lambda _: frozenset()
-        self._told: deque[_Told] = deque()
         self._servers: list[tuple[_Listening, Optional[Gate]]] = []
         self.connections: dict[str, Connection] = {}
 
@@ -157,8 +142,8 @@ class WorkerServer:
                 data = await reader.read(READ_BYTES)
                 if not data:
                     return
-                if not connection.worker_id and data[:1].isalpha():  # no frame, which begins with a small number
-                    await self._pass_on(reader, writer, data)
+                if not connection.worker_id and is_http(data):  # a job of another node calls the API
+                    await pass_on(reader, writer, data, self._api)
                     return
                 connection.heard_at = time.monotonic()
                 messages = list(decoder.feed(data))
@@ -179,17 +164,6 @@ class WorkerServer:
                 self._dispatcher.left(connection.worker_id)
                 connection.gate.went()
             connection.close()
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
-        """Somebody with the key speaks HTTP: a job of another node calls the API."""
-        api_reader, api_writer = await asyncio.open_unix_connection(str(self._api))
-        api_writer.write(first)
-        try:
-            await asyncio.wait(
-                [asyncio.ensure_future(_copy(reader, api_writer)), asyncio.ensure_future(_copy(api_reader, writer))]
-            )
-        finally:
-            api_writer.close()
 
     async def _welcome(self, connection: Connection, hello: Message) -> None:
         """A worker says who it is and what it has; settle that before anything else."""
@@ -226,7 +200,7 @@ class WorkerServer:
         if capacity != found:
             welcome["share"] = {"cores": capacity.cores, "memory_bytes": capacity.memory_bytes, "gpus": capacity.gpus}
         connection.send([welcome])
-        labels = self.labels(host) | self.labels(name)
+        labels = self._labels(host) | self._labels(name)
         node = Node(worker_id, host, int(hello["pid"]), capacity, connection, name, allocation, labels)
         for other in list(self._dispatcher.nodes.values()):
             same = other.host == host and other.allocation == allocation
@@ -241,7 +215,7 @@ class WorkerServer:
         _logger.info("worker %s on %s: %d jobs held, %d to place again", worker_id, host, len(held), len(settled.again))
 
     def _receive(self, connection: Connection, messages: list[Message]) -> None:
-        quick: list[_Event] = []
+        quick: list[Message] = []
         for message in messages:
             if message["t"] == "chunk":
                 connection.chunk(message)
@@ -250,31 +224,29 @@ class WorkerServer:
             elif message["t"] == "started":
                 connection.received(int(message["n"]))
                 hosts = self._hosts(message["job"])
-                quick.append(({**message, "hosts": hosts} if hosts else message, []))
+                quick.append({**message, "hosts": hosts} if hosts else message)
             elif message["t"] == "ended":
                 connection.received(int(message["n"]))
                 flight = self._dispatcher.flights.get(message["job"])
                 self._dispatcher.ended(message["job"], message["attempt"])
                 defn = flight.request.defn if flight and flight.request else None
-                if _takes_long(message, defn):
-                    self._spawn(self._record_slowly(connection, message, defn))
+                if takes_long(message, defn):
+                    self._reports.take_slowly(connection, message, defn)
                 else:
-                    quick.append((message, []))
+                    quick.append(message)
             elif message["t"] == "holding":
                 self._holding(connection, message)
             elif message["t"] == "trouble":
                 self._dispatcher.troubled(connection.worker_id, str(message.get("reason") or ""))
         if quick:
-            self._told.append((connection, quick))
-            if len(self._told) == 1:
-                self._spawn(self._record_told())
+            self._reports.take(connection, quick)
 
     def _holding(self, connection: Connection, message: Message) -> None:
         """A worker keeps its part of a job free that is about to run on another node."""
         node = self._dispatcher.nodes.get(connection.worker_id)
         name = node.name if node is not None else connection.host
         part = Part(connection.host, name, tuple(message["cores"]), tuple(message["gpus"]), message.get("way") or {})
-        self._dispatcher.holding(connection.worker_id, str(message["job"]), int(message["attempt"]), part)
+        self._dispatcher.flights.holding(connection.worker_id, str(message["job"]), int(message["attempt"]), part)
 
     def _hosts(self, job_id: str) -> list[str]:
         """The nodes of a job that runs on several."""
@@ -290,121 +262,9 @@ class WorkerServer:
         _logger.warning("worker %s on %s: its node is being taken away", connection.worker_id, connection.host)
         connection.send([{"t": "stop", "kill": True}])
 
-    async def _record_slowly(self, connection: Connection, message: Message, defn: Optional[JobDefn]) -> None:
-        """An end with large outputs to take over, or declared files to read, before the transaction."""
-        for stream in ("stdout", "stderr"):
-            output = message.get(stream) or {}
-            if "path" in output:
-                message[stream] = await self._taken_over(connection, output, message, stream)
-        sheets = await asyncio.to_thread(self._files.declared, defn, str(message["job"])) if defn else []
-        await self._record(connection, [(message, sheets)])
-        connection.send([{"t": "forget", "job": message["job"], "attempt": message["attempt"]}])
-
-    async def _taken_over(self, connection: Connection, output: Message, message: Message, stream: str) -> Message:
-        """Take a large output over, when there is room for it; one that is gone is recorded without its content."""
-        job_id, attempt = str(message["job"]), int(message["attempt"])
-        while True:
-            try:
-                if connection.remote:
-                    source = await self._fetched(connection, job_id, attempt, stream, int(output["size"]))
-                else:
-                    source = Path(output["path"])
-                taken = await asyncio.to_thread(self._outputs.take_over, source, job_id, attempt, stream)
-            except FileNotFoundError:
-                _logger.error("%s of job %s is gone: %s", stream, job_id, output["path"])
-                return {"size": output.get("size", 0)}
-            except (OSError, ConfigError, RuntimeError) as error:
-                busy = busy_with(error)
-                self._troubles.meet(
-                    OUTPUTS,
-                    f"jobs have ended whose output cannot be kept yet: {busy or error}",
-                    busy.hint if busy else None,
-                )
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._troubles.over(OUTPUTS)
-                return taken
-
-    async def _fetched(self, connection: Connection, job_id: str, attempt: int, stream: str, size: int) -> Path:
-        """A large output of another node, brought here piece by piece; a file that is about to be taken over.
-
-        Raises:
-            FileNotFoundError: the worker no longer has it. NotFound: the worker is gone; it will tell of the end again.
-        """
-        target = self._outputs.incoming(job_id, attempt, stream)
-        with target.open("wb") as file:
-            while file.tell() < size:
-                try:
-                    chunk = await connection.read_output(job_id, attempt, stream, file.tell(), FETCH_BYTES, 0.0)
-                except asyncio.TimeoutError:
-                    connection.close()
-                    raise NotFound("the worker does not answer", transient=True) from None
-                data = base64.b64decode(chunk.get("data") or "")
-                if not data:
-                    raise FileNotFoundError(f"{stream} of {job_id}")
-                await asyncio.to_thread(file.write, data)
-        return target
-
-    async def _record_told(self) -> None:
-        """What workers have told by the time the store comes to it, of all of them, is recorded as one unit of work.
-
-        With hundreds of nodes each tells of a few jobs at a time, and a unit costs about as much as a record.
-        """
-        taken: list[_Told] = []
-
-        def record(recorder: Recorder) -> None:
-            count = sum(len(events) for _, events in taken)
-            while self._told and (count < RECORDED_TOGETHER or not taken):
-                taken.append(self._told.popleft())
-                count += len(taken[-1][1])
-            if self._told:
-                self._spawn(self._record_told())
-            for connection, events in taken:
-                _record_events(recorder, events, connection.host, connection.allocation, self._outputs)
-
-        try:
-            await self._writer.durably(record)
-        except LwfmError:
-            if len(taken) <= 1:
-                raise
-            for connection, events in taken:  # what one of them told cannot be recorded: that is no fault of the others
-                self._spawn(self._record(connection, events))
-            return
-        faultpoints.hit("workers.recorded")
-        numbers: dict[Connection, list[int]] = {}
-        for connection, events in taken:
-            numbers.setdefault(connection, []).extend(int(message["n"]) for message, _ in events)
-        for connection, listed in numbers.items():
-            connection.acknowledge(listed)
-
-    async def _record(self, connection: Connection, events: list[_Event]) -> None:
-        await self._writer.durably(_record_events, events, connection.host, connection.allocation, self._outputs)
-        faultpoints.hit("workers.recorded")
-        connection.acknowledge([int(message["n"]) for message, _ in events])
-
     async def inherit(self, worker_id: str, host: str, allocation: str, events: Sequence[Message]) -> None:
-        """Record what a worker has left behind that will not come back (:mod:`lwfm.worker.testament`)."""
-        jobs = dict.fromkeys(str(message["job"]) for message in events)
-        built = await self._writer.read(self._builder.build, jobs)
-        known = {item.request.job_id: item.request.defn for item in built}
-        whole: list[_Event] = []
-        for message in events:
-            sheets: list[Metasheet] = []
-            if message["t"] == "ended":
-                job_id, attempt = str(message["job"]), int(message["attempt"])
-                for stream in ("stdout", "stderr"):
-                    if "path" in (message.get(stream) or {}):
-                        path = Path(message[stream]["path"])
-                        try:
-                            taken = await asyncio.to_thread(self._outputs.take_over, path, job_id, attempt, stream)
-                        except OSError as error:
-                            _logger.error("%s of job %s is lost: %s", stream, job_id, error)
-                            taken = {"size": message[stream].get("size", 0)}
-                        message[stream] = taken
-                if job_id in known:
-                    sheets = await asyncio.to_thread(self._files.declared, known[job_id], job_id)
-            whole.append((message, sheets))
-        await self._writer.durably(_record_events, whole, host, allocation, self._outputs)
+        """Record what a worker has left behind that will not come back."""
+        await self._reports.inherit(host, allocation, events)
         for message in events:
             if message["t"] == "ended":
                 self._dispatcher.ended(message["job"], message["attempt"])
@@ -418,7 +278,7 @@ class WorkerServer:
         """Nothing more is expected of a worker: record what that means for its jobs, and place nothing there.
 
         Args:
-            worker_id: which. ``reason``: why. ``state``: what is recorded of its node, see :mod:`.presence`.
+            worker_id: which. ``reason``: why. ``state``: what is recorded of its node, see :mod:`lwfm.recording.presence`.
         """
         connection = self.connections.pop(worker_id, None)
         if connection is not None:
@@ -441,38 +301,3 @@ class WorkerServer:
         except asyncio.TimeoutError:
             return None
         return base64.b64decode(chunk.get("data") or ""), bool(chunk.get("ended")), int(chunk.get("size") or 0)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """All that comes, until its end, which is passed on."""
-    try:
-        while True:
-            data = await reader.read(READ_BYTES)
-            if not data:
-                break
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
-
-
-_Event = tuple[Message, "list[Metasheet]"]
-_Told = tuple[Connection, "list[_Event]"]
-
-
-def _takes_long(message: Message, defn: Optional[JobDefn]) -> bool:
-    large = any("path" in (message.get(stream) or {}) for stream in ("stdout", "stderr"))
-    return large or (defn is not None and bool(defn.inputs or defn.outputs))
-
-
-def _record_events(recorder: Recorder, events: list[_Event], host: str, allocation: str, outputs: OutputStore) -> None:
-    recorder.transaction.find_jobs([str(message["job"]) for message, _ in events])
-    for message, sheets in events:
-        job_id, attempt = str(message["job"]), int(message["attempt"])
-        if message["t"] == "started":
-            record_started(recorder, job_id, attempt, message, host, allocation)
-        else:
-            recovery.release(recorder, job_id, attempt)
-            record_ended(recorder, job_id, attempt, message, host, outputs, sheets)

@@ -1,7 +1,7 @@
 """The way to workers whose nodes cannot reach the agent's: from here over ssh, which carries two sockets of the agent to them.
 
 For each such node one ssh, with ``-R`` for the socket of the workers and for that of the API, and ``lwfm tunnel`` at the other
-end (:mod:`.worker.tunnel`), which shows the worker there the way and starts it if it is not there. ssh never asks for anything
+end (:mod:`lwfm.worker.tunnel`), which shows the worker there the way and starts it if it is not there. ssh never asks for anything
 here. When the agent is gone its pipes to the ssh processes close, and with them the tunnels; the workers stay.
 
 Sources: ssh(1), "-R"; sshd_config(5), "AllowStreamLocalForwarding", "StreamLocalBindMask" (the sockets are the user's alone).

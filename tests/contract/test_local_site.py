@@ -50,7 +50,7 @@ class WorkerNodes:
 
     def check(self, defn: JobDefn, labels: frozenset[str] = frozenset()) -> None:
         nobody: Any = None
-        Dispatcher(nobody, nobody, nobody, self.capacity).check(defn, labels)
+        Dispatcher(nobody, nobody, nobody, self.capacity, nobody).check(defn, labels)
 
     def output(self, job_id: str, stream: str, offset: int, limit: int) -> bytes:
         key = (job_id, self.attempts.get(job_id, 0))

@@ -18,8 +18,10 @@ from typing import Any, Optional
 import pytest
 
 from lwfm import wire
-from lwfm.api import jobs as calls
-from lwfm.api.server import Call
+from lwfm.api.call import Call
+from lwfm.api.cancelling import cancel
+from lwfm.api.jobs import submit as submit_jobs
+from lwfm.api.waiting import progress, wait
 from lwfm.capacity import Capacity
 from lwfm.clock import utc_now
 from lwfm.errors import Conflict, StoreFull
@@ -99,7 +101,7 @@ async def call(
 
 async def submit(instance: Instance, **keys: Any) -> str:
     defn = {"command": ["true"], "cwd": "/", **keys}
-    answer = await call(calls.submit, instance, {"jobs": [defn]})
+    answer = await call(submit_jobs, instance, {"jobs": [defn]})
     return str(answer["jobs"][0]["job_id"])
 
 
@@ -185,7 +187,7 @@ async def test_an_end_in_the_transaction_of_the_look_wakes_who_waits() -> None:
         job = await submit(instance)
         async with held(instance):
             body = {"jobs": [job], "mode": "all", "timeout_s": 60}
-            waiting = asyncio.ensure_future(call(calls.wait, instance, body))
+            waiting = asyncio.ensure_future(call(wait, instance, body))
             await queued(instance, 1)
             emitted = instance.writer.write(instance.service.emit_status, job, {"state": "COMPLETE"})
         await emitted
@@ -200,17 +202,17 @@ async def test_a_change_in_the_transaction_of_the_look_is_counted_once(of: str) 
     async with an_instance() as instance:
         workflow = (await instance.writer.write(instance.service.put_workflow, {"name": "w"}))["workflow_id"]
         defn = {"command": "true", "cwd": "/"}
-        answer = await call(calls.submit, instance, {"jobs": [defn, defn], "workflow": workflow})
+        answer = await call(submit_jobs, instance, {"jobs": [defn, defn], "workflow": workflow})
         first, second = (job["job_id"] for job in answer["jobs"])
         follow = {"workflow": workflow} if of == "workflow" else {"jobs": [first, second, first]}
         async with held(instance):
             before = instance.writer.write(instance.service.emit_status, first, {"state": "COMPLETE"})
-            following = [asyncio.ensure_future(call(calls.progress, instance, follow)) for _ in range(2)]
+            following = [asyncio.ensure_future(call(progress, instance, follow)) for _ in range(2)]
             await queued(instance, 3)
             after = instance.writer.write(instance.service.emit_status, second, {"state": "FAILED"})
         await asyncio.gather(before, after, *following)
         for _ in range(2):
-            answer = await call(calls.progress, instance, follow)
+            answer = await call(progress, instance, follow)
             assert answer["counts"] == {"COMPLETE": 1, "FAILED": 1}
             assert (answer["total"], answer["active"]) == (2, 0)
 
@@ -220,7 +222,7 @@ async def test_a_change_in_the_transaction_of_the_look_is_counted_once(of: str) 
 
 def gate_claims(instance: Instance) -> asyncio.Event:
     """Let nothing be claimed but in the transaction of its submission, until the event is set."""
-    gate, claim = asyncio.Event(), instance._claim
+    gate, claim = asyncio.Event(), instance.dispatcher._claim
 
     async def gated(worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]) -> Mapping[str, JobRequest]:
         await gate.wait()
@@ -258,7 +260,7 @@ async def test_a_job_cancelled_in_the_transaction_of_its_submission_ends(room: b
         async with held(instance):
             submitting = asyncio.ensure_future(submit(instance, job_id=job))
             await queued(instance, 1)
-            cancelling = asyncio.ensure_future(call(calls.cancel, instance, {}, job))
+            cancelling = asyncio.ensure_future(call(cancel, instance, {}, job))
             await queued(instance, 2)
         await submitting
         assert (await cancelling)["state"] == ("FINISHING" if room else "CANCELLED")
@@ -281,7 +283,7 @@ async def test_a_job_cancelled_before_its_claim_never_goes_to_a_worker() -> None
         gate = gate_claims(instance)
         job = await submit_waiting(instance)
         await _until(lambda: job in instance.dispatcher.flights)
-        assert (await call(calls.cancel, instance, {}, job))["state"] == "CANCELLED"
+        assert (await call(cancel, instance, {}, job))["state"] == "CANCELLED"
         gate.set()
         other = await submit(instance)
         assert (await worker.next("run"))["job"] == other
@@ -332,10 +334,10 @@ async def test_a_job_cancelled_when_a_failure_beside_it_has_put_it_back_ends() -
         job = await submitting
         with pytest.raises(Conflict):
             await failing
-        answer = await call(calls.cancel, instance, {}, job)
+        answer = await call(cancel, instance, {}, job)
         assert answer["state"] in ("FINISHING", "CANCELLED")
         gate.set()
-        if instance.dispatcher.has(job) and instance.dispatcher.flights[job].claimed:
+        if (flight := instance.dispatcher.flights.get(job)) is not None and flight.claimed:
             return  # it went to the worker all the same, which is asked
         await _until_async(lambda: _is(instance, job, "CANCELLED"))
 
@@ -397,7 +399,7 @@ async def test_a_job_cancelled_while_its_worker_comes_again_is_stopped_there() -
         async with held(instance):
             await worker.dial((job, 1, "running"))
             await queued(instance, 1)
-            cancelling = asyncio.ensure_future(call(calls.cancel, instance, {}, job))
+            cancelling = asyncio.ensure_future(call(cancel, instance, {}, job))
             await queued(instance, 2)
         assert (await cancelling)["state"] == "FINISHING"
         assert (await worker.next("cancel"))["job"] == job
@@ -411,7 +413,7 @@ async def test_a_claim_that_cannot_be_recorded_is_made_again(monkeypatch: pytest
     async with an_instance() as instance:
         worker = await Worker(instance).connect()
         monkeypatch.setattr(dispatcher, "CLAIM_AGAIN_S", 0.01)
-        claim, failures = instance._claim, [StoreFull(), StoreFull()]
+        claim, failures = instance.dispatcher._claim, [StoreFull(), StoreFull()]
 
         async def failing(
             worker_id: str, parts: Sequence[str], jobs: list[tuple[str, int]]
@@ -447,7 +449,7 @@ def test_handing_over_the_same_job_again_is_harmless() -> None:
         tasks: list[asyncio.Future[None]] = []
         capacity = Capacity(1, 1 << 30, 0)
         placing = dispatcher.Dispatcher(
-            claim, loop.call_soon, lambda c: tasks.append(asyncio.ensure_future(c)), capacity
+            claim, loop.call_soon, lambda c: tasks.append(asyncio.ensure_future(c)), capacity, lambda *_: None
         )
         request = JobRequest("job", 1, JobDefn("true", cwd="/"))
         again = JobRequest("job", 2, JobDefn("true", cwd="/"))
@@ -496,7 +498,7 @@ async def test_a_start_told_again_after_a_cancel_is_no_news() -> None:
         worker = await Worker(instance).connect()
         job = await submit(instance)
         await worker.next("run")
-        assert (await call(calls.cancel, instance, {"reason": "too hot"}, job))["state"] == "FINISHING"
+        assert (await call(cancel, instance, {"reason": "too hot"}, job))["state"] == "FINISHING"
         await worker.next("cancel")
         for number in (1, 2, 3):
             worker.started(job, n=number)
@@ -525,11 +527,11 @@ async def test_a_job_cancelled_while_its_files_are_read_has_ended_as_it_did(tmp_
         worker.started(job)
         worker.ended(job)
         await asyncio.to_thread(reading.wait, PATIENCE_S)
-        assert (await call(calls.cancel, instance, {}, job))["state"] == "FINISHING"
+        assert (await call(cancel, instance, {}, job))["state"] == "FINISHING"
         go.set()
         await worker.acked(2)
         assert await states(instance, job) == ["PENDING", "RUNNING", "FINISHING", "COMPLETE"]
-        assert (await call(calls.cancel, instance, {}, job))["state"] == "COMPLETE"
+        assert (await call(cancel, instance, {}, job))["state"] == "COMPLETE"
         assert not instance.dispatcher.flights
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lwfm import errors
-from lwfm.api.calls import routes
+from lwfm.api.routes import routes
 from lwfm.wire import PROTOCOL
 
 from support.agents import Agent, new_home, running_agent

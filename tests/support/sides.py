@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Optional
 
 from lwfm.api import contents as calls
-from lwfm.api.server import Call
+from lwfm.api.call import Call
 from lwfm.data.files import file_url
 from lwfm.paths import Home
 from lwfm.store import projections

@@ -13,7 +13,8 @@ from lwfm.errors import ResourcesImpossible, StoreFull
 from lwfm.models import JobDefn, Resources
 from lwfm.placing import choosing, waiting
 from lwfm.placing import dispatcher as module
-from lwfm.placing.dispatcher import Dispatcher, Flight
+from lwfm.placing.dispatcher import Dispatcher
+from lwfm.placing.flights import Flight
 from lwfm.placing.gangs import Part, run_message
 from lwfm.placing.node import Node
 from lwfm.sites.base import JobRequest
@@ -86,7 +87,7 @@ class Place:
         return channel
 
     def holding(self, worker: str, job: str, attempt: int = 1) -> None:
-        self.dispatcher.holding(worker, job, attempt, Part(worker, worker, (0,), ()))
+        self.dispatcher.flights.holding(worker, job, attempt, Part(worker, worker, (0,), ()))
 
     def turn(self) -> None:
         turns = list(self.turns)
@@ -138,7 +139,7 @@ def test_what_was_not_claimed_is_not_sent_and_waits_again(place: Place, monkeypa
     place.place(request("j0"))
     assert channel.jobs() == []
     assert place.dispatcher.waiting == 1
-    assert not place.dispatcher.has("j0")
+    assert "j0" not in place.dispatcher.flights
     assert place.dispatcher.nodes["w1"].cores_used == 0
     place.failure = None
     place.place(request("j1"))
@@ -170,7 +171,7 @@ def test_the_next_attempt_is_placed_when_the_one_before_has_left(place: Place) -
     place.place(request("j0", attempt=2))
     place.end("j0", attempt=1)
     assert [message["attempt"] for message in channel.sent if message["t"] == "run"] == [1, 2]
-    assert place.dispatcher.has("j0")
+    assert "j0" in place.dispatcher.flights
 
 
 def test_memory_and_gpus_are_kept_apart(place: Place) -> None:
@@ -347,7 +348,7 @@ def test_a_gang_that_is_cancelled_before_it_begins_lets_go(place: Place) -> None
     assert place.dropped == ["gang"]
     assert [message["t"] for message in second.sent] == ["hold", "release"]
     place.holding("w2", "gang")
-    assert not place.dispatcher.has("gang")
+    assert "gang" not in place.dispatcher.flights
 
 
 def test_when_a_node_of_a_gang_is_lost_it_is_stopped_or_waits_again(place: Place) -> None:
@@ -399,7 +400,7 @@ def test_a_gang_of_an_earlier_agent_is_taken_over(place: Place) -> None:
     assert [message["t"] for message in second.sent] == ["hold"]
     first = Channel()
     place.dispatcher.joined(Node("w1", "w1", 1, Capacity(2, 8 * GIB, 0), first), [gang])
-    assert place.dispatcher.flights["gang"].parts == ("w2",)
+    assert [flight.parts for flight in place.dispatcher.flights.values()] == [("w2",)]
     place.end("gang")
     assert [message["t"] for message in second.sent] == ["hold", "release"]
 
@@ -443,7 +444,7 @@ def test_cancelling_what_waits_what_runs_and_what_is_gone(place: Place) -> None:
     place.dispatcher.cancel("runs", 1, "no")
     place.dispatcher.cancel("nobody", 1, "no")
     assert channel.jobs("cancel") == ["runs"]
-    assert place.dispatcher.has("runs")
+    assert "runs" in place.dispatcher.flights
     place.end("runs")
     assert channel.jobs() == ["runs", "after"]
 
@@ -454,7 +455,7 @@ def test_a_worker_that_is_away_gets_nothing_and_keeps_what_it_has(place: Place) 
     place.dispatcher.left("w1")
     place.place(request("j1"))
     assert channel.jobs() == ["j0"]
-    assert place.dispatcher.has("j0")
+    assert "j0" in place.dispatcher.flights
     back = Channel()
     node = Node("w1", "w1", 1, Capacity(2, 8 * GIB, 0), back)
     place.dispatcher.joined(node, [request("j0")])
@@ -469,7 +470,7 @@ def test_a_worker_that_lost_a_job_has_room_again(place: Place) -> None:
     place.place(request("lost"), request("next"))
     back = place.node(cores=1)
     place.turn()
-    assert not place.dispatcher.has("lost")
+    assert "lost" not in place.dispatcher.flights
     assert back.jobs() == ["next"]
 
 
@@ -479,7 +480,7 @@ def test_room_reserved_within_a_transaction_is_used_or_given_back(place: Place) 
     assert place.dispatcher.reserve(requests) == {"w1": [("j0", 1), ("j1", 1)]}
     place.dispatcher.release()
     assert place.dispatcher.nodes["w1"].cores_used == 0
-    assert not place.dispatcher.has("j0")
+    assert "j0" not in place.dispatcher.flights
     place.dispatcher.reserve(requests)
     place.dispatcher.launch(requests)
     assert channel.jobs() == ["j0", "j1"]
@@ -497,7 +498,7 @@ def test_nobody_overtakes_by_reserving(place: Place) -> None:
     assert place.dispatcher.reserve([request("new")]) == {}
     place.dispatcher.launch([request("new")])
     place.turn()
-    assert place.dispatcher.has("waits")
+    assert "waits" in place.dispatcher.flights
 
 
 def test_a_busy_worker_is_sent_ahead_a_little_but_only_simple_jobs(

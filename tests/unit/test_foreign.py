@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lwfm.errors import AmbiguousId, Conflict, NotFound
-from lwfm.instance import _still_needed
+from lwfm.instance.forgetting import is_needed
 from lwfm.models import JobDefn
 from lwfm.polled.handover import record_trouble, resume
 from lwfm.polled.observing import record_observations
@@ -296,7 +296,7 @@ class TestNotOurs:
         handler, _ = there.on_data({"k": 1})
         bring(thread, there)
         here = thread.store.origin
-        assert [_still_needed(thread.connection, one, here) for one in (mine, job, handler)] == [True, False, False]
+        assert [is_needed(thread.connection, one, here) for one in (mine, job, handler)] == [True, False, False]
 
 
 class TestEvents:

@@ -38,7 +38,7 @@ def test_a_launcher_that_stays_is_ended_unless_that_would_end_the_job(
 ) -> None:
     monkeypatch.setattr(own, "LEAVE_S", 0.0)
     nodes = (NodeShare("n1"), NodeShare("n2"), NodeShare("n3"))
-    workers = AllocatedWorkers(Home(tmp_path), Allocation("sge", "9", nodes), cast(WorkerServer, None))
+    workers = AllocatedWorkers(Home(tmp_path), Allocation("sge", "9", nodes), cast(WorkerServer, None), "auto")
     launches = [Launch(("sleep",), ("n2",)), Launch(("sleep",), ("n3",), ends_job=True)]
     processes = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in launches]
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lwfm.api.server import Call
+from lwfm.api.call import Call
 from lwfm.data.files import file_url
 from lwfm.errors import NotFound
 from lwfm.models import JobDefn

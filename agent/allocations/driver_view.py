@@ -10,7 +10,7 @@ from ..models import JobDefn
 from ..placing.dispatcher import Dispatcher
 from ..sites.base import JobRequest, Resource
 from ..workers.protocol import WorkerServer
-from .asked import CreatedAllocations
+from .all_created import CreatedAllocations
 
 OUTPUT_TIMEOUT_S = 40.0
 
