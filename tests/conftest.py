@@ -9,11 +9,18 @@ import os
 import signal
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ctrl-C reaches what tests start, also when they run in the background of a shell, which has it ignored there."""
+    """How fast a machine is at the moment decides about no property, and the same examples are tried wherever it is.
+
+    Ctrl-C reaches what tests start, also when they run in the background of a shell, which has it ignored there.
+    """
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("shared", deadline=None, derandomize=True, suppress_health_check=slow)
+    hypothesis.settings.load_profile("shared")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -312,9 +312,7 @@ def test_the_requests_that_make_sense_do(world: World) -> None:
 
 
 @given(data=st.data())
-@settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink]
-)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
 def test_junk_in_a_body(world: World, data: st.DataObject) -> None:
     template = data.draw(st.sampled_from(sorted(world.bodies)), label="call")
     body = without_ids_taken(data.draw(st.sampled_from(world.bodies[template])))
@@ -328,9 +326,7 @@ def test_junk_in_a_body(world: World, data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink]
-)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
 def test_junk_in_a_path_or_a_query(world: World, data: st.DataObject) -> None:
     method, template = data.draw(st.sampled_from([call for call in world.calls if call[0] != "POST"]), label="call")
     junk = st.one_of(st.sampled_from(JUNK_TEXT), st.text(max_size=12), st.integers().map(str), st.floats().map(str))

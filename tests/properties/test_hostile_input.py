@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS, seeds
 
 EXAMPLES = int(os.environ.get("LWFM_FUZZ_EXAMPLES", "150"))
-SETTINGS = settings(
-    deadline=None, derandomize=True, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow]
-)
+SETTINGS = settings(max_examples=EXAMPLES)
 AWKWARD = [
     b"\0", b"\n", b"\r", b"\x1b[2J", b"\xff", b"\xc2\xb2", b"\xd9\xa1", b"NaN", b"inf", b"-1", b"1e999", b"9" * 5000,
     b"null", b"true", b"[]",

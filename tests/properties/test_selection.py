@@ -21,7 +21,7 @@ from lwfm.store.projections import project
 
 from support.threads import empty_store
 
-SETTINGS = settings(deadline=None, derandomize=True, max_examples=150)
+SETTINGS = settings(max_examples=150)
 LETTERS = "aZ019.*?[]!^-~=<>+ eé\n\U0001f40d"
 ALIKE = st.sampled_from(
     [

@@ -300,8 +300,6 @@ TestThreadMachine = ThreadMachine.TestCase
 TestThreadMachine.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )

@@ -167,7 +167,7 @@ def test_a_secret_that_cannot_be_kept_is_an_error_not_a_job_without_it(tmp_path:
         vault.seal("job", {"command": "true", "env": {"A_TOKEN": SECRET}})
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(max_examples=400)
 @given(
     words=st.lists(
         st.text("aA0_./-=: \n", max_size=18) | st.sampled_from(["--token", "-password", "x", "AKIAAAAAAAAAAAAAAA"])
