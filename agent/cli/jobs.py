@@ -17,8 +17,7 @@ from .groups import Group, example
 from .logs import show_lines
 from .options import Duration, json_option, limit_option, origin_option, workflow_option
 from .session import Session
-from .summary import why
-from .text import duration, elapsed_s, harmless, harmless_lines, moment, plural, properties, size, whence
+from .text import duration, harmless, harmless_lines, job_time_s, moment, plural, properties, size, whence, why
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -95,7 +94,7 @@ def list_jobs(
             item.get("elsewhere"),
             item.get("site", "") if item.get("site") != "local" else "",
             moment(item.get("submitted_at")),
-            duration(elapsed_s(item.get("started_at"), item.get("ended_at"))),
+            duration(job_time_s(item)),
             why(item),
         )
         for item in jobs
@@ -138,7 +137,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
             ("submitted", _by(body, context)),
             ("started", moment(body.get("started_at"))),
             ("ended", moment(body.get("ended_at"))),
-            ("time", duration(elapsed_s(body.get("started_at"), body.get("ended_at")))),
+            ("time", duration(job_time_s(body))),
             ("exit code", None if body.get("exit_code") is None else str(body["exit_code"])),
             ("signal", body.get("signal")),
             ("cpu", duration(body.get("cpu_seconds"))),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from ..client import Client
+from .tally import ended_count, running_count
 from .text import duration
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ BAR_CALL_S = 1.0
 LINE_CALL_S = 5.0
 MIN_GATHER_S, MAX_GATHER_S = 0.05, 0.5
 BAR_WIDTH = 30
-_ENDED = ("COMPLETE", "FAILED", "CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Progress:
     @property
     def ended(self) -> int:
         """How many have ended."""
-        return sum(self.counts.get(state, 0) for state in _ENDED)
+        return ended_count(self.counts)
 
     @property
     def failed(self) -> int:
@@ -83,14 +83,7 @@ class Progress:
     @property
     def running(self) -> int:
         """How many run now."""
-        return self.counts.get("RUNNING", 0) + self.counts.get("FINISHING", 0)
-
-
-def own_counts(workflow: JSON) -> dict[str, int]:
-    """How many jobs of a workflow are in each state at this instance; those of others are not followed from here."""
-    everywhere, elsewhere = workflow.get("job_counts") or {}, workflow.get("jobs_elsewhere") or {}
-    counts = {state: int(count) - int(elsewhere.get(state, 0)) for state, count in everywhere.items()}
-    return {state: count for state, count in counts.items() if count > 0}
+        return running_count(self.counts)
 
 
 class Meter(Protocol):

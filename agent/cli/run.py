@@ -24,11 +24,11 @@ from ..library.resuming import VARIABLE as EARLIER_RUNS
 from ..library.submission import capture_context
 from ..records import JSON
 from . import render
-from .agent import stop_agent
+from .agent_control import stop_agent, wait_for_all_nodes
 from .errors import EXIT_FAILED_JOBS, EXIT_INTERRUPTED
 from .foreground import Foreground
 from .groups import example
-from .nodes import missing_nodes, wait_for_all_nodes
+from .node_view import missing_nodes
 from .options import json_option, workflow_option
 from .progress import Progress, Screen, ask, choose_meter, follow
 from .resume import IDENTITY, find_earlier

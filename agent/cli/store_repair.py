@@ -12,7 +12,7 @@ import click
 
 from ..paths import self_command, user_name
 from . import render
-from .agent import stop_agent
+from .agent_control import stop_agent
 from .groups import example
 from .options import json_option
 from .session import Session

@@ -15,7 +15,7 @@ from ..client.connection import path_of
 from ..errors import ConfigError, Conflict, LwfmError, NotFound
 from ..paths import Home
 from . import render
-from .agent import ask_agent, stop_agent
+from .agent_control import ask_agent, stop_agent
 from .asker import terminal_asker
 from .groups import Group, example
 from .options import Duration, json_option

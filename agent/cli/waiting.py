@@ -12,8 +12,8 @@ from ..ids import short
 from . import render
 from .errors import EXIT_FAILED_JOBS
 from .progress import Progress, choose_meter, follow
-from .summary import why
-from .text import duration, elapsed_s, plural
+from .tally import counts_text
+from .text import duration, job_time_s, plural, why
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -60,12 +60,11 @@ def _show(records: list[JSON], progress: Progress) -> None:
             short(job["job_id"]),
             job.get("name", ""),
             job["state"],
-            duration(elapsed_s(job.get("started_at"), job.get("ended_at"))),
+            duration(job_time_s(job)),
             why(job),
         )
         for job in listed
     )
     render.table(("JOB", "NAME", "STATE", "TIME", "WHY"), rows)
     if len(records) > 1:
-        states = ", ".join(f"{count} {state}" for state, count in progress.counts.items())
-        render.say(f"{plural(len(records), 'job')}: {states}")
+        render.say(f"{plural(len(records), 'job')}: {counts_text(progress.counts)}")

@@ -17,8 +17,8 @@ from ..matching import parse_terms
 from . import render
 from .groups import Group, example
 from .options import json_option, limit_option, origin_option, parse_properties
-from .progress import own_counts
 from .session import Session
+from .tally import counts_text, own_counts
 from .text import moment, properties, whence
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def show(session: Session, name: str, as_json: bool) -> None:
             ("created", moment(found.get("created_at"))),
             ("by job", found.get("parent_job")),
             ("origin", whence(found)),
-            ("jobs", _counts(own_counts(found))),
-            ("elsewhere", _counts(found.get("jobs_elsewhere"))),
+            ("jobs", counts_text(own_counts(found))),
+            ("elsewhere", counts_text(found.get("jobs_elsewhere") or {})),
             ("properties", properties(found.get("meta"))),
         ]
     )
@@ -135,12 +135,6 @@ def dump(session: Session, name: str, output: str | None) -> None:
 
 
 def _all_counts(workflow: JSON) -> str:
-    elsewhere = _counts(workflow.get("jobs_elsewhere"))
-    parts = (_counts(own_counts(workflow)), f"elsewhere {elsewhere}" if elsewhere else "")
+    elsewhere = counts_text(workflow.get("jobs_elsewhere") or {})
+    parts = (counts_text(own_counts(workflow)), f"elsewhere {elsewhere}" if elsewhere else "")
     return "; ".join(part for part in parts if part)
-
-
-def _counts(counts: object) -> str:
-    if not isinstance(counts, dict):
-        return ""
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
