@@ -42,7 +42,7 @@ ENTRIES = {
     },
     "Other instances": {
         "sync": ("sync:sync", "Bring the thread and data of instances together, over ssh."),
-        "peer": ("sync:peer", "The instances to sync with: add, list, remove."),
+        "peer": ("peers:peer", "The instances to sync with: add, list, remove."),
     },
     "Places": {
         "site": ("sites:site", "Sites: list, show, check, login, new."),
