@@ -21,6 +21,13 @@ PILLARS = ("auth", "run", "repo", "spin")
 """What a site may offer."""
 LOCAL_SITE, ALLOCATION_SITE = "local", "allocation"
 """The sites that are always there, with drivers of the same names."""
+SITE_KEYS = ("driver", "pillars", "process", "venv", "requirements", "python")
+"""What any section may have beside the limits and its driver's own options."""
+LOCAL_KEYS = (
+    "cores", "memory_bytes", "gpus", "nice", "labels", "channel", "node_lost_s", "end_notice_s",
+    "snapshot_every_s", "snapshots_kept", "snapshot_directory",
+)  # fmt: skip
+"""The options of ``[local]``."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,26 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
                     hint="it is for sites that are asked how their jobs are",
                 )
         sites[name] = SiteConfig(name, driver, options, process, venv, pillars, limits_of(name, options))
+        if name == driver and not pillars:
+            _check_own_nodes(name, options, f"{path}: [{name}]")
     return sites
+
+
+def _check_own_nodes(name: str, options: Mapping[str, Any], where: str) -> None:
+    """Refuse a key of ``[local]`` or ``[allocation]`` that means nothing: it would be taken for set."""
+    if name not in (LOCAL_SITE, ALLOCATION_SITE):
+        return
+    for key in options:
+        if name == ALLOCATION_SITE:
+            raise ConfigError(
+                f"{where} has no options, as {key}", hint=f"what is said of nodes stands in [{LOCAL_SITE}]"
+            )
+        if key not in LOCAL_KEYS:
+            import difflib
+
+            near = difflib.get_close_matches(key, LOCAL_KEYS, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"it knows {', '.join(LOCAL_KEYS)}"
+            raise ConfigError(f"{where} knows no {key!r}", hint=meant)
 
 
 def _pillars_option(options: dict[str, Any], where: str) -> dict[str, str]:

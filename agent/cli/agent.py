@@ -18,7 +18,7 @@ from . import render
 from .agent_control import ask_agent, stop_agent
 from .groups import Group, example
 from .node_view import allocation_text, allocations_of, memory, share
-from .options import Duration, json_option
+from .options import Duration, Number, json_option
 from .session import Session
 from .sync_view import peer_line
 from .tally import counts_text
@@ -44,7 +44,7 @@ def agent() -> None:
 
 @agent.command(epilog=example("lwfm agent start", "lwfm agent start --idle-exit 1h", "lwfm agent start --take-over"))
 @click.option("--idle-exit", type=Duration(), metavar="TIME", help="Leave after so long without work. [default: never]")
-@click.option("--take-over", is_flag=True, help="Oust an owner on another host that does not answer. See below.")
+@click.option("--take-over", is_flag=True, help="Oust an owner on another host that does not answer; see above.")
 @json_option
 @click.pass_obj
 def start(session: Session, idle_exit: float | None, take_over: bool, as_json: bool) -> None:
@@ -152,7 +152,7 @@ def _worker(worker: Any) -> str:
 
 
 @agent.command(epilog=example("lwfm agent logs --lines 100", "lwfm agent logs --follow"))
-@click.option("--lines", "-n", type=click.IntRange(min=0), default=50, show_default=True, help="So many of the last.")
+@click.option("--lines", "-n", type=Number(min=0), default=50, show_default=True, help="So many of the last.")
 @click.option("--follow", "-f", is_flag=True, help="Print what comes, until Ctrl-C.")
 @click.pass_obj
 def logs(session: Session, lines: int, follow: bool) -> None:

@@ -11,11 +11,12 @@ from ..client.connection import path_of
 from ..errors import InvalidRecord
 from ..ids import short
 from ..library.bodies import without_none
+from ..states import parse_state
 from . import render
 from .errors import EXIT_FAILED_JOBS
 from .groups import Group, example
 from .logs import show_lines
-from .options import Duration, json_option, limit_option, origin_option, workflow_option
+from .options import Duration, Number, json_option, limit_option, origin_option, workflow_option
 from .session import Session
 from .text import duration, harmless, harmless_lines, job_time_s, moment, plural, properties, size, whence, why
 
@@ -43,7 +44,7 @@ def job() -> None:
 )
 @click.option("--state", multiple=True, metavar="STATE", help="Only jobs in this state; may be repeated.")
 @workflow_option
-@click.option("--site", help="Only jobs of this site.")
+@click.option("--site", metavar="SITE", help="Only jobs of this site.")
 @click.option("--name", metavar="GLOB", help="Only jobs of this name.")
 @click.option("--parent", metavar="JOB", help="Only jobs that this job started.")
 @click.option("--text", metavar="WORDS", help="Only jobs with these words in name or command.")
@@ -71,7 +72,7 @@ def list_jobs(
 
         parse_terms(match)
     query = {
-        "state": [word.upper() for word in state],
+        "state": [parse_state(word).value for word in state],
         "workflow": session.workflow_id(workflow) if workflow else None,
         "site": site,
         "name": name,
@@ -100,7 +101,7 @@ def list_jobs(
         for item in jobs
     )
     titles = ("JOB", "NAME", "STATE", "ORIGIN", "SITE", "SUBMITTED", "TIME", "WHY")
-    render.table(titles, rows, empty="lwfm: no such jobs")
+    render.table(titles, rows, empty="lwfm: no jobs found")
 
 
 @job.command(epilog=example("lwfm job show last"))
@@ -219,7 +220,7 @@ def statuses(session: Session, job_id: str, as_json: bool) -> None:
 @click.option("--stderr", "stream", flag_value="stderr", help="What it printed on standard error.")
 @click.option("--stdout", "stream", flag_value="stdout", default=True, help="On standard output. [default]")
 @click.option("--follow", "-f", is_flag=True, help="Print what comes, until the job ends.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Of this attempt. [default: the newest]")
+@click.option("--attempt", type=Number(min=1), help="Of this attempt. [default: the newest]")
 @click.argument("job_id", metavar="JOB")
 @click.pass_obj
 def output(session: Session, job_id: str, stream: str, follow: bool, attempt: int | None) -> None:
@@ -254,7 +255,7 @@ def _print_bytes(data: bytes) -> None:
 
 
 @job.command(epilog=example("lwfm job log last --level warning"))
-@click.option("--level", help="At least this: DEBUG, INFO, WARNING, ERROR.")
+@click.option("--level", metavar="LEVEL", help="At least this: DEBUG, INFO, WARNING, ERROR.")
 @limit_option(0)
 @json_option
 @click.argument("job_id", metavar="JOB")
@@ -340,7 +341,7 @@ def _tree_label(node: JSON) -> str:
     return f"{short(item['job_id'])}  {state}  {harmless(item.get('name', ''))}{place}"
 
 
-@job.command("why", epilog=example("lwfm job why last"))
+@job.command("why", short_help="Why a job is in its state.", epilog=example("lwfm job why last"))
 @json_option
 @click.argument("job_id", metavar="JOB")
 @click.pass_obj
@@ -354,3 +355,5 @@ def why_job(session: Session, job_id: str, as_json: bool) -> None:
     render.say(render.coloured_state(body["state"]) + reason)
     for line in body.get("explanation") or ():
         render.say("  " + harmless(str(line)))
+    if body["state"] == "FAILED":
+        render.note(f"  → lwfm job output --stderr {short(body['job_id'])}")

@@ -47,10 +47,10 @@ ENTRIES = {
     "Places": {
         "site": ("sites:site", "Sites: list, show, check, login, new."),
         "spin": ("sites:spin", "Resources of a site: list, create, destroy."),
-        "node": ("nodes:node", "Nodes: list."),
+        "node": ("nodes:node", "Nodes: list, history."),
         "agent": ("agent:agent", "The agent: start, stop, status, logs."),
-        "self": ("self:self_", "This file: copy it to another machine."),
-        "store": ("store:store", "The thread store: verify, size, prune, compact ..."),
+        "self": ("self:self_", "The one file, lwfm.pyz: copy it to another machine."),
+        "store": ("store:store", "The thread store: check, repair, snapshot, size, prune ..."),
         "doctor": ("doctor:doctor", "Look for what is wrong here, and say what to do."),
         "completion": ("completion:completion", "Completion of commands in the shell."),
     },

@@ -9,7 +9,7 @@ import click
 from . import render
 from .groups import Group, example
 from .node_view import NODE_TITLES, allocation_text, allocations_of, node_row, nodes_of
-from .options import json_option, limit_option
+from .options import Moment, json_option, limit_option
 from .session import Session
 from .text import harmless, size
 
@@ -19,7 +19,11 @@ def node() -> None:
     """The nodes that jobs run on: this machine, and in an allocation all its nodes."""
 
 
-@node.command("list", epilog=example("lwfm node list", "lwfm node list --json"))
+@node.command(
+    "list",
+    short_help="The nodes, and what of them is in use.",
+    epilog=example("lwfm node list", "lwfm node list --json"),
+)
 @json_option
 @click.pass_obj
 def list_nodes(session: Session, as_json: bool) -> None:
@@ -37,8 +41,11 @@ def list_nodes(session: Session, as_json: bool) -> None:
         render.say(f"Allocation {harmless(allocation_text(allocation, time.time()))}")
 
 
-@node.command(epilog=example("lwfm node history", "lwfm node history --since 2026-05-01T08:00 --json"))
-@click.option("--since", metavar="TIME", help="From this time (UTC) on, with what was there then.")
+@node.command(
+    short_help="When nodes came and went.",
+    epilog=example("lwfm node history", "lwfm node history --since 2026-05-01T08:00 --json"),
+)
+@click.option("--since", type=Moment(), help="From this time (UTC) on, with what was there then.")
 @limit_option(200)
 @json_option
 @click.pass_obj

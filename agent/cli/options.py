@@ -6,10 +6,12 @@ import json
 import math
 import os
 import re
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import click
 
+from ..clock import utc_text
 from ..errors import InvalidRecord
 from ..quantities import bytes_of, seconds_of
 
@@ -55,10 +57,35 @@ class Duration(click.ParamType):
         return seconds
 
 
+class Moment(click.ParamType):
+    """A time of the calendar, in UTC unless it names a zone: ``2026-05-01``, ``2026-05-01T08:00``."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The time as records have it."""
+        try:
+            found = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", str(value)))
+        except ValueError:
+            told = f"{value!r} is not a time: write 2026-05-01 or 2026-05-01T08:00"
+            raise click.BadParameter(told, ctx, param) from None
+        return utc_text((found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp())
+
+
+class Number(click.IntRange):
+    """A whole number, within bounds where they are given."""
+
+    name = "whole number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        """How the help calls it, instead of by the name of a Python type. click 8.1 gives no context."""
+        return "N"
+
+
 class Gpus(click.ParamType):
     """A whole number of GPUs."""
 
-    name = "integer"
+    name = "n"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number."""
@@ -177,7 +204,7 @@ def origin_option(function: F) -> F:
 
 def limit_option(default: int) -> Callable[[F], F]:
     """``--limit``."""
-    number = click.IntRange(min=0)
+    number = Number(min=0)
     option: Callable[[F], F] = click.option(
         "--limit", type=number, default=default, show_default=True, help="At most so many; 0: all."
     )
@@ -188,18 +215,16 @@ def definition_options(function: F) -> F:
     """What describes a job: resources, environment, files, properties."""
     options = (
         click.option("--name", default="", help="A name for people; the program's when not given."),
-        click.option("--cores", type=click.IntRange(min=0), help="Cores, which the job is pinned to. [default: one]"),
+        click.option("--cores", type=Number(min=0), help="Cores, which the job is pinned to. [default: one]"),
         click.option("--gpus", type=Gpus(), default=0, help="GPUs."),
         click.option("--mem", type=Memory(), help="Memory, as 4G or 512M; the job is stopped when it takes more."),
-        click.option("--nodes", type=click.IntRange(min=1), help="Nodes, each with these cores, GPUs and memory."),
-        click.option(
-            "--tasks-per-node", type=click.IntRange(min=1), help="Start it so many times on each node, as MPI tasks."
-        ),
+        click.option("--nodes", type=Number(min=1), help="Nodes, each with these cores, GPUs and memory."),
+        click.option("--tasks-per-node", type=Number(min=1), help="Start it so many times on each node, as MPI tasks."),
         click.option("--starter", metavar="COMMAND", help="What starts the tasks. [default: mpiexec, else srun]"),
         click.option("--on", "labels", multiple=True, metavar="LABEL", help="Only on nodes with this label or name."),
         click.option("--time", "time_limit_s", type=Duration(), help="Time limit, as 90, 10m or 1:30:00."),
-        click.option("--priority", type=int, default=0, help="Of waiting jobs, higher numbers are served first."),
-        click.option("--retries", type=click.IntRange(min=0), default=0, help="New attempts when one fails."),
+        click.option("--priority", type=Number(), default=0, help="Of waiting jobs, higher numbers are served first."),
+        click.option("--retries", type=Number(min=0), default=0, help="New attempts when one fails."),
         click.option("--cwd", type=click.Path(), help="The directory to run in. [default: this one]"),
         click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or take over its value."),
         click.option("--in", "inputs", multiple=True, metavar="FILE", help="A file the job reads; recorded."),

@@ -83,7 +83,10 @@ def show(session: Session, name: str, as_json: bool) -> None:
     )
 
 
-@site.command(epilog=example("lwfm site check", "lwfm site check cluster --run --timeout 10m"))
+@site.command(
+    short_help="Try each pillar of sites.",
+    epilog=example("lwfm site check", "lwfm site check cluster --run --timeout 10m"),
+)
 @click.option("--run", is_flag=True, help="Also run a small job, which may cost something.")
 @click.option("--timeout", type=Duration(), default="60", show_default=True, metavar="TIME", help="For each pillar.")
 @json_option
@@ -166,7 +169,7 @@ def spin() -> None:
     """What a site computes on: nodes, partitions, allocations."""
 
 
-_site_option = click.option("--site", "site_name", default="local", show_default=True, help="The site.")
+_site_option = click.option("--site", "site_name", metavar="SITE", default="local", show_default=True, help="The site.")
 
 
 @spin.command("list", epilog=example("lwfm spin list", "lwfm spin list --site cluster --json"))

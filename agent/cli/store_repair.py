@@ -22,7 +22,10 @@ EXIT_MISSING = 8
 _PULL_TIMEOUT_S = 3600.0
 
 
-@click.command(epilog=example("lwfm store repair", "lwfm store repair --from /backup/thread.db"))
+@click.command(
+    short_help="Repair a damaged store.",
+    epilog=example("lwfm store repair", "lwfm store repair --from /backup/thread.db"),
+)
 @click.option(
     "--from", "sources", multiple=True, type=click.Path(exists=True, dir_okay=False), metavar="FILE",
     help="A snapshot to look into too; may be repeated.",

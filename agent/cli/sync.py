@@ -94,7 +94,10 @@ def both(session: Session, **options: Any) -> int:
     return _run(session, "both", **options)
 
 
-@sync.command(epilog=example("lwfm sync status cluster", "lwfm sync status cluster --json"))
+@sync.command(
+    short_help="What each side lacks; changes nothing.",
+    epilog=example("lwfm sync status cluster", "lwfm sync status cluster --json"),
+)
 @click.argument("host", metavar="HOST")
 @click.option("--batch", is_flag=True, help="Never ask for anything: fail instead.")
 @ssh_settings
@@ -134,7 +137,10 @@ def _is_at_rest(session: Session) -> bool:
         return False
 
 
-@sync.command(epilog=example("lwfm sync collect ~/.lwfm/batch/slurm/jobs/3f/01971c2e-….1.home"))
+@sync.command(
+    short_help="The thread of a batch job that had its own instance.",
+    epilog=example("lwfm sync collect ~/.lwfm/batch/slurm/jobs/3f/01971c2e-….1.home"),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @json_option
 @click.pass_obj

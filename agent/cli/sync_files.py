@@ -19,9 +19,10 @@ from .text import harmless, plural, size
 
 
 @click.command(
+    short_help="Write the thread to a file.",
     epilog=example(
         "lwfm sync export thread.lwfm --since desktop", "lwfm sync export study.lwfm --workflow melt --data all"
-    )
+    ),
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
@@ -60,7 +61,11 @@ def export(
         _say_notices(written.notices)
 
 
-@click.command("import", epilog=example("lwfm sync import thread.lwfm", "lwfm sync import study.lwfm --data none"))
+@click.command(
+    "import",
+    short_help="Take in what 'sync export' has written.",
+    epilog=example("lwfm sync import thread.lwfm", "lwfm sync import study.lwfm --data none"),
+)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--data", multiple=True, metavar="all|none|KEY=VALUE", help="Which of its files to take. [default: all]")
 @click.option("--max-size", metavar="SIZE", help="No file larger than this.")
@@ -86,7 +91,10 @@ def import_(session: Session, file: Path, data: tuple[str, ...], max_size: str |
     return EXIT_NOT_ALL if taken.moved and not taken.moved.complete else 0
 
 
-@click.command(epilog=example("lwfm sync vector > here.json   (there: lwfm sync export for-me.lwfm --since here.json)"))
+@click.command(
+    short_help="What this instance knows, for 'sync export --since'.",
+    epilog=example("lwfm sync vector > here.json   (there: lwfm sync export for-me.lwfm --since here.json)"),
+)
 @click.pass_obj
 def vector(session: Session) -> None:
     """What this instance knows, as 'sync export --since' takes it elsewhere: of each origin the number of its last record."""

@@ -68,3 +68,6 @@ def _show(records: list[JSON], progress: Progress) -> None:
     render.table(("JOB", "NAME", "STATE", "TIME", "WHY"), rows)
     if len(records) > 1:
         render.say(f"{plural(len(records), 'job')}: {counts_text(progress.counts)}")
+    failed = next((job for job in listed if job["state"] == "FAILED"), None)
+    if failed:
+        render.note(f"  → lwfm job output --stderr {short(failed['job_id'])}")

@@ -85,10 +85,10 @@ def list_workflows(
         for item in found
     )
     titles = ("WORKFLOW", "NAME", "ORIGIN", "CREATED", "JOBS", "DESCRIPTION", "PROPERTIES")
-    render.table(titles, rows, empty="lwfm: no such workflows")
+    render.table(titles, rows, empty="lwfm: no workflows found")
 
 
-@workflow.command(epilog=example("lwfm workflow show last"))
+@workflow.command(short_help="A workflow, and how its jobs stand.", epilog=example("lwfm workflow show last"))
 @json_option
 @click.argument("name", metavar="WORKFLOW")
 @click.pass_obj

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,12 @@ import lwfm
 from lwfm import errors
 from lwfm.__main__ import main
 from lwfm.cli.errors import report
-from lwfm.cli.main import ENTRIES, cli
+from lwfm.cli.main import ENTRIES
 
+from support.commands import every_command
 from support.fake_api import FakeApi
 
 ROOT_COMMANDS = [name for section in ENTRIES.values() for name in section]
-
-
-def every_command(command: Any = cli, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield words, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            yield from every_command(command.get_command(context, name), (*words, name))
 
 
 COMMANDS = list(every_command())
@@ -82,27 +74,6 @@ def test_help(words: tuple[str, ...], command: Any, capsys: pytest.CaptureFixtur
     if not isinstance(command, click.Group):
         assert "Example" in shown, "a command teaches with an example"
         assert f"lwfm {' '.join(words)}" in shown.split("Example", 1)[1], "and the example is of this command"
-
-
-def documented() -> str:
-    return (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ROOT_COMMANDS)
-def test_every_command_is_documented(name: str) -> None:
-    group = next(command for words, command in COMMANDS if words == (name,))
-    row = next(line for line in documented().splitlines() if re.match(rf"\|.*`{name}[ `]", line))
-    if isinstance(group, click.Group):
-        for subcommand in group.commands:
-            assert subcommand in documented(), f"{name} {subcommand}"
-            assert subcommand in row or name in ("on", "emit"), f"{name} {subcommand}"
-
-
-def test_every_exit_code_is_documented() -> None:
-    listed = {
-        int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", documented(), re.MULTILINE) for code in row.split(",")
-    }
-    assert listed >= {kind.exit_code for kind in errors._tree(errors.LwfmError).values()} | {0, 11, 70, 130, 141}
 
 
 LISTINGS = [words for words, command in COMMANDS if words and words[-1] in ("list", "find", "statuses", "search")]
