@@ -100,6 +100,15 @@ def test_a_group_alone_shows_its_help(words: list[str], capsys: pytest.CaptureFi
         (["job", "list", "--stat", "x"], "lwfm: no such option '--stat'"),
         (["job", "show"], "lwfm: missing argument 'JOB'"),
         (["job", "list", "--limit", "-1"], "lwfm: invalid value for '--limit'"),
+        (
+            ["submit", "--cores", "two", "--", "x"],
+            "lwfm: invalid value for '--cores': 'two' is not a valid whole number",
+        ),
+        (
+            ["node", "history", "--since", "foo"],
+            "lwfm: invalid value for '--since': 'foo' is not a time: write 2026-05-01",
+        ),
+        (["completion", "print", "tcsh"], "lwfm: invalid value for '[bash|zsh|fish]': 'tcsh' is not one of"),
     ],
 )
 def test_usage_errors(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
