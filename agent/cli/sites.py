@@ -161,7 +161,9 @@ def new(session: Session, name: str) -> None:
     skeleton = new_site.write(name, Path.cwd())
     render.say(f"wrote {skeleton.driver.name} and {skeleton.test.name}")
     render.say(f"\nto try it, add to {session.endpoint.home.sites_file}:\n\n{skeleton.section}")
-    render.say(f"then: lwfm submit --site {name} -- hostname\nits test: lwfm python -m pytest {skeleton.test.name}")
+    render.say(
+        f"then: lwfm submit --site {name} -- hostname\nits test: lwfm python -m pytest {skeleton.test.name}   (where pytest is)"
+    )
 
 
 @click.group(cls=Group, short_help="Resources.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import itertools
 import re
 import shlex
@@ -14,6 +15,7 @@ import click
 import pytest
 
 from lwfm.cli.main import cli
+from lwfm.config import read_sites
 
 from support.commands import every_command, options_of
 
@@ -63,6 +65,25 @@ def test_every_file_of_the_checkout_that_is_named_is_there(path: Path) -> None:
     for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", path.read_text(encoding="utf-8"))):
         named = re.match(r"((?:agent|tests|build|examples|docs)/[\w/.-]*\w)(?:::\w+)?/?$", span)
         assert not named or (ROOT / named[1]).exists(), span
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_python_in_a_page_is_python_and_imports_what_is_there(path: Path) -> None:
+    for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
+        if language != "python" or re.match(r"# \w+\.py\n", block):  # pieces of a file have a test of their own
+            continue
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lwfm":
+                module = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_toml_in_a_page_can_be_read_as_sites(path: Path, tmp_path: Path) -> None:
+    for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
+        if language == "toml" and "[project" not in block:
+            (tmp_path / "sites.toml").write_text(block, encoding="utf-8")
+            assert len(read_sites(tmp_path / "sites.toml")) >= 2
 
 
 def commands_in(text: str) -> Iterator[tuple[Optional[str], str]]:
