@@ -16,7 +16,7 @@ from ..sync.wanted import DataRequest
 from . import render
 from .groups import Group, example
 from .options import json_option, limit_option
-from .progress import Screen
+from .screen import Screen
 from .session import Session
 from .text import harmless, plural, size
 

@@ -142,10 +142,9 @@ def find(
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(sheet["data_id"]),
+            render.identifier(sheet["data_id"]),
             sheet.get("op") if sheet.get("op") != "put" else "",
             sheet.get("elsewhere"),
             str(sheet.get("path") or sheet.get("url") or ""),

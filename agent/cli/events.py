@@ -199,10 +199,9 @@ def list_handlers(
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(item["handler_id"]),
+            render.identifier(item["handler_id"]),
             item.get("state"),
             item.get("elsewhere"),
             str(item.get("fired", 0)),

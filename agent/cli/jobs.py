@@ -86,10 +86,9 @@ def list_jobs(
     if as_json:
         render.print_json(jobs)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(item["job_id"]),
+            render.identifier(item["job_id"]),
             item.get("name", ""),
             item["state"],
             item.get("elsewhere"),

@@ -99,11 +99,10 @@ def search(session: Session, origin: str | None, limit: int, as_json: bool, word
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
             str(hit.get("kind", "")),
-            shorten(str(hit.get("id", ""))),
+            render.identifier(str(hit.get("id", ""))),
             hit.get("elsewhere"),
             moment(hit.get("time")),
             str(hit.get("text", "")),

@@ -22,8 +22,9 @@ from .errors import EXIT_FAILED_JOBS, EXIT_INTERRUPTED
 from .groups import example
 from .node_view import missing_nodes
 from .options import json_option, workflow_option
-from .progress import Progress, Screen, ask
+from .progress import Progress, ask
 from .resume import find_earlier
+from .screen import Screen
 from .script_run import ScriptRun, Stopped, Stops
 from .scripts import active_environment, check_script, choose_python, script_environment
 from .session import Session

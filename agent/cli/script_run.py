@@ -20,8 +20,9 @@ from ..library.submission import capture_context
 from ..records import JSON
 from . import render
 from .foreground import Foreground
-from .progress import Progress, Screen, ask, choose_meter, follow
+from .progress import Progress, ask, choose_meter, follow
 from .resume import IDENTITY
+from .screen import Screen
 from .session import Session
 from .text import plural
 

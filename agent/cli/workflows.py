@@ -11,7 +11,6 @@ import click
 
 from ..client.connection import path_of
 from ..errors import ConfigError
-from ..ids import short
 from ..library.bodies import without_none
 from ..matching import parse_terms
 from . import render
@@ -71,10 +70,9 @@ def list_workflows(
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(item["workflow_id"]),
+            render.identifier(item["workflow_id"]),
             item["name"],
             item.get("elsewhere"),
             moment(item.get("created_at")),
