@@ -18,11 +18,12 @@ from . import render
 from .agent_control import ask_agent, stop_agent
 from .groups import Group, example
 from .node_view import allocation_text, allocations_of, memory, share
-from .options import Duration, Number, json_option
+from .options import json_option
 from .session import Session
 from .sync_view import peer_line
 from .tally import counts_text
 from .text import duration, elapsed_s, harmless, plural
+from .typed import Duration, Number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

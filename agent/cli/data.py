@@ -14,9 +14,10 @@ from ..library.bodies import absolute, without_none
 from ..matching import parse_terms
 from . import render
 from .groups import example
-from .options import Number, json_option, limit_option, origin_option, parse_properties, workflow_option
+from .options import json_option, limit_option, origin_option, workflow_option
 from .session import Session
 from .text import harmless, moment, properties, size, some_properties
+from .typed import Number, parse_properties
 
 if TYPE_CHECKING:
     from ..records import JSON

@@ -25,11 +25,11 @@ from .options import (
     json_option,
     limit_option,
     origin_option,
-    parse_properties,
     workflow_option,
 )
 from .session import Session
 from .text import moment, properties
+from .typed import parse_properties
 
 
 @click.group(cls=Group, short_help="Set what is to happen when.")

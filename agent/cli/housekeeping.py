@@ -17,9 +17,10 @@ from ..errors import InvalidRecord, LwfmError
 from . import render
 from .asker import terminal_asker
 from .groups import example
-from .options import Duration, Memory, json_option
+from .options import json_option
 from .session import Session
 from .text import duration, harmless, moment, plural, size
+from .typed import Duration, Memory
 
 if TYPE_CHECKING:
     from ..records import JSON

@@ -16,9 +16,10 @@ from . import render
 from .errors import EXIT_FAILED_JOBS
 from .groups import Group, example
 from .logs import show_lines
-from .options import Duration, Number, json_option, limit_option, origin_option, workflow_option
+from .options import json_option, limit_option, origin_option, workflow_option
 from .session import Session
 from .text import duration, harmless, harmless_lines, job_time_s, moment, plural, properties, size, whence, why
+from .typed import Duration, Number
 
 if TYPE_CHECKING:
     from ..records import JSON

@@ -9,9 +9,10 @@ import click
 from . import render
 from .groups import Group, example
 from .node_view import NODE_TITLES, allocation_text, allocations_of, node_row, nodes_of
-from .options import Moment, json_option, limit_option
+from .options import json_option, limit_option
 from .session import Session
 from .text import harmless, size
+from .typed import Moment
 
 
 @click.group(cls=Group, short_help="The nodes.")

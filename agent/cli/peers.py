@@ -10,11 +10,12 @@ from ..client.connection import path_of
 from ..errors import Conflict
 from . import render
 from .groups import Group, example
-from .options import Duration, json_option
+from .options import json_option
 from .session import Session
 from .ssh_options import ssh_settings
 from .sync_view import peer_rows
 from .text import harmless
+from .typed import Duration
 
 if TYPE_CHECKING:
     from ..records import JSON

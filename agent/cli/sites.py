@@ -16,9 +16,10 @@ from ..library.manager import LwfManager
 from ..library.submission import capture_context
 from . import new_site, render
 from .groups import Group, example
-from .options import Duration, json_option, parse_properties
+from .options import json_option
 from .session import Session
 from .text import duration, moment, properties, shown, size
+from .typed import Duration, parse_properties
 
 if TYPE_CHECKING:
     from ..records import JSON

@@ -9,7 +9,7 @@ from typing import Any, Callable, TypeVar
 import click
 
 from ..sync.address import FABRIC, TRANSPORTS, parse
-from .options import Number
+from .typed import Number
 
 F = TypeVar("F", bound=Callable[..., Any])
 

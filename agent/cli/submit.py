@@ -26,9 +26,10 @@ from ..models import JobDefn
 from ..records import JSON
 from . import render
 from .groups import example
-from .options import definition_fields, definition_options, json_option, parse_value, workflow_option
+from .options import definition_fields, definition_options, json_option, workflow_option
 from .session import Session
 from .text import plural
+from .typed import parse_value
 from .waiting import wait_for
 
 MARK = "{}"

@@ -19,12 +19,13 @@ from .agent_control import ask_agent, stop_agent
 from .asker import terminal_asker
 from .errors import EXIT_NOT_ALL
 from .groups import Group, example
-from .options import Duration, json_option
+from .options import json_option
 from .session import Session
 from .ssh_options import ssh_settings
 from .sync_files import export, import_, vector
 from .sync_view import progress, say_synced, show_comparison
 from .text import harmless
+from .typed import Duration
 
 if TYPE_CHECKING:
     from ..records import JSON

@@ -15,10 +15,11 @@ from ..library.bodies import without_none
 from ..matching import parse_terms
 from . import render
 from .groups import Group, example
-from .options import json_option, limit_option, origin_option, parse_properties
+from .options import json_option, limit_option, origin_option
 from .session import Session
 from .tally import counts_text, own_counts
 from .text import moment, properties, whence
+from .typed import parse_properties
 
 if TYPE_CHECKING:
     from ..records import JSON
