@@ -226,14 +226,22 @@ def _sync_with(
         watcher = Watcher(shown.records, shown.contents, shown.line)
         ways = {"pull": way != "push", "push": way != "pull"}
         synced = exchanged(line, session.client, session.instance, **ways, request=request, watcher=watcher)
-    kept: JSON = {"name": peer["name"], "address": peer["address"]}
+    kept: JSON = {"address": peer["address"]} if peer.get("told") else {}
     if every is not None:
         kept["every_s"] = every or None
         kept["way"] = way if every else None
         kept["data"] = None if request.empty or not every else request.to_json()
-    session.client.post("/v1/peers", kept, repeatable=True)
-    session.client.post(f"{path_of('peers', peer['name'])}/outcome", synced.to_note(), repeatable=True)
+    if kept:  # and nothing of what was only read: it may be another by now
+        peer = session.client.post("/v1/peers", {"name": peer["name"], **kept}, repeatable=True)
+    with suppress(NotFound):  # it was removed while this went on
+        _note(session, peer, synced.to_note())
     return synced
+
+
+def _note(session: Session, peer: JSON, outcome: JSON) -> None:
+    """Note what came of it: of this peer, not of one that was added under its name meanwhile."""
+    body = {"added_at": peer["added_at"], **outcome}
+    session.client.post(f"{path_of('peers', peer['name'])}/outcome", body, repeatable=True)
 
 
 @contextmanager
@@ -243,21 +251,22 @@ def _noted(session: Session, peer: JSON) -> Iterator[None]:
         yield
     except LwfmError as error:
         if peer.get("added_at"):
-            outcome = f"{path_of('peers', peer['name'])}/outcome"
             with suppress(LwfmError):  # what went wrong with the sync is what the user is to know
-                session.client.post(outcome, {"error": error.message[:500]}, repeatable=True)
+                _note(session, peer, {"error": error.message[:500]})
         raise
 
 
 def _peer(session: Session, host: str, ssh: JSON) -> JSON:
-    """The peer of that name, else one that would have it; options that are given now go before what is remembered."""
+    """The peer of that name, else one that would have it; options that are given now go before what is remembered.
+
+    ``told``: whether its address is to be remembered, since the user has said something of it.
+    """
     from ..sync.address import Address, parse
 
     for peer in session.client.get("/v1/peers")["peers"]:
         if peer["name"] == host:
-            peer["address"] = Address.from_json({**peer["address"], **ssh}).to_json()
-            return dict(peer)
-    return {"name": host, "address": parse(host, **ssh).to_json()}
+            return {**peer, "address": Address.from_json({**peer["address"], **ssh}).to_json(), "told": bool(ssh)}
+    return {"name": host, "address": parse(host, **ssh).to_json(), "told": True}
 
 
 def _address(peer: JSON) -> Address:

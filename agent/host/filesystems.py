@@ -38,6 +38,9 @@ LOCAL_TYPES = frozenset(
 """File system types that one host has for itself. Any other counts as shared, FUSE and what is not known too: a rollback journal
 is right everywhere, a write-ahead log only here."""
 
+_MAPPED_WRITES_FAIL = frozenset(["bcachefs", "btrfs", "nilfs2", "ubifs"])
+"""Those that write a page to a new place: where there is none, or a quota forbids it, a process that writes to a file it has
+mapped is ended by SIGBUS, though the file is there in full (``page_mkwrite`` of these in the kernel's sources; seen on Btrfs)."""
 _LOCKING_TYPES = frozenset(["nfs", "nfs4", "lustre", "ceph", "gfs2", "ocfs2"])
 """Those on which flock(2) may reach other hosts: nfs(5), mount.lustre(8), and the kernel's documentation of the others."""
 _LOCAL_LOCKS = frozenset(["nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"])
@@ -84,6 +87,11 @@ def is_shared(path: Path) -> bool:
     """Whether other hosts may see the file system of ``path``. Where the type cannot be told, no."""
     kind = filesystem_type(path)
     return kind is not None and kind not in LOCAL_TYPES
+
+
+def mapped_writes_fail(path: Path) -> bool:
+    """Whether a full disk ends a process that writes to a file there that it has mapped into memory."""
+    return filesystem_type(path) in _MAPPED_WRITES_FAIL
 
 
 def locks_reach_other_hosts(path: Path) -> bool:

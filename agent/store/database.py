@@ -1,7 +1,8 @@
 """The store as an open database: its file, its identity, and transactions that append to the log.
 
 One process owns a store. On a local disk it uses a write-ahead log; on a shared file system a rollback journal under an
-exclusive lock, because the write-ahead log needs memory that hosts do not share (https://sqlite.org/wal.html).
+exclusive lock, because the write-ahead log needs memory that hosts do not share (https://sqlite.org/wal.html). That memory is a
+mapped file: where a full disk makes those fatal, SQLite has it for itself (its VFS ``unix-excl``), and no other process can read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Optional
 
 from ..clock import HybridClock, utc_now
 from ..errors import InvalidRecord, LwfmError, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnwritable
-from ..host.filesystems import is_shared
+from ..host.filesystems import is_shared, mapped_writes_fail
 from ..host.shortages import FULL, shortage_of
 from ..ids import new_id, new_origin
 from . import identity, log, projections, schema
@@ -41,8 +42,11 @@ ANALYSIS_LIMIT = 400
 class Store:
     """An open thread store. Construct with :meth:`open`; use from one thread at a time."""
 
-    def __init__(self, connection: Connection, path: Path, journal_mode: str, confirm: Callable[[], None]):
+    def __init__(
+        self, connection: Connection, address: str, path: Path, journal_mode: str, confirm: Callable[[], None]
+    ):
         self.connection = connection
+        self._address = address
         self.confirm = confirm
         self.path = path
         self.journal_mode = journal_mode
@@ -68,9 +72,10 @@ class Store:
             StoreLocked: another process owns it. StoreFull, StoreCorrupt, StoreError: as they say.
         """
         shared = is_shared(path.parent)
+        address = f"{path.absolute().as_uri()}?vfs={'unix-excl' if mapped_writes_fail(path.parent) else 'unix'}"
         with mapped_errors(path):
             existed = path.exists()
-            connection = connect(str(path), check_same_thread=False, timeout=5.0)
+            connection = connect(address, uri=True, check_same_thread=False, timeout=5.0)
             if not existed:
                 os.chmod(path, 0o600)
             if shared:
@@ -82,7 +87,7 @@ class Store:
             connection.execute("pragma temp_store = memory")
             connection.execute(f"pragma wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
             schema.migrate(sqlite_utils.Database(connection))
-            store = cls(connection, path, mode, confirm)
+            store = cls(connection, address, path, mode, confirm)
             store._identify(host, user, home)
             if shared:
                 store._open_journal()
@@ -92,8 +97,7 @@ class Store:
         """A second connection that only reads and does not wait for writers; None where the store does not allow one."""
         if self.journal_mode != "wal":
             return None
-        uri = f"{self.path.absolute().as_uri()}?mode=ro"
-        connection = connect(uri, uri=True, check_same_thread=False, timeout=5.0)
+        connection = connect(f"{self._address}&mode=ro", uri=True, check_same_thread=False, timeout=5.0)
         connection.execute("pragma query_only = on")
         connection.execute(f"pragma cache_size = -{PAGE_CACHE_KIB}")
         return connection
@@ -132,7 +136,7 @@ class Store:
         """Copy what the write-ahead log holds into the database, while transactions go on. May be called from any thread."""
         if self.journal_mode != "wal":
             return
-        with mapped_errors(self.path), closing(connect(str(self.path), timeout=0.0)) as connection:
+        with mapped_errors(self.path), closing(connect(self._address, uri=True, timeout=0.0)) as connection:
             for _ in range(FOLDING_PASSES):
                 _, logged, folded = connection.execute("pragma wal_checkpoint(passive)").fetchone()
                 if logged == folded:

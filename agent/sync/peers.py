@@ -73,11 +73,13 @@ def remove(connection: Connection, name: str) -> None:
 def note(connection: Connection, name: str, body: Mapping[str, Any]) -> JSON:
     """Note what came of a sync with a peer: ``error`` (null when it went well), and what it said of itself.
 
+    ``added_at``: of the peer that it was; one that was added under its name later has had no sync.
+
     Raises:
         NotFound: there is none.
     """
     peer = find(connection, name)
-    if peer is None:
+    if peer is None or body.get("added_at", peer["added_at"]) != peer["added_at"]:
         raise NotFound(f"there is no peer {name!r}", hint="lwfm peer list shows them")
     peer["last_attempt"] = utc_now()
     peer["error"] = body.get("error")

@@ -81,16 +81,13 @@ class RepeatedSyncs:
 
     async def _sync(self, peer: Mapping[str, Any]) -> None:
         name = str(peer["name"])
-        before = peer.get("last_attempt")
         try:
             try:
                 problem = await self._command(name, str(peer.get("way") or peers.WAYS[0]))
             except Exception as error:  # whatever it is: it must not be started again at once
                 problem = f"cannot be started: {error}"
             # before it is looked what is due: it would be due still
-            await self._writer.durably(
-                lambda recorder: _note_missing(recorder.transaction.connection, name, before, problem)
-            )
+            await self._writer.durably(lambda recorder: _note_missing(recorder.transaction.connection, peer, problem))
         finally:
             self._running.pop(name, None)
             self.look()
@@ -104,8 +101,8 @@ class RepeatedSyncs:
         return ended.complaint or f"exit code {ended.code}"
 
 
-def _note_missing(connection: Any, name: str, before: Any, problem: str) -> None:
+def _note_missing(connection: Any, before: Mapping[str, Any], problem: str) -> None:
     """The command notes what came of it; one that ended without doing so has failed."""
-    peer = peers.find(connection, name)
-    if peer is not None and peer.get("last_attempt") == before:
-        peers.note(connection, name, {"error": problem or "it ended without saying how"})
+    peer = peers.find(connection, str(before["name"]))
+    if peer is not None and all(peer.get(key) == before.get(key) for key in ("added_at", "last_attempt")):
+        peers.note(connection, str(before["name"]), {"error": problem or "it ended without saying how"})

@@ -19,7 +19,7 @@ from lwfm.client.connection import path_of
 from lwfm.errors import LwfmError, StoreError, StoreFull, StoreUnwritable
 
 from support.agents import Agent, new_home, running_agent
-from support.faulty import a_disk, need_root, refusing
+from support.faulty import a_disk, a_quota, need_root, refusing
 from support.journals import Journal
 from support.peers import Place
 from support.waiting import wait_until
@@ -172,7 +172,7 @@ def test_there_is_no_room_for_an_output(tmp_path: Path) -> None:
     ids=["quota", "read-only", "failing"],
 )
 def test_a_disk_that_refuses(number: int, kind: type[StoreError], words: str, tmp_path: Path) -> None:
-    """What the kernel at hand may have no quota for, and does not do to a file system in use: a library says it in its stead."""
+    """At every place where one can, which no real disk does at will: a library says it in the kernel's stead."""
     journal, go = Journal(tmp_path / "journal"), tmp_path / "go"
     root = new_home()
     disk = refusing(root, tmp_path)
@@ -190,6 +190,24 @@ def test_a_disk_that_refuses(number: int, kind: type[StoreError], words: str, tm
         time.sleep(1.5)  # let everybody try in vain
         disk.end()
         recovered(agent, journal, running)
+
+
+def test_a_quota_of_the_kernel_is_used_up(tmp_path: Path) -> None:
+    journal, go = Journal(tmp_path / "journal"), tmp_path / "go"
+    with a_quota(tmp_path) as quota, running_agent(root=quota.root) as agent:
+        running = [agent.submit(journal.command(until(go)), cwd="/", resources={"cores": 0}) for _ in range(3)]
+        wait_until(lambda: journal.count("start") == 3, "the jobs to run", on_timeout=agent.log)
+        quota.use_up()
+        accepted, said = accepted_until_refused(agent, journal, StoreFull)
+        assert "the quota is used up" in said.message
+        refused = Place(quota.root, "caller").lwfm("submit", "--", "true")
+        assert refused.returncode == 8, refused.stderr
+        assert not status(agent)["accepts"]
+        go.touch()
+        wait_until(lambda: journal.count("end") >= 3, "the jobs to end meanwhile")
+        time.sleep(1.5)  # let everybody try in vain
+        quota.lift()
+        recovered(agent, journal, [*running, *accepted])
 
 
 def test_a_file_system_is_mounted_read_only_and_back(tmp_path: Path) -> None:

@@ -335,6 +335,29 @@ def test_a_sync_that_repeats(network: Network) -> None:
     near.verify()
 
 
+@pytest.mark.parametrize("change", ["address", "another", "removed"])
+def test_what_becomes_of_a_peer_while_it_is_synced_with_stays(network: Network, tmp_path: Path, change: str) -> None:
+    """The sync that goes on writes back nothing that it has only read."""
+    near, far = network.place("near"), network.place("far")
+    gate, script = tmp_path / "gate", tmp_path / "far-that-waits"
+    os.mkfifo(gate)
+    script.write_text(f'#!/bin/sh\n: < {gate}\nexec {network.script} "$@"\n')
+    script.chmod(0o755)
+    near.client.post("/v1/peers", {"name": "far", "address": {**network.address(far), "remote_path": str(script)}})
+    down = {"name": "far", "address": network.address(far, "down")}
+    with near.running("sync", "both", "far", "--batch", "--json") as process:
+        with gate.open("w"):  # it has come so far
+            if change != "address":
+                near.client.delete(path_of("peers", "far"))
+            if change != "removed":
+                near.client.post("/v1/peers", down)
+        _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
+    peers = near.client.get("/v1/peers")["peers"]
+    assert [peer["address"] for peer in peers] == ([] if change == "removed" else [down["address"]])
+    assert ["last_success" in peer for peer in peers] == {"address": [True], "another": [False], "removed": []}[change]
+
+
 def test_an_agent_that_is_to_sync_again_does_not_leave(network: Network) -> None:
     near, other, far = network.place("near", started=False), network.place("other", started=False), network.place("far")
     for place in (near, other):

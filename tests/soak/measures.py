@@ -20,8 +20,8 @@ BARS = "▁▂▃▄▅▆▇█"
 CHART_WIDTH = 40
 MEMORY_TOLERANCE = (12.0, 1.0)
 """MiB that the line may rise, and how much of that for each minute."""
-FILES_TOLERANCE = (6.0, 0.2)
-"""Descriptors, likewise."""
+FILES_TOLERANCE = (12.0, 0.2)
+"""Descriptors, likewise. Each job that runs takes a few, and a short soak may end with more of them than it had in its middle."""
 STORE_BYTES_PER_JOB = 12 * 1024
 """A job with its statuses, its properties, its share of logs and data, and the indices of all."""
 

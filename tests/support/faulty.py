@@ -68,6 +68,53 @@ def a_disk(megabytes: int = 24, at: Path | None = None) -> Iterator[Disk]:
             shutil.rmtree(root, ignore_errors=True)
 
 
+class Quota:
+    """A directory at ``root`` that may hold so much, by a quota of the kernel's; its file system, ``whole``, has much more."""
+
+    def __init__(self, root: Path, whole: Path) -> None:
+        self.root, self._whole = root, whole
+
+    def use_up(self) -> None:
+        """Let what is there be all that may be."""
+        os.sync()  # what is counted is on the disk
+        group, used, *_ = self._run("show", "--raw", "-f", "--sync", str(self.root)).splitlines()[-1].split()
+        self._group = group
+        self._run("limit", used, group, str(self._whole))
+
+    def lift(self) -> None:
+        """Allow any amount."""
+        self._run("limit", "none", self._group, str(self._whole))
+
+    def _run(self, *words: str) -> str:
+        return subprocess.run(["btrfs", "qgroup", *words], check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def a_quota(scratch: Path) -> Iterator[Quota]:
+    """One on btrfs, the only kind that some kernels have; the image lies in ``scratch``."""
+    need_root("mounting")
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("a quota needs btrfs-progs")
+    image, mounted = scratch / "btrfs", scratch / "mounted"
+    with image.open("wb") as file:
+        file.truncate(256 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, capture_output=True)
+    mounted.mkdir()
+    if subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], capture_output=True).returncode:
+        pytest.skip("no loop device with btrfs can be mounted here")
+    root = Path(tempfile.mkdtemp(prefix="lwfm-quota-"))
+    try:
+        for words in (["quota", "enable", str(mounted)], ["subvolume", "create", str(mounted / "home")]):
+            subprocess.run(["btrfs", *words], check=True, capture_output=True)
+        (mounted / "home").chmod(0o700)
+        subprocess.run(["mount", "--bind", str(mounted / "home"), str(root)], check=True)
+        yield Quota(root, mounted)
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=False, capture_output=True)
+        subprocess.run(["umount", "--lazy", str(mounted)], check=False, capture_output=True)
+        root.rmdir()
+
+
 class Refusal:
     """A directory whose disk can be made to refuse to whoever has ``env`` in its environment."""
 

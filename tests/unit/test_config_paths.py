@@ -14,7 +14,7 @@ import pytest
 from lwfm import paths
 from lwfm.config import SiteConfig, VenvConfig, read_sites
 from lwfm.errors import ConfigError, InsecureState
-from lwfm.host.filesystems import filesystem_type, is_shared, locks_reach_other_hosts
+from lwfm.host.filesystems import filesystem_type, is_shared, locks_reach_other_hosts, mapped_writes_fail
 from lwfm.paths import Home, check_owner, locate, private_directory, running_archive, self_command
 
 
@@ -206,6 +206,7 @@ MOUNTS = """\
 29 22 0:27 / /flock rw - lustre mgs:/x rw,flock,user_xattr
 30 22 0:28 / /localflock rw - lustre mgs:/x rw,localflock
 31 22 0:29 / /new rw - productfs x rw
+32 22 0:30 / /fedora rw - btrfs /dev/vdc rw,subvol=/home
 nonsense
 """
 
@@ -240,6 +241,12 @@ def test_where_locks_reach_other_hosts(path: str, reach: bool, mounts: None) -> 
 def test_kinds_of_file_systems(path: str, kind: str, shared: bool, mounts: None) -> None:
     assert filesystem_type(Path(path)) == kind
     assert is_shared(Path(path)) is shared
+
+
+def test_where_a_full_disk_is_fatal_for_mapped_files(mounts: None) -> None:
+    assert mapped_writes_fail(Path("/fedora/x"))
+    assert not is_shared(Path("/fedora/x"))
+    assert not mapped_writes_fail(Path("/etc"))
 
 
 def test_a_kind_that_cannot_be_told_is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

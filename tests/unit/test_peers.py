@@ -49,6 +49,17 @@ def test_what_is_given_is_remembered_and_the_rest_stays(connection: Connection) 
     assert "data" not in found
 
 
+def test_what_came_of_another_one_of_that_name_is_not_noted(connection: Connection) -> None:
+    before = put(connection)["added_at"]
+    peers.remove(connection, "cluster")
+    put(connection)
+    with pytest.raises(NotFound):
+        peers.note(connection, "cluster", {"error": None, "added_at": before})
+    (peer,) = peers.listed(connection)
+    assert "last_attempt" not in peer
+    peers.note(connection, "cluster", {"error": None, "added_at": peer["added_at"]})
+
+
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "x" * 101, None, 7, "a\n"])
 def test_a_name_that_cannot_be_is_refused(connection: Connection, name: Any) -> None:
     with pytest.raises(InvalidRecord, match="peer's name"):

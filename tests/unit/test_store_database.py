@@ -286,6 +286,32 @@ def test_a_home_whose_name_is_no_unicode(tmp_path: Path) -> None:
     store.close()
 
 
+def test_where_a_full_disk_ends_who_writes_to_mapped_files_none_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lwfm.store.database.mapped_writes_fail", lambda path: True)
+    thread = Thread(tmp_path)
+    assert thread.store.journal_mode == "wal"
+    reader = thread.store.reader()
+    assert reader is not None
+    job = thread.submit("true")
+    assert reader.execute("select id from jobs").fetchall() == [(job,)]
+    thread.store.fold_journal()
+    assert "-shm" not in Path("/proc/self/maps").read_text()
+    outside = [
+        sys.executable,
+        "-c",
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1], 0).execute('select * from log')",
+    ]
+    refused = subprocess.run([*outside, str(thread.store.path)], capture_output=True, text=True)
+    assert "database is locked" in refused.stderr
+    reader.close()
+    thread.run(job)
+    assert thread.verify() == []
+    thread.close()
+    subprocess.run([*outside, str(thread.store.path)], check=True)
+
+
 def test_on_a_shared_file_system_there_is_no_write_ahead_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lwfm.store.database.is_shared", lambda path: True)
     thread = Thread(tmp_path)
