@@ -52,6 +52,8 @@ def add(
     answer = session.client.post("/v1/peers", body)
     if as_json:
         render.print_json(answer)
+    else:
+        render.note(f"lwfm: peer {name} is remembered: lwfm sync both {name}")
 
 
 @peer.command("list", epilog=example("lwfm peer list", "lwfm peer list --json"))
