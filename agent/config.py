@@ -21,8 +21,9 @@ PILLARS = ("auth", "run", "repo", "spin")
 """What a site may offer."""
 LOCAL_SITE, ALLOCATION_SITE = "local", "allocation"
 """The sites that are always there, with drivers of the same names."""
-SITE_KEYS = ("driver", "pillars", "process", "venv", "requirements", "python")
-"""What any section may have beside the limits and its driver's own options."""
+SITE_KEYS = ("driver", "pillars", "process")
+VENV_KEYS = ("venv", "requirements", "python")
+"""The last two are the driver's own where there is no ``venv``. All else in a section are limits, and options of its driver."""
 LOCAL_KEYS = (
     "cores", "memory_bytes", "gpus", "nice", "labels", "channel", "node_lost_s", "end_notice_s",
     "snapshot_every_s", "snapshots_kept", "snapshot_directory",
@@ -161,11 +162,12 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         if "/" in name or not name.strip():
             raise ConfigError(f"{path}: {name!r} cannot be a site's name", hint="a name without slashes")
         options = dict(section)
-        pillars = _pillars_option(options, f"{path}: [{name}]")
-        driver = options.pop("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
+        said = {key: options.pop(key) for key in SITE_KEYS if key in options}
+        pillars = _pillars_option(said, f"{path}: [{name}]")
+        driver = said.get("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
         if (driver is not None or not pillars) and (not isinstance(driver, str) or not driver):
             raise ConfigError(f"{path}: section [{name}] names no driver", hint='add a line: driver = "..."')
-        process = options.pop("process", False)
+        process = said.get("process", False)
         if not isinstance(process, bool):
             raise ConfigError(f"{path}: process of [{name}] must be true or false, not {process!r}")
         venv = _venv_option(options, f"{path}: [{name}]")
@@ -198,9 +200,9 @@ def _check_own_nodes(name: str, options: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where} knows no {key!r}", hint=meant)
 
 
-def _pillars_option(options: dict[str, Any], where: str) -> dict[str, str]:
-    """Take ``pillars`` out of the options of a site: the drivers of single pillars, as ``pillars.repo = "local"``."""
-    given = options.pop("pillars", {})
+def _pillars_option(said: Mapping[str, Any], where: str) -> dict[str, str]:
+    """``pillars`` of what is said of a site: the drivers of single pillars, as ``pillars.repo = "local"``."""
+    given = said.get("pillars", {})
     if not isinstance(given, dict) or not all(isinstance(name, str) and name for name in given.values()):
         raise ConfigError(f"{where}: pillars must name drivers, not {given!r}", hint='as in pillars.repo = "local"')
     for pillar in given:
@@ -213,7 +215,7 @@ def _venv_option(options: dict[str, Any], where: str) -> Optional[VenvConfig]:
     """Take ``venv`` out of the options of a site, and with it ``requirements`` and ``python``."""
     if "venv" not in options:
         return None
-    given = {key: options.pop(key) for key in ("venv", "requirements", "python") if key in options}
+    given = {key: options.pop(key) for key in VENV_KEYS if key in options}
     for key, value in given.items():
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ConfigError(f"{where}: {key} must be text, not {value!r}", hint='as in python = "3.12"')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
 
 from .errors import InvalidRecord
@@ -75,10 +74,3 @@ def implied_by(seen: JobState) -> frozenset[JobState]:
     A polled site may show only some of them: a handler that waits for RUNNING must fire for a job first seen COMPLETE.
     """
     return frozenset({seen} | {state for state, later in _IMPLIES if seen in later})
-
-
-def can_reach(current: JobState, wanted: Iterable[JobState]) -> bool:
-    """Whether a job now in ``current`` may still come to one of ``wanted``."""
-    if not current.terminal:
-        return True
-    return bool(implied_by(current) & frozenset(wanted))

@@ -158,10 +158,6 @@ class Client(Caller):
         if waiting is not None:
             yield _json(self._receive(sent_on, target, waiting, timeout_s))
 
-    def ensure_running(self) -> None:
-        """Make sure that the agent is there; raises like :meth:`get`."""
-        self._connect(CONNECT_TIMEOUT_S)
-
     def knock(self) -> None:
         """Find out whether somebody answers, and start nothing.
 

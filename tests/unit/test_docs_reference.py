@@ -212,7 +212,11 @@ class TestConfiguration:
 
     def test_every_key_of_any_site_is_in_its_table_and_no_other(self) -> None:
         text = section(self.TEXT, "Keys of any site")
-        assert {span for cells in rows(text) for span in spans(cells[0])} == {*config.SITE_KEYS, *limits.KEYS}
+        assert {span for cells in rows(text) for span in spans(cells[0])} == {
+            *config.SITE_KEYS,
+            *config.VENV_KEYS,
+            *limits.KEYS,
+        }
         assert f"({', '.join(f'`{pillar}`' for pillar in config.PILLARS)})" in text
 
     def test_every_key_of_local_is_in_its_table_and_no_other(self) -> None:
