@@ -289,7 +289,8 @@ def wait(session: Session, jobs: tuple[str, ...], timeout_s: float | None, any_o
         render.print_json([record.to_json() for record in ended])
     else:
         render.table(
-            ("JOB", "NAME", "STATE"), ((short(record.job_id), record.name, str(record.state)) for record in ended)
+            ("JOB", "NAME", "STATE"),
+            ((render.identifier(record.job_id), record.name, str(record.state)) for record in ended),
         )
     return 0 if all(str(record.state) == "COMPLETE" for record in ended) else EXIT_FAILED_JOBS
 

@@ -57,7 +57,7 @@ def _show(records: list[JSON], progress: Progress) -> None:
     listed = records if len(records) <= LISTED else [job for job in records if job["state"] != "COMPLETE"][:LISTED]
     rows = (
         (
-            short(job["job_id"]),
+            render.identifier(job["job_id"]),
             job.get("name", ""),
             job["state"],
             duration(job_time_s(job)),
