@@ -88,7 +88,7 @@ def _show_one(summary: JSON) -> None:
         render.say()
         render.table(("DATA", "SIZE", "PROPERTIES"), map(_data_row, reversed(summary["data"])))
         if summary["more_data"]:
-            render.say("... and more")
+            render.say(f"... and more: lwfm find --workflow {short(workflow['workflow_id'])}")
 
 
 def _show_next(workflow_id: str, summary: JSON) -> None:
