@@ -144,8 +144,8 @@ def _troubles(found: JSON) -> Iterator[str]:
 
 def _worker(worker: Any) -> str:
     of = f" of {worker['allocation']}" if worker.get("allocation") else ""
-    gpus = share(worker, "gpus") if worker.get("gpus") else ""
-    parts = (f"{share(worker, 'cores')} cores", memory(worker), gpus and f"{gpus} GPUs")
+    cores, gpus = share(worker, "cores"), share(worker, "gpus") if worker.get("gpus") else ""
+    parts = (cores and f"{cores} cores", memory(worker), gpus and f"{gpus} GPUs")
     return (
         f"{worker.get('host', '?')} pid {worker.get('pid', '?')}{of} {worker.get('state', '')}: "
         f"{', '.join(part for part in parts if part)}, {plural(int(worker.get('jobs', 0)), 'job')} running"
