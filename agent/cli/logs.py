@@ -26,7 +26,12 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 @click.command(
     epilog=example('lwfm log "converged after 312 steps"', "lwfm log --workflow melt --level warning --limit 20")
 )
-@click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), help="Of the line; or, to show, at least.")
+@click.option(
+    "--level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    metavar="[debug|info|warning|error|critical]",
+    help="Of the line; or, to show, at least.",
+)
 @click.option("--job", "job_id", metavar="JOB", help="Whose line. [default: the job this is run in]")
 @workflow_option
 @click.option("--text", metavar="WORDS", help="Show lines with these words.")

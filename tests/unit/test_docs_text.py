@@ -64,7 +64,8 @@ def test_every_page_can_be_found_from_the_first_one() -> None:
 def test_every_file_of_the_checkout_that_is_named_is_there(path: Path) -> None:
     for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", path.read_text(encoding="utf-8"))):
         named = re.match(r"((?:agent|tests|build|examples|docs)/[\w/.-]*\w)(?:::\w+)?/?$", span)
-        assert not named or (ROOT / named[1]).exists(), span
+        made_when_needed = named and named[1] in ("build/cache", "build/link")
+        assert not named or made_when_needed or (ROOT / named[1]).exists(), span
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
