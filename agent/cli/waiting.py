@@ -32,7 +32,7 @@ def wait_for(client: Client, jobs: Sequence[str], *, as_json: bool = False, time
     meter = choose_meter(quiet=len(jobs) == 1)
     last = follow(client, meter, lambda seen: seen.ended >= seen.total, jobs=jobs, deadline=deadline)
     if last.ended < last.total:
-        raise WaitTimeout(f"{last.total - last.ended} of {plural(last.total, 'job')} have not ended in the time given")
+        raise WaitTimeout(f"{last.total - last.ended} of {plural(last.total, 'job')} did not end in the time given")
     complete = last.counts.get("COMPLETE", 0) == last.total
     if as_json:
         records = statuses(client, jobs)

@@ -334,7 +334,7 @@ class TestWait:
     def test_too_long(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         self.replies(api, RUNNING=1)
         assert main(["job", "wait", JOB, "--timeout", "0.01"]) == 10
-        assert "1 of 1 job have not ended" in capsys.readouterr().err
+        assert "1 of 1 job did not end" in capsys.readouterr().err
 
     def test_any(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         jobs = [failed_job(state="RUNNING"), failed_job(job_id=OTHER, state="COMPLETE")]
