@@ -6,6 +6,7 @@ A test that cannot run everywhere, and need not, says so with ``@pytest.mark.opt
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -13,6 +14,12 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("shared", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")  # a machine that is busy with something else is no mistake
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C reaches what tests start, also when they run in the background of a shell, which has it ignored there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def skipping_is_an_error() -> bool:

@@ -64,7 +64,7 @@ class SshSite(SiteDriver):
         except (InvalidRecord, TypeError) as error:
             raise ConfigError(f"site {context.name!r}: {error}") from None
         self._link = Link(address, context.name)
-        client = Client(find_endpoint(context.home), None)
+        client = Client(replace(find_endpoint(context.home), may_start=False), None)  # its agent's end is its own
         site = str(context.options.get("site") or "local")
         directory = context.options.get("directory")
         self.auth = SshAuth(self._link)
