@@ -93,9 +93,9 @@ def commands_in(text: str) -> Iterator[tuple[Optional[str], str]]:
         for line in block.splitlines() if language in ("", "sh", "bash") else ():
             if re.match(r"(\$|ssh|exec|(\./|dist/)?lwfm(\.sh|\.pyz)?) ", line):
                 yield from PROGRAM.findall(line)
-    for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)):
-        if re.match(r"(\./|dist/)?lwfm(\.sh|\.pyz)? ", span):
-            yield from PROGRAM.findall(span)
+    for span in re.findall(r"`([^`]+)`", FENCE.sub("", text)):
+        if re.match(r"(\./|dist/)?lwfm(\.sh|\.pyz)?\s", span):
+            yield from PROGRAM.findall(" ".join(span.split()))
 
 
 def words_of(line: str) -> list[str]:
