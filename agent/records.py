@@ -87,6 +87,11 @@ def check_facts(facts: Mapping[str, Any]) -> None:
 _WHOLE_FACTS = frozenset({"exit_code", "peak_rss_bytes", "read_bytes", "write_bytes", "stdout_bytes", "stderr_bytes"})
 
 
+def without_none(body: Mapping[str, Any]) -> JSON:
+    """What of ``body`` holds something."""
+    return {key: value for key, value in body.items() if value is not None}
+
+
 def check_properties(value: Any, what: str, depth: int = 1) -> JSON:
     """``value`` as a JSON object with text keys.
 

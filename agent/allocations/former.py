@@ -40,7 +40,7 @@ class FormerAllocations:
         self._workers = workers
         self._writer = writer
         self._origin = origin
-        self._present: dict[str, presence.Place] = {}
+        self._present: dict[str, presence.Node] = {}
         self._found: set[str] = set()
         self.left: frozenset[str] = frozenset()
         """The allocations of which it is not known yet whether they have ended, and none of whose workers is here."""

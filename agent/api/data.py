@@ -14,8 +14,8 @@ from ..errors import InvalidRecord, NotFound, SiteError
 from ..instance import Instance
 from ..matching import parse_terms
 from ..models import Metasheet
+from ..recording.bodies import text_of
 from ..recording.recorder import Recorder
-from ..recording.service import text_of
 from ..records import check_properties
 from ..sites.base import StoredData
 from ..sites.registry import called

@@ -17,10 +17,11 @@ from ..instance import Instance
 from ..matching import parse_terms
 from ..models import JobDefn
 from ..recording import attached
+from ..recording.bodies import Adopted, definitions_of, job_ids_of, text_of
 from ..recording.execution import record_ended
+from ..recording.handlers import active_count
 from ..recording.recorder import JobNow, Recorder
 from ..recording.recovery import is_claimed
-from ..recording.service import Adopted, active_count, definitions_of, job_ids_of, text_of
 from ..recording.watch import Progress, changed_since
 from ..states import JobState, parse_state
 from ..store import origins, queries, stubs

@@ -13,7 +13,7 @@ from .. import __version__
 from ..errors import InvalidRecord, StoreFull
 from ..instance import Instance
 from ..paths import user_name
-from ..store import Store, exchange, fragments, queries, schema, sharing, stubs
+from ..store import Store, exchange, forks, fragments, log, queries, schema, sharing, stubs
 from ..store.batch import MAX_ROWS, check_hash, check_place, decode, digest, encode, vector_from_json, vector_to_json
 from ..sync import peers
 from ..sync.address import Address
@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 async def hello(instance: Instance, call: Call) -> JSON:
     """What this instance says of itself, and what it knows unless the caller knows the same."""
     store_id = await instance.writer.alone(_marked)
-    vector = await instance.writer.read(exchange.vector)
+    vector = await instance.writer.read(log.heads)
     told: JSON = {
         "origin": instance.store.origin, "store_id": store_id,
         "host": instance.host, "user": user_name(), "home": str(instance.home.root), "version": __version__,
@@ -142,7 +142,7 @@ async def fork_settle(instance: Instance, call: Call) -> JSON:
 
     def settle(store: Store) -> Any:
         with store.transaction() as transaction:
-            return exchange.settle_fork(transaction, str(origin), int(at or 0), str(theirs))
+            return forks.settle(transaction, str(origin), int(at or 0), str(theirs))
 
     before = instance.store.origin
     branch = await instance.writer.alone(settle)

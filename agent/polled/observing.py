@@ -15,7 +15,7 @@ from ..recording.recorder import JobNow, Recorder
 from ..sites.base import Observation
 from ..states import JobState
 from ..store import queries
-from ..store.projections import FACTS
+from ..store.columns import FACTS
 from .handover import BRING, THERE, Mark, mark_of, set_mark, unmark
 
 STREAMS = ("stdout", "stderr")

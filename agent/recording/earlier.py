@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from ..records import JSON
 from ..store import Connection
+from ..store.parts import marks
 
 _JOBS = """
     select id, site, definition from jobs where parent_id in (?) and handler_id is null
@@ -39,8 +40,9 @@ class Earlier:
         self._made: dict[str, list[str]] = {}
 
         def made(query: str, *more: str) -> list[tuple[Any, ...]]:
-            marks = ",".join("?" * len(runs))
-            return connection.execute(query.replace("(?)", f"({marks})") + " order by id", (*runs, *more)).fetchall()
+            return connection.execute(
+                query.replace("(?)", f"({marks(runs)})") + " order by id", (*runs, *more)
+            ).fetchall()
 
         for job_id, site, definition in made(_JOBS, since):
             self._note(_job_key(site, json.loads(definition)), job_id)

@@ -16,13 +16,13 @@ from typing import Any, Optional
 
 from ..ids import derived_id
 from ..models import JobEvent, MetadataEvent
+from ..records import without_none
 from ..states import STATES, TERMINAL, JobState, implied_by
 from ..store import Record, Transaction
 
 Append = tuple[str, dict[str, Any], Optional[str]]
 """A record to append: its kind, its body, and its id where that is given."""
 
-_TERMINAL_WORDS = frozenset(state.value for state in TERMINAL)
 _NOTHING_TO_RUN = "the job it was to run has ended without it"
 
 
@@ -131,11 +131,11 @@ class Rules:
             candidates = (trigger.body["job_id"],) if trigger else event.job_ids
             for job in candidates:
                 state = _state(transaction, job)
-                if state in _TERMINAL_WORDS and not _reaching_status(transaction, job, event):
+                if state in TERMINAL and not _reaching_status(transaction, job, event):
                     return f"job {job} ended {state}, so that it cannot become {wanted}"
             return None
         position = self._out_of_reach.get(handler, 0)
-        while position < len(event.job_ids) and _state(transaction, event.job_ids[position]) in _TERMINAL_WORDS:
+        while position < len(event.job_ids) and _state(transaction, event.job_ids[position]) in TERMINAL:
             position += 1
         self._out_of_reach[handler] = position
         return f"all its jobs have ended, none of them {wanted}" if position == len(event.job_ids) else None
@@ -204,7 +204,7 @@ def _after_firing(transaction: Transaction, record: Record) -> Iterator[Append]:
         "handler_id": handler, "definition": json.loads(event)["defn"], "reason": reason,
         "trigger_job": record.body.get("trigger_job"), "trigger_data": record.body.get("trigger_data"),
     }  # fmt: skip
-    yield "job", {key: value for key, value in body.items() if value is not None}, job
+    yield "job", without_none(body), job
 
 
 def _after_unset(transaction: Transaction, record: Record) -> Iterator[Append]:

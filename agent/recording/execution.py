@@ -14,10 +14,10 @@ from .. import faultpoints, hostlist
 from ..clock import utc_now
 from ..data.outputs import OutputStore
 from ..models import Metasheet
+from ..records import JSON
 from ..states import JobState
 from .recorder import JobNow, Recorder
 
-JSON = dict[str, Any]
 CUT_OUTPUT = "what it printed may be incomplete: the disk of its node was full while it ran"
 _CAUSES_OF_FAILURE = ("time_limit", "memory_limit", "not_started", "lost", "cut_off", "node_lost")
 _ACCOUNTED = ("exit_code", "signal", "cpu_seconds", "peak_rss_bytes", "read_bytes", "write_bytes")

@@ -67,16 +67,16 @@ def _place(recorder: Recorder, worker_id: str, unknown: str = "") -> str:
     return unknown if found is None else str(found[0])
 
 
-class Place(NamedTuple):
-    """Where a worker is: its node, and the allocation that is of, if any."""
+class Node(NamedTuple):
+    """The node that a worker is on, and the allocation that is of, if any."""
 
     host: str
     allocation: Optional[str]
 
 
-def present(connection: Connection, origin: str) -> dict[str, Place]:
+def present(connection: Connection, origin: str) -> dict[str, Node]:
     """The workers that are there as far as is recorded, and where."""
-    return {row[0]: Place(row[1], row[2]) for row in connection.execute(_PRESENT, (origin, UP)).fetchall()}
+    return {row[0]: Node(row[1], row[2]) for row in connection.execute(_PRESENT, (origin, UP)).fetchall()}
 
 
 def _record(

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple, Optional, Union
 
 from ..errors import Conflict
 from ..models import JobDefn
+from ..records import without_none
 from ..states import STATES, WORDS, JobState
 from ..store import Record, Transaction, exchange, fragments, origins
 from ..store.batch import Batch
+from ..store.columns import STATUS_TEXTS, split_status
 from ..store.jobrow import JobRow
-from ..store.projections import STATUS_TEXTS, split_status
 from .events import Rules
 from .requests import NewJob, SiteRequest
 
@@ -74,8 +75,6 @@ class JobNow(NamedTuple):
 
 
 _TOLD_BY_STORE = frozenset({"data_id", "time", "origin", "origin_host", "elsewhere"})
-
-
 _TRIGGERS = frozenset({"status", "metasheet", "unset"})
 """The kinds of records of other instances from which something may follow here."""
 
@@ -122,13 +121,13 @@ class Recorder:
         Args:
             job: as read in this transaction.
             state: the new state. ``attempt``: another than the current one.
-            facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.projections.FACTS`.
+            facts: ``reason``, ``native_status``, ``time`` and those of :data:`~lwfm.store.columns.FACTS`.
         """
         attempt = attempt or job.attempt
         if (job.state.terminal and attempt <= job.attempt) or not self.is_ours(job):
             return None
         if None in facts.values():
-            facts = {key: value for key, value in facts.items() if value is not None}
+            facts = without_none(facts)
         head: dict[str, Any] = {"job_id": job.job_id, "attempt": attempt, "state": WORDS[state]}
         for name in STATUS_TEXTS:
             if name in facts:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ..clock import utc_now
 from ..data.outputs import OutputStore
 from ..states import JobState
-from ..store import Connection
+from ..store import Connection, origins
+from ..store.parts import marks
 from . import presence
 from .execution import record_lost
 from .recorder import Recorder
@@ -127,8 +128,7 @@ def claimants(connection: Connection) -> dict[str, str]:
     found = {str(row[0]) for row in connection.execute("select distinct worker_id from local_claims")}
     for gang in gangs(connection):
         found.update(gang.parts)
-    (origin,) = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-    there = presence.present(connection, origin)
+    there = presence.present(connection, origins.own(connection))
     return {
         worker_id: hosts.get(worker_id) or (there[worker_id].host if worker_id in there else "")
         for worker_id in found | set(there)
@@ -193,10 +193,9 @@ def release(recorder: Recorder, job_id: str, attempt: int) -> None:
 
 def unplaced(recorder: Recorder, sites: list[str]) -> list[str]:
     """The jobs at these sites that wait for room and were not given to any worker, oldest first."""
-    marks = ",".join("?" * len(sites))
     found = recorder.transaction.execute(
         "select j.id from jobs j left join local_adopted a on a.job_id = j.id"  # noqa: S608 - only marks
-        f" where j.state = 'PENDING' and coalesce(a.site, j.site) in ({marks}) and (j.origin = ? or a.job_id is not null)"
+        f" where j.state = 'PENDING' and coalesce(a.site, j.site) in ({marks(sites)}) and (j.origin = ? or a.job_id is not null)"
         " and j.id not in (select job_id from local_claims) order by j.id",
         (*sites, recorder.transaction.origin),
     )

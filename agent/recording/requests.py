@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional
 from ..models import JobDefn
 from ..redaction import taken_over
 from ..sites.base import JobRequest
-from ..store import Connection
+from ..store import Connection, parts
 from .sealing import Vault
 
 CACHED_CONTEXTS = 64
@@ -21,7 +21,7 @@ MAX_VARIABLE_BYTES = 100_000
 the agent."""
 _QUERY = (
     "select j.id, coalesce(a.site, j.site), attempt, workflow_id, context_id, handler_id, trigger_job, trigger_data, cwd,"
-    " definition, request from jobs j left join local_adopted a on a.job_id = j.id where j.id in ("
+    " definition, request from jobs j left join local_adopted a on a.job_id = j.id where j.id in (?)"
 )
 
 
@@ -60,10 +60,8 @@ class RequestBuilder:
         """The requests for ``jobs``, in this order; those that are not new are read from the store."""
         built: dict[str, SiteRequest] = {}
         ids = [job_id for job_id, new in jobs.items() if new is None]
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500]
-            for row in connection.execute(_QUERY + ",".join("?" * len(part)) + ")", part):
-                built[row[0]] = self._from_store(connection, row)
+        for row in parts.execute(connection, _QUERY, ids):
+            built[row[0]] = self._from_store(connection, row)
         for job_id, new in jobs.items():
             if new is not None:
                 built[job_id] = self._of_new(connection, job_id, new)

@@ -15,9 +15,8 @@ from typing import Any
 from ..errors import StoreError, StoreUnwritable
 from ..host.shortages import shortage_of
 from ..paths import write_private
+from ..records import JSON
 from ..redaction import redact_environment, redact_text, redact_words
-
-JSON = dict[str, Any]
 
 
 class Vault:

@@ -22,7 +22,7 @@ from ..errors import AgentBusy, LwfmError, StoreError
 from ..host.shortages import busy_with
 from ..host.troubles import STORE, Troubles
 from ..store import Store, Transaction
-from ..store.database import mapped_errors
+from ..store.failures import mapped_errors
 from .events import Rules
 from .recorder import Effects, Recorder
 

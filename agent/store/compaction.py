@@ -12,12 +12,12 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ..errors import Conflict, StoreFull
-from .database import Store, mapped_errors
+from ..records import JSON
+from .database import Store
+from .failures import mapped_errors
 
-JSON = dict[str, Any]
 ROOM_FACTOR = 2.1
 SHRINK_TRIES = 50
 SHRINK_PAUSE_S = 0.1

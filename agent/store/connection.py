@@ -8,6 +8,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Optional
 
 _ADD = "insert into job_counts values (?,?,?) on conflict do update set jobs = jobs + excluded.jobs"
@@ -112,6 +113,12 @@ def update_job(names: tuple[str, ...]) -> str:
 def connect(path: str, **options: Any) -> Connection:
     """Open a database whose transactions are begun and ended by hand."""
     return sqlite3.connect(path, isolation_level=None, factory=Connection, **options)
+
+
+def connect_reading(path: Path, *, immutable: bool = False, **options: Any) -> Connection:
+    """Open a database only to read it; nothing is left beside it. ``immutable``: nobody has it open, so nothing is locked."""
+    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+    return connect(uri, uri=True, **options)
 
 
 def _regexp(pattern: str, text: Optional[str]) -> bool:

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, Optional
 from urllib.parse import unquote, urlsplit
 
 from ..matching import Match, parse_match
-from . import queries
+from ..records import JSON
+from . import parts, queries
 from .selection import Clause, Selection
-
-JSON = dict[str, Any]
 
 MAX_PLACES = 50
 """Of one content, so many places are looked at; of those that other instances tell of ``MAX_HINTS``."""
@@ -103,8 +102,7 @@ class Known(NamedTuple):
 def known(connection: sqlite3.Connection, contents: Sequence[str]) -> dict[str, Known]:
     """What is recorded of contents, by their checksums."""
     found: dict[str, Known] = {sha256: Known([]) for sha256 in contents}
-    for start in range(0, len(contents), _TOGETHER):
-        part = contents[start : start + _TOGETHER]
+    for part in parts.of(contents, _TOGETHER):
         rows = _records_of(connection, part, _MOST_TOGETHER)
         if len(rows) == _MOST_TOGETHER:  # something has been recorded very often: it shall hide nothing else
             rows = [row for sha256 in part for row in _records_of(connection, [sha256], MAX_LOOKED_AT)]
@@ -116,7 +114,7 @@ def known(connection: sqlite3.Connection, contents: Sequence[str]) -> dict[str, 
 def _records_of(connection: sqlite3.Connection, contents: Sequence[str], most: int) -> list[tuple[Any, ...]]:
     query = (
         "select sha256, id, op, size_bytes, properties, origin, url, path, host from metasheets indexed by metasheets_by_sha256"
-        f" where sha256 in ({','.join('?' * len(contents))}) and op in ('get', 'put') order by id desc limit {most}"
+        f" where sha256 in ({parts.marks(contents)}) and op in ('get', 'put') order by id desc limit {most}"
     )
     return connection.execute(query, list(contents)).fetchall()
 
@@ -226,12 +224,8 @@ def recorded_page(
 
 def recorded_at(connection: sqlite3.Connection, origin: str, urls: Sequence[str]) -> set[tuple[str, str]]:
     """The pairs of url and sha256 that an instance has recorded, of these urls."""
-    found: set[tuple[str, str]] = set()
-    for start in range(0, len(urls), _TOGETHER):
-        part = urls[start : start + _TOGETHER]
-        query = (
-            "select url, sha256 from metasheets indexed by metasheets_by_url"
-            f" where url in ({','.join('?' * len(part))}) and op in ('get', 'put') and origin = ?"
-        )
-        found.update((str(url), str(sha256)) for url, sha256 in connection.execute(query, [*part, origin]))
-    return found
+    query = (
+        "select url, sha256 from metasheets indexed by metasheets_by_url"
+        " where origin = ? and op in ('get', 'put') and url in (?)"
+    )
+    return {(str(url), str(sha256)) for url, sha256 in parts.execute(connection, query, urls, origin)}

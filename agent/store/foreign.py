@@ -11,18 +11,16 @@ from typing import Any
 
 from ..errors import InvalidRecord
 from ..models import JobDefn, JobEvent, MetadataEvent
-from ..records import check_facts
+from ..records import MAX_INTEGER, check_facts
 from ..states import WORDS
 from .batch import Entry, Row, Stub
+from .columns import FACTS, MAX_ATTEMPT, STATUS_TEXTS
 from .log import ELSEWHERE, PRUNED, Record
-from .projections import FACTS, STATUS_TEXTS
 
 _STATES = frozenset(WORDS.values())
 _INTEGERS = ("size_bytes",)
 _TEXTS = ("op", "site", "url", "path", "host", "sha256", "source_url", "job_id", "workflow_id", "source_job")
 _NODE_NUMBERS = ("cores", "memory_bytes", "gpus")
-MAX_ATTEMPT = 999_999
-MAX_INTEGER = 2**63 - 1
 
 
 def parsed(origin: str, seq: int, row: Entry) -> Record:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InvalidRecord
 from ..jsontext import compact_ascii
-from . import foreign, log, projections
+from . import foreign, log, parts, projections
 from .batch import MAX_ROWS, Row, check_place, check_row
 from .connection import Connection
-from .database import Transaction
-from .exchange import claim_id, forked, understood
+from .exchange import forked, understood
 from .log import Record
+from .transaction import Transaction
+from .uniqueness import claim_id
 
 _COLUMNS = "seq, prev, hash, uid, kind, hlc, wall_utc, body"
-_AT_A_TIME = 500
 
 
 class Fragment(NamedTuple):
@@ -66,14 +66,9 @@ def places(connection: sqlite3.Connection, workflow: str) -> dict[str, list[int]
 def read(connection: sqlite3.Connection, origin: str, seqs: Sequence[int]) -> list[Fragment]:
     """These records of an origin."""
     check_place(origin, 0)
-    fragments = []
-    for start in range(0, len(seqs), _AT_A_TIME):
-        part = seqs[start : start + _AT_A_TIME]
-        marks = ",".join("?" * len(part))
-        query = f"select {_COLUMNS} from log where origin = ? and prev <> '' and seq in ({marks}) order by seq"
-        found = connection.execute(query, (origin, *part))
-        fragments += [Fragment(seq, prev, digest, Row(*row)) for seq, prev, digest, *row in found]
-    return fragments
+    query = f"select {_COLUMNS} from log where origin = ? and prev <> '' and seq in (?) order by seq"
+    found = parts.execute(connection, query, seqs, origin)
+    return [Fragment(seq, prev, digest, Row(*row)) for seq, prev, digest, *row in found]
 
 
 def encode(origin: str, fragments: Iterable[Fragment]) -> bytes:
@@ -191,12 +186,4 @@ def _belonging(connection: sqlite3.Connection, workflow: str) -> tuple[set[str],
 
 
 def _column(connection: sqlite3.Connection, query: str, keys: Iterable[str]) -> set[str]:
-    return {str(value) for value in _values(connection, query, sorted(keys)) if value is not None}
-
-
-def _values(connection: sqlite3.Connection, query: str, keys: Sequence[str]) -> Iterator[Any]:
-    for start in range(0, len(keys), _AT_A_TIME):
-        part = keys[start : start + _AT_A_TIME]
-        marks = ",".join("?" * len(part))
-        for (value,) in connection.execute(query.replace("(?)", f"({marks})"), part).fetchall():
-            yield value
+    return {str(value) for (value,) in parts.execute(connection, query, sorted(keys)) if value is not None}

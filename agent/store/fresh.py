@@ -6,14 +6,15 @@ takes records in any order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from . import projections
+from . import parts, projections
+from .columns import split_status
 from .connection import Connection
 from .jobrow import JobRows
 from .log import Record
 
-_AT_A_TIME = 500
 _PLAIN = {"metasheet": "metasheets", "log": "logs"}
 """Kinds of which nothing else depends on whether they have come, and their tables."""
 
@@ -49,7 +50,7 @@ class Fresh:
         if taken is None or record.uid in taken:
             return False
         taken.add(record.uid)
-        projections.project(self._connection, record, new=True)
+        projections.project(self._connection, record, fresh=True)
         return True
 
     def folded(self, record: Record) -> None:
@@ -73,7 +74,7 @@ class Fresh:
         triggered = body.get("trigger_job") or body.get("trigger_data")
         if uid in self._jobs or uid in self._early or (body.get("handler_id") and not triggered):
             return False
-        projections.project_job(self._connection, record, self._rows, None)
+        projections.project_new_job(self._connection, record, self._rows, None)
         self._jobs.add(uid)
         self._statuses.add((uid, uid))
         self._at_hand.add(uid)
@@ -85,16 +86,12 @@ class Fresh:
         if row is None or row.origin != record.origin or (job_id, record.uid) in self._statuses:
             return False
         self._statuses.add((job_id, record.uid))
-        facts = projections.split_status(record.body)[1]
-        if not projections.project_status(self._connection, record, row, facts, None):
+        facts = split_status(record.body)[1]
+        if not projections.project_new_status(self._connection, record, row, facts, None):
             self._at_hand.discard(job_id)
             self._rows.forget([job_id])
         return True
 
 
-def _among(connection: Connection, query: str, ids: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    wanted = list(dict.fromkeys(ids))
-    for start in range(0, len(wanted), _AT_A_TIME):
-        part = wanted[start : start + _AT_A_TIME]
-        marks = ",".join("?" * len(part))
-        yield from connection.execute(query.replace("(?)", f"({marks})"), part).fetchall()
+def _among(connection: Connection, query: str, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    return parts.execute(connection, query, list(dict.fromkeys(ids)))

@@ -9,12 +9,13 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Optional
 
+from . import parts
+
 MAX_ROWS = 20_000
 _QUERY = (
     "select j.id, j.state, j.attempt, j.workflow_id, coalesce(a.site, j.site), j.retries, j.origin, j.handler_id, j.state_key,"
-    " j.started_at, j.runner, a.job_id is not null from jobs j left join local_adopted a on a.job_id = j.id where j.id in ("
+    " j.started_at, j.runner, a.job_id is not null from jobs j left join local_adopted a on a.job_id = j.id where j.id in (?)"
 )
-_AT_A_TIME = 500
 
 
 class JobRow:
@@ -56,7 +57,7 @@ class JobRows:
         """A job's row; None for an unknown job."""
         row = self._rows.get(job_id)
         if row is None:
-            found = connection.execute(f"{_QUERY}?)", (job_id,)).fetchone()
+            found = connection.execute(_QUERY, (job_id,)).fetchone()
             if found is None:
                 return None
             row = JobRow(*found[1:])
@@ -68,12 +69,9 @@ class JobRows:
         wanted = set(job_ids)
         found = {job_id for job_id in wanted if job_id in self._rows}
         missing = list(wanted - found)
-        for start in range(0, len(missing), _AT_A_TIME):
-            part = missing[start : start + _AT_A_TIME]
-            marks = ",".join("?" * len(part))
-            for job_id, *columns in connection.execute(f"{_QUERY}{marks})", part):
-                self.put(job_id, JobRow(*columns))
-                found.add(job_id)
+        for job_id, *columns in parts.execute(connection, _QUERY, missing):
+            self.put(job_id, JobRow(*columns))
+            found.add(job_id)
         return found
 
     def put(self, job_id: str, row: JobRow) -> None:

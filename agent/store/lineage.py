@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import NotFound
-from . import origins, queries, stubs
-from .projections import text
+from . import origins, parts, queries, stubs
+from .columns import text
 
 MAX_NODES = 500
 """Beyond so many the graph ends, and says so."""
-_CHUNK = 500
 _OPS = ("put", "event", "get")
 """In the order in which they tell more of data."""
 _CONTENT = "select id, sha256, url, size_bytes from metasheets"
@@ -215,13 +214,9 @@ def _sheet_of(connection: sqlite3.Connection, key: str) -> str:
 
 def _commits(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Under which commit jobs were submitted, where that is known."""
-    commits: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(job_ids), _CHUNK):
-        part = job_ids[start : start + _CHUNK]
-        query = (
-            "select j.id, c.git_commit, c.git_dirty from jobs j join contexts c on c.id = j.context_id"
-            f" where c.git_commit is not null and j.id in ({','.join('?' * len(part))})"
-        )
-        for job_id, commit, dirty in connection.execute(query, part):
-            commits[job_id] = {"git": {"commit": commit, "dirty": bool(dirty)}}
-    return commits
+    query = (
+        "select j.id, c.git_commit, c.git_dirty from jobs j join contexts c on c.id = j.context_id"
+        " where c.git_commit is not null and j.id in (?)"
+    )
+    found = parts.execute(connection, query, job_ids)
+    return {job_id: {"git": {"commit": commit, "dirty": bool(dirty)}} for job_id, commit, dirty in found}

@@ -124,8 +124,16 @@ def read_head(connection: sqlite3.Connection, origin: str) -> Head:
     return Head(*row) if row else Head()
 
 
+def hash_at(connection: sqlite3.Connection, origin: str, seq: int) -> Optional[str]:
+    """The hash of a record; None for one that is not here."""
+    if seq == 0:
+        return GENESIS
+    found = connection.execute("select hash from log where origin = ? and seq = ?", (origin, seq)).fetchone()
+    return str(found[0]) if found else None
+
+
 def heads(connection: sqlite3.Connection) -> dict[str, Head]:
-    """The ends of all chains. The time it takes depends on the number of origins, not of records."""
+    """How far this store knows each origin. The time it takes depends on the number of origins, not of records."""
     known: dict[str, Head] = {}
     origin = ""
     while True:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreCorrupt, StoreFull
-from . import log, projections, schema, stubs
+from . import log, origins, projections, schema, settings, stubs
 from .connection import Connection, connect
 from .database import Store
 from .engine import sqlite_utils
@@ -73,7 +73,8 @@ def fold_again(connection: Connection) -> int:
         StoreCorrupt: a record cannot be folded.
     """
     count = 0
-    projections.clear(connection, schema.PROJECTIONS)
+    for table in schema.PROJECTIONS:
+        connection.execute(f"delete from {table}")
     for problem in _fold(connection, connection):
         if problem:
             raise StoreCorrupt(problem, hint="lwfm store check says more; nothing was changed")
@@ -120,8 +121,7 @@ def _drift(connection: sqlite3.Connection) -> Iterator[str]:
             scratch.execute("pragma synchronous = off")
             schema.migrate(sqlite_utils.Database(scratch))
             scratch.execute("begin")
-            ours = connection.execute("select key, value from local_settings where key = 'origin'").fetchall()
-            scratch.executemany("insert into local_settings values (?, ?)", ours)
+            settings.put(scratch, settings.ORIGIN, origins.own(connection))
             yield from filter(None, _fold(connection, scratch))
             scratch.execute("commit")
             for table in _COMPARED:

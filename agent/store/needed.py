@@ -6,17 +6,13 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
+from ..records import JSON
 from . import copies, log
+from .atrest import ENDED, at_rest
 
-JSON = dict[str, Any]
-_ENDED = "('COMPLETE','FAILED','CANCELLED')"
-_OLD = (
-    f"state in {_ENDED} and status_at < ? and not exists (select 1 from local_claims where job_id = jobs.id)"
-    " and not exists (select 1 from local_attached where job_id = jobs.id)"
-    " and not exists (select 1 from local_settings where key = 'polled:' || jobs.id)"
-)
+_OLD = f"{at_rest('jobs')} and status_at < ?"
 _PRINTED = f"select id, stdout, stderr, attempt, {_OLD} from jobs where stdout is not null or stderr is not null or attempt > 1"
 _CHECKSUM = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -75,14 +71,14 @@ def used_by_open_jobs(connection: sqlite3.Connection) -> set[str]:
     """The checksums that the definitions of open jobs and of waiting handlers name, and of the data that triggered such jobs."""
     used: set[str] = set()
     for (text,) in connection.execute(
-        f"select definition from jobs where state not in {_ENDED}"
+        f"select definition from jobs where state not in {ENDED}"
         " union all select request from local_adopted a join jobs j on j.id = a.job_id"
-        f" where j.state not in {_ENDED} union all select event from handlers where state = 'waiting'"
+        f" where j.state not in {ENDED} union all select event from handlers where state = 'waiting'"
     ):
         used.update(_CHECKSUM.findall(text))
     triggers = (
         "select m.sha256 from jobs j join metasheets m on m.id = j.trigger_data"
-        f" where j.state not in {_ENDED} and m.sha256 is not null"
+        f" where j.state not in {ENDED} and m.sha256 is not null"
     )
     used.update(row[0] for row in connection.execute(triggers))
     return used

@@ -12,6 +12,8 @@ from typing import Any, Optional
 
 from ..errors import AmbiguousId, Conflict, NotFound
 from ..hostlist import same_host
+from . import settings
+from .parts import marks
 
 HERE = "here"
 """What people call this instance."""
@@ -26,19 +28,19 @@ _JOBS = "select coalesce(workflow_id, ''), state, count(*) from jobs where origi
 
 def own(connection: sqlite3.Connection) -> str:
     """The origin of this instance."""
-    found = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-    return str(found[0]) if found else ""
+    return settings.get(connection, settings.ORIGIN) or ""
 
 
 def earlier(connection: sqlite3.Connection) -> frozenset[str]:
     """The origins under which this instance, or the one that it is a copy of, wrote before."""
-    found: list[str] = []
-    origin: Optional[str] = own(connection)
-    while origin is not None and origin not in found:
-        found.append(origin)
-        row = connection.execute("select parent from origins where id = ?", (origin,)).fetchone()
-        origin = row[0] if row else None
-    return frozenset(found[1:])
+    line, _ = _line(connection, own(connection))
+    return frozenset(line[1:])
+
+
+def family(connection: sqlite3.Connection, origin: str) -> str:
+    """The first of the origins that ``origin`` goes on with: of one whose store was copied, restored, or has forked."""
+    line, is_ring = _line(connection, origin)
+    return min(line) if is_ring else line[-1]
 
 
 def names(connection: sqlite3.Connection) -> dict[str, str]:
@@ -94,8 +96,8 @@ def resolve(connection: sqlite3.Connection, given: str) -> list[str]:
     return meant
 
 
-def mark(connection: sqlite3.Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``rows``, those of other instances with how people call that one under ``elsewhere``."""
+def name_others(connection: sqlite3.Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows``; those of other instances say under ``elsewhere`` how people call that one."""
     here = own(connection)
     foreign = [row for row in rows if row.get("origin", here) != here]
     called = names(connection) if foreign else {}
@@ -106,7 +108,7 @@ def mark(connection: sqlite3.Connection, rows: list[dict[str, Any]]) -> list[dic
 
 def clause(column: str, origins: Sequence[str]) -> tuple[str, list[Any]]:
     """A condition in SQL that a column holds one of these, and its parameters."""
-    return f"{column} in ({','.join('?' * len(origins))})", list(origins)
+    return f"{column} in ({marks(origins)})", list(origins)
 
 
 def last_known(connection: sqlite3.Connection, origin: str) -> Optional[str]:
@@ -151,12 +153,32 @@ class JobsElsewhere:
         return counted
 
 
+def site_of(connection: sqlite3.Connection, origin: str) -> Optional[str]:
+    """The site by which jobs of this store were handed to another instance; None where none was."""
+    found = connection.execute(
+        "select site from jobs where site <> 'local' and runner = ? order by id desc limit 1", (origin,)
+    ).fetchone()
+    return None if found is None else str(found[0]).partition("/")[0]
+
+
 def count_others(connection: sqlite3.Connection, origins: Iterable[str]) -> dict[str, int]:
     """How often each of these instances occurs that is not this one, under what people call it."""
     here = own(connection)
     counts = Counter(origin for origin in origins if origin != here)
     called = names(connection) if counts else {}
     return {called.get(origin) or short(origin): count for origin, count in counts.items()}
+
+
+def _line(connection: sqlite3.Connection, origin: str) -> tuple[list[str], bool]:
+    """An origin, the one that it goes on with, and so on; and whether that leads back to one of them."""
+    line = [origin]
+    while True:
+        found = connection.execute("select parent from origins where id = ?", (line[-1],)).fetchone()
+        if found is None or found[0] is None:
+            return line, False
+        if found[0] in line:
+            return line, True
+        line.append(str(found[0]))
 
 
 def _host(row: Sequence[str]) -> str:
@@ -172,11 +194,3 @@ def _short_host(row: Sequence[str]) -> str:
 def _user_at_host(row: Sequence[str]) -> str:
     _, host, user = row
     return f"{user}@{host}" if user else host
-
-
-def site_of(connection: sqlite3.Connection, origin: str) -> Optional[str]:
-    """The site by which jobs of this store were handed to another instance; None where none was."""
-    found = connection.execute(
-        "select site from jobs where site <> 'local' and runner = ? order by id desc limit 1", (origin,)
-    ).fetchone()
-    return None if found is None else str(found[0]).partition("/")[0]

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 from ..errors import Conflict, InvalidRecord
-from . import foreign, log, projections, sharing, stubs
+from ..records import without_none
+from . import foreign, log, parts, projections, sharing, stubs
+from .atrest import ENDED, at_rest
 from .batch import Stub
-from .database import Transaction
+from .transaction import Transaction
 
-JSON = dict[str, Any]
 UNITS_AT_ONCE = 20_000
 """So many things are chosen in one pass over the log."""
 UNITS_IN_TRANSACTION = 500
-_ENDED = "('COMPLETE','FAILED','CANCELLED')"
 _OPEN_WORKFLOW = (
-    "exists (select 1 from job_counts c where c.workflow_id = {0} and c.jobs > 0 and c.state not in " + _ENDED + ")"
+    "exists (select 1 from job_counts c where c.workflow_id = {0} and c.jobs > 0 and c.state not in " + ENDED + ")"
     " or exists (select 1 from handlers w where w.workflow_id = {0} and w.state = 'waiting')"
 )
 
@@ -52,15 +52,11 @@ KINDS = {
     "jobs": Kind(
         "jobs",
         "status_at",
-        f"t.state in {_ENDED}"
-        " and exists (select 1 from statuses s where s.job_id = t.id and s.id = t.id)"
-        " and not exists (select 1 from local_claims where job_id = t.id)"
-        " and not exists (select 1 from local_attached where job_id = t.id)"
-        " and not exists (select 1 from local_settings where key = 'polled:' || t.id)"
+        f"{at_rest('t')} and exists (select 1 from statuses s where s.job_id = t.id and s.id = t.id)"
         " and not exists (select 1 from handler_jobs hj join handlers h on h.id = hj.handler_id"
         "  where hj.job_id = t.id and h.state = 'waiting')"
         " and not exists (select 1 from handlers h where h.id = t.handler_id and h.state = 'waiting')"
-        f" and not exists (select 1 from jobs child where child.parent_id = t.id and child.state not in {_ENDED})"
+        f" and not exists (select 1 from jobs child where child.parent_id = t.id and child.state not in {ENDED})"
         " and not exists (select 1 from workflows w where w.id = t.workflow_id and w.hlc = '')"
         f" and (t.workflow_id is null or not ({_OPEN_WORKFLOW.format('t.workflow_id')}))",
         ("job", "status", "adopt", "log"),
@@ -105,7 +101,7 @@ KINDS = {
     "logs": Kind(
         "logs",
         "time",
-        f"not exists (select 1 from jobs j where j.id = t.job_id and j.state not in {_ENDED})"
+        f"not exists (select 1 from jobs j where j.id = t.job_id and j.state not in {ENDED})"
         f" and (t.workflow_id is null or not ({_OPEN_WORKFLOW.format('t.workflow_id')}))",
         ("log",),
         "uid",
@@ -214,7 +210,7 @@ def prune(transaction: Transaction, chosen: Chosen, things: Sequence[str]) -> in
     """
     connection, kind = transaction.connection, KINDS[chosen.what]
     query = f"select t.id from {kind.table} t where t.id in (?) and t.{kind.age} < '{_time(chosen.before)}' and {kind.ready}"
-    ready = {str(row[0]) for row in _in_parts(connection, query, things)} - _told_of(connection, kind, chosen.heads)
+    ready = {str(row[0]) for row in parts.execute(connection, query, things)} - _told_of(connection, kind, chosen.heads)
     going = [thing for thing in things if thing in ready]
     if not going:
         return 0
@@ -226,10 +222,10 @@ def prune(transaction: Transaction, chosen: Chosen, things: Sequence[str]) -> in
     if changed != len(places):
         raise Conflict("the records have moved meanwhile", hint="try again", transient=True)
     if kind.table == "jobs":
-        for workflow, state in _in_parts(connection, "select workflow_id, state from jobs where id in (?)", going):
+        for workflow, state in parts.execute(connection, "select workflow_id, state from jobs where id in (?)", going):
             connection.count_job(workflow, state, None)
     for statement in kind.deletes:
-        _in_parts(connection, statement, going)
+        parts.execute(connection, statement, going)
     connection.executemany(
         "delete from search where rowid = ? and id = ?",
         [word for thing in going for word in chosen.words.get(thing, ())],
@@ -252,7 +248,7 @@ def prune(transaction: Transaction, chosen: Chosen, things: Sequence[str]) -> in
 def note(transaction: Transaction, what: str, before: Optional[str], larger_than: Optional[int], things: int) -> None:
     """Record that something was pruned that is not of the history: outputs of jobs, say."""
     body = {"what": what, "before": before, "larger_than": larger_than, "things": things}
-    transaction.append("prune", {name: value for name, value in body.items() if value is not None})
+    transaction.append("prune", without_none(body))
 
 
 def count_open(connection: sqlite3.Connection, what: str, before: str) -> int:
@@ -291,16 +287,6 @@ def _told_of(connection: sqlite3.Connection, kind: Kind, heads: dict[str, int]) 
         if head.seq > heads.get(origin, 0):
             source = f"log where origin = '{origin}' and seq > {heads.get(origin, 0)} and prev <> ''"
             found.update(str(row[0]) for row in _records(connection, kind, source))
-    return found
-
-
-def _in_parts(connection: sqlite3.Connection, statement: str, values: Collection[str]) -> list[tuple[Any, ...]]:
-    """Execute a statement with ``in (?)`` for so many values at a time."""
-    found: list[tuple[Any, ...]] = []
-    listed = list(values)
-    for start in range(0, len(listed), UNITS_IN_TRANSACTION):
-        part = listed[start : start + UNITS_IN_TRANSACTION]
-        found += connection.execute(statement.replace("(?)", f"({','.join('?' * len(part))})", 1), part).fetchall()
     return found
 
 

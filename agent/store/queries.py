@@ -13,13 +13,12 @@ from typing import Any, Optional
 
 from ..errors import AmbiguousId, InvalidRecord, NotFound
 from ..matching import parse_match
-from . import log, stubs
+from ..records import JSON
+from . import log, parts, stubs
 from . import origins as instances
+from .columns import FACTS, text
 from .engine import sqlite_utils
-from .projections import FACTS, text
 from .selection import Selection, glob_clause
-
-JSON = dict[str, Any]
 
 TABLE_OF = {"job": "jobs", "workflow": "workflows", "data": "metasheets", "handler": "handlers", "log": "logs"}
 _JOB_COLUMNS = (
@@ -100,7 +99,7 @@ def job(connection: sqlite3.Connection, job_id: str) -> JSON:
         raise _pruned("job", *gone)
     if not found:
         raise NotFound(f"no job {job_id}", hint="lwfm job list shows what there is")
-    return _parsed(instances.mark(connection, found)[0], "meta")
+    return _parsed(instances.name_others(connection, found)[0], "meta")
 
 
 def jobs_by_id(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[JSON]:
@@ -111,11 +110,10 @@ def jobs_by_id(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[J
 def _by_id(connection: sqlite3.Connection, query: str, column: str, ids: Sequence[str]) -> list[JSON]:
     """The rows of ``query`` that these ids in ``column``, its first, stand for; in this order."""
     found: dict[str, JSON] = {}
-    for start in range(0, len(ids), 500):
-        part = ids[start : start + 500]
-        for row in rows(connection, f"{query} where {column} in ({','.join('?' * len(part))})", part):
+    for part in parts.of(ids):
+        for row in rows(connection, f"{query} where {column} in ({parts.marks(part)})", part):
             found[next(iter(row.values()))] = row
-    return instances.mark(connection, [found[identifier] for identifier in ids if identifier in found])
+    return instances.name_others(connection, [found[identifier] for identifier in ids if identifier in found])
 
 
 def job_details(connection: sqlite3.Connection, job_id: str) -> JSON:
@@ -200,7 +198,7 @@ def workflow(connection: sqlite3.Connection, workflow_id: str) -> JSON:
     found = rows(connection, f"{_WORKFLOW} where w.id = ?", (workflow_id,))
     if not found:
         raise NotFound(f"no workflow {workflow_id}", hint="lwfm workflow list shows what there is")
-    (row,) = instances.mark(connection, found)
+    (row,) = instances.name_others(connection, found)
     return {**_parsed(row, "meta"), "job_counts": job_counts(connection, workflow_id)}
 
 
@@ -245,7 +243,7 @@ def data(connection: sqlite3.Connection, data_id: str) -> JSON:
     found = rows(connection, f"{_DATA} where m.id = ?", (data_id,))
     if not found:
         raise NotFound(f"no data {data_id}", hint="lwfm find shows what there is")
-    return _parsed(instances.mark(connection, found)[0], "properties")
+    return _parsed(instances.name_others(connection, found)[0], "properties")
 
 
 def list_data(
@@ -279,7 +277,7 @@ def data_at(connection: sqlite3.Connection, place: str) -> Optional[JSON]:
         query = f"{_DATA} where m.{column} = ? and m.op = 'put'{of_instance} order by m.id desc limit 1"
         found = rows(connection, query, (text(place), *values))
         if found:
-            return _parsed(instances.mark(connection, found)[0], "properties")
+            return _parsed(instances.name_others(connection, found)[0], "properties")
     return None
 
 
@@ -288,7 +286,7 @@ def handler(connection: sqlite3.Connection, handler_id: str) -> JSON:
     found = rows(connection, f"{_HANDLER} where h.id = ?", (handler_id,))
     if not found:
         raise NotFound(f"no handler {handler_id}", hint="lwfm handler list shows what there is")
-    return _handler_row(connection, instances.mark(connection, found)[0])
+    return _handler_row(connection, instances.name_others(connection, found)[0])
 
 
 def list_handlers(
@@ -310,7 +308,7 @@ def list_handlers(
             where.append(f"h.{column} = ?")
             values.append(value)
     query = f"{_HANDLER}{_where(where)} order by h.id desc{_limit(limit)}"
-    return [_handler_row(connection, row) for row in instances.mark(connection, rows(connection, query, values))]
+    return [_handler_row(connection, row) for row in instances.name_others(connection, rows(connection, query, values))]
 
 
 def count_waiting_handlers(connection: sqlite3.Connection, workflow: str) -> int:
@@ -362,7 +360,7 @@ def search(connection: sqlite3.Connection, words: str, limit: int = 50, origins:
         " where s.search match ? and (s.kind <> 'workflow' or s.text = w.name || ' ' || w.description)"
         f" and {of_instance} order by s.rowid desc"
     )
-    return instances.mark(connection, rows(connection, query + _limit(limit), (fts_query(words), *values)))
+    return instances.name_others(connection, rows(connection, query + _limit(limit), (fts_query(words), *values)))
 
 
 def fts_query(words: str) -> str:
@@ -389,24 +387,6 @@ def dump_workflow(connection: sqlite3.Connection, workflow_id: str) -> JSON:
     }
 
 
-def _where(clauses: Iterable[str]) -> str:
-    joined = " and ".join(clauses)
-    return f" where {joined}" if joined else ""
-
-
-def _limit(limit: int) -> str:
-    return f" limit {int(limit)}" if limit else ""
-
-
-def _parsed(row: JSON, *columns: str) -> JSON:
-    for column in columns:
-        value = json.loads(row.pop(column, "{}"))
-        if value:
-            row[column] = value
-    row.update(json.loads(row.pop("extra", "{}")))
-    return row
-
-
 def node_changes(connection: sqlite3.Connection, since: Optional[str], until: Optional[str], limit: int) -> list[JSON]:
     """When nodes came and went, oldest first.
 
@@ -423,4 +403,22 @@ def node_changes(connection: sqlite3.Connection, since: Optional[str], until: Op
         " where worker_id = n.worker_id and origin = n.origin and time < ?1)) and (?2 is null or n.time <= ?2)"
     )
     query = f"{known}{where} order by n.time desc, n.id desc limit ?3"
-    return instances.mark(connection, rows(connection, query, (since, until, limit or -1))[::-1])
+    return instances.name_others(connection, rows(connection, query, (since, until, limit or -1))[::-1])
+
+
+def _where(clauses: Iterable[str]) -> str:
+    joined = " and ".join(clauses)
+    return f" where {joined}" if joined else ""
+
+
+def _limit(limit: int) -> str:
+    return f" limit {int(limit)}" if limit else ""
+
+
+def _parsed(row: JSON, *columns: str) -> JSON:
+    for column in columns:
+        value = json.loads(row.pop(column, "{}"))
+        if value:
+            row[column] = value
+    row.update(json.loads(row.pop("extra", "{}")))
+    return row

@@ -21,12 +21,12 @@ from typing import Any, Optional
 
 from ..errors import StoreCorrupt, StoreError, StoreFull
 from ..ids import new_origin
-from . import identity, log, maintenance, replacing, salvage, schema
-from .connection import Connection, connect
-from .database import RENEWAL, Store, mapped_errors
+from . import files, identity, log, maintenance, origins, replacing, salvage, schema, settings
+from .connection import Connection, connect, connect_reading
+from .database import MARKED, RENEWAL, Store
 from .engine import sqlite_utils
+from .failures import mapped_errors
 from .salvage import Found, Gap
-from .snapshots import sync_directory
 
 KEPT = "damaged"
 """The directory beside the store in which damaged files are kept, each in one of its own."""
@@ -95,8 +95,7 @@ def repair(
     with _workshop(path) as work:
         say("looking for what is wrong")
         copy = work / path.name
-        for end in ("", *replacing.BESIDE):
-            source = path.with_name(path.name + end)
+        for source in (path, *files.beside(path)):
             if source.exists():
                 shutil.copyfile(source, work / source.name)
         noted = identity.read(path)
@@ -162,8 +161,8 @@ def _diagnose(
             (integrity,) = connection.execute("pragma integrity_check(1)").fetchone()
             chained = next(log.chain_problems(connection), None) is None
             told = maintenance.check(connection)
-            row = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-            head = log.read_head(connection, row[0] if row else "").seq
+            own = origins.own(connection)
+            head = log.read_head(connection, own).seq
             done.records = int(told["records"])
             offers = salvage.find_offers(connection, snapshots)
     except sqlite3.DatabaseError as error:
@@ -172,7 +171,7 @@ def _diagnose(
     done.problems = list(told["problems"])
     if integrity != "ok" and not any(integrity in problem for problem in done.problems):
         done.problems.append(f"the file is damaged: {integrity}")
-    cut = noted is not None and row is not None and noted.origin == row[0] and head < noted.seq
+    cut = noted is not None and noted.origin == own and head < noted.seq
     if noted is not None and cut:
         done.problems.append(f"the log of this instance ends at record {head}, but had come to {noted.seq}")
     done.problems += [
@@ -244,15 +243,13 @@ def _make(
     for place, count in found.counts().items():
         done.places[names[place]] = done.places.get(names[place], 0) + count
     os.chmod(whole, 0o600)
-    with whole.open("rb") as stream:
-        os.fsync(stream.fileno())
+    files.sync(whole)
     return origin
 
 
 def _settle(connection: Connection, noted: Optional[identity.Mark], is_old: bool, done: Repaired) -> str:
     """Say under which origin it goes on; under which it wrote."""
-    row = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-    origin = str(row[0]) if row else "" if noted is None else noted.origin
+    origin = origins.own(connection) or ("" if noted is None else noted.origin)
     if not origin:
         return ""  # nothing tells whose it was: it is a new instance, with the records of others
     last = log.read_head(connection, origin).seq
@@ -264,10 +261,10 @@ def _settle(connection: Connection, noted: Optional[identity.Mark], is_old: bool
         done.renewed = "the store was damaged, and records of this instance that others may have seen are missing"
     elif done.tables_lost or is_old:
         done.renewed = "the store was damaged, and what it knew of running work is missing"
-    for key, value in (("origin", origin), ("store_id", new_origin()), ("marked", "1")):
+    for key, value in ((settings.ORIGIN, origin), (settings.STORE_ID, new_origin()), (MARKED, "1")):
         connection.execute("insert or ignore into local_settings values (?, ?)", (key, value))
     if done.renewed:
-        connection.execute("insert or replace into local_settings values (?, ?)", (RENEWAL, done.renewed))
+        settings.put(connection, RENEWAL, done.renewed)
     return origin
 
 
@@ -292,7 +289,7 @@ def _copy_local(connection: Connection, copy: Path, snapshots: Sequence[Path]) -
             continue
         if table in ("local_blobs", "local_peers", "local_settings"):
             for snapshot in snapshots:
-                with suppress(sqlite3.DatabaseError), closing(salvage.open_snapshot(snapshot)) as source:
+                with suppress(sqlite3.DatabaseError), closing(connect_reading(snapshot)) as source:
                     take(source.execute(f"select * from {table}"))
         lost.append(table)
     return lost
@@ -304,12 +301,11 @@ def _keep(path: Path) -> Optional[Path]:
         return None
     (path.parent / KEPT).mkdir(mode=0o700, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()), dir=path.parent / KEPT))
-    for end in ("", *replacing.BESIDE):
-        source = path.with_name(path.name + end)
+    for source in (path, *files.beside(path)):
         if source.exists():
             try:
                 os.link(source, directory / source.name)
             except OSError:
                 shutil.copyfile(source, directory / source.name)
-    sync_directory(directory)
+    files.sync_directory(directory)
     return directory

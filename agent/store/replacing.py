@@ -18,13 +18,10 @@ from contextlib import closing
 from pathlib import Path
 
 from ..errors import StoreCorrupt, StoreError, StoreLocked
-from . import identity, log
-from .connection import connect
-from .database import mapped_errors
-from .snapshots import sync_directory
+from . import files, identity, log, origins
+from .connection import connect, connect_reading
+from .failures import mapped_errors
 
-BESIDE = ("-journal", "-wal", "-shm")
-"""How the names of the files end that SQLite has beside a database."""
 _TRIES = 10
 _PAUSE_S = 1.0
 
@@ -43,10 +40,10 @@ def finish(path: Path) -> None:
     if not waiting(path).exists():
         return
     try:
-        for end in BESIDE:
-            path.with_name(path.name + end).unlink(missing_ok=True)
+        for file in files.beside(path):
+            file.unlink(missing_ok=True)
         os.replace(waiting(path), path)
-        sync_directory(path.parent)
+        files.sync_directory(path.parent)
     except OSError as error:
         raise StoreError(
             f"cannot put another file in the place of {path}: {error.strerror}", hint="lwfm doctor"
@@ -75,7 +72,7 @@ def replace_by_copy(path: Path) -> None:
 def _copy(path: Path) -> None:
     """Have a sound copy of the database wait, from a moment at which it rested."""
     part = path.with_name(f"{path.name}.copy")
-    pairs = [(path.with_name(path.name + end), part.with_name(part.name + end)) for end in (*BESIDE[:2], "")]
+    pairs = [*list(zip(files.beside(path), files.beside(part)))[:2], (path, part)]  # not what processes share in memory
     for _ in range(_TRIES):
         before = [_stamp(source) for source, _ in pairs]
         for (source, target), stamp in zip(pairs, before):
@@ -98,16 +95,14 @@ def _copy(path: Path) -> None:
         raise StoreCorrupt(f"{path} is damaged: {integrity}", hint="lwfm store repair")
     for _, target in pairs[:2]:
         target.unlink(missing_ok=True)
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
+    files.sync(part)
     os.replace(part, waiting(path))
 
 
 def _mark(path: Path) -> identity.Mark:
     """What the database says of itself, as the file that it still is."""
-    with mapped_errors(path), closing(connect(f"{waiting(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        row = connection.execute("select value from local_settings where key = 'origin'").fetchone()
-        origin = str(row[0]) if row else ""
+    with mapped_errors(path), closing(connect_reading(waiting(path))) as connection:
+        origin = origins.own(connection)
         return identity.mark_of(path, origin, log.read_head(connection, origin).seq)
 
 

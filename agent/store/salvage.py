@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import log
-from .connection import Connection, connect
+from .connection import Connection, connect, connect_reading
 from .log import Head
 from .pages import Pages
 
@@ -172,7 +172,7 @@ def read_pages(found: Found, path: Path) -> None:
 
 def read_snapshot(found: Found, path: Path) -> bool:
     """Take what a snapshot holds; whether it is a store."""
-    with suppress(sqlite3.DatabaseError), closing(open_snapshot(path)) as connection:
+    with suppress(sqlite3.DatabaseError), closing(connect_reading(path)) as connection:
         if connection.execute("select 1 from sqlite_master where name = 'log'").fetchone():
             found.take(_all_rows(connection, "log"), SNAPSHOT)
             return True
@@ -184,7 +184,7 @@ def find_offers(connection: Connection, snapshots: Iterable[Path]) -> dict[str, 
     found: dict[str, Head] = {}
     origins = [row[0] for row in connection.execute("select distinct origin from fragments")]
     for snapshot in snapshots if origins else ():
-        with suppress(sqlite3.DatabaseError), closing(open_snapshot(snapshot)) as source:
+        with suppress(sqlite3.DatabaseError), closing(connect_reading(snapshot)) as source:
             for origin in origins:
                 head = log.read_head(connection, origin)
                 query = "select 1 from log where origin = ? and seq = ? and prev = ?"
@@ -203,11 +203,6 @@ def is_blob(row: tuple[Any, ...]) -> bool:
 def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[str, bool]]:
     """The columns of a table, and whether each is of its key."""
     return [(row[1], bool(row[5])) for row in connection.execute(f"pragma table_info({table})")]
-
-
-def open_snapshot(path: Path) -> Connection:
-    """A connection that only reads, and leaves nothing behind."""
-    return connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def _all_rows(connection: Connection, table: str, direction: str = "") -> Iterator[tuple[Any, ...]]:

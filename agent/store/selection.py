@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from ..matching import Condition
 from . import origins
+from .parts import marks
 
 SOME = 1000
 """Up to how many rows with a property are taken together and filtered, before anything else is tried."""
@@ -142,7 +143,7 @@ class Selection:
         where, values = _joined(self._all_clauses())
         for chunk in _chunks(ids):
             left: Sequence[str] = chunk
-            query = f"select t.id from {self.table} t where t.id in ({_marks(chunk)}){where} order by t.id desc"
+            query = f"select t.id from {self.table} t where t.id in ({marks(chunk)}){where} order by t.id desc"
             left = [str(row[0]) for row in connection.execute(query, [*chunk, *values])]
             found.extend(self._with_properties(connection, left, self.conditions))
             if wanted is not None and len(found) >= wanted:
@@ -161,7 +162,7 @@ class Selection:
             clause = " or ".join(part for part, _ in alternatives)
             values = [value for _, part in alternatives for value in part]
             query = (
-                f"select owner from properties indexed by properties_by_owner where owner in ({_marks(left)})"
+                f"select owner from properties indexed by properties_by_owner where owner in ({marks(left)})"
                 f" and key = ? and owner_kind = ? and ({clause})"
             )
             fitting = {row[0] for row in connection.execute(query, [*left, condition.key, self.owner_kind, *values])}
@@ -223,7 +224,7 @@ class Selection:
         if self.workflow is not None:
             clauses.append(("t.workflow_id = ?", [self.workflow]))
         if self.states:
-            clauses.append((f"t.state in ({_marks(self.states)})", list(self.states)))
+            clauses.append((f"t.state in ({marks(self.states)})", list(self.states)))
         return clauses
 
 
@@ -287,10 +288,6 @@ def _bounds(pattern: str) -> tuple[str, str]:
 def _joined(clauses: Iterable[Clause]) -> tuple[str, list[Any]]:
     listed = list(clauses)
     return "".join(f" and {clause}" for clause, _ in listed), [value for _, values in listed for value in values]
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ",".join("?" * len(values))
 
 
 def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:

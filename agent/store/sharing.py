@@ -15,7 +15,7 @@ from ..clock import utc_now
 from ..jsontext import compact_ascii
 from . import origins
 from .batch import Vector, vector_to_json
-from .database import Transaction
+from .transaction import Transaction
 
 
 class Knower(NamedTuple):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
+from ..records import JSON
 from . import schema
 
-JSON = dict[str, Any]
 RECORDS, TABLES, SEARCH, OUTPUTS, OTHER = "records", "tables", "search", "small outputs", "not history"
 FREE, JOURNAL = "free pages", "journal"
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Conflict, StoreCorrupt, StoreError
-from . import log
-from .connection import connect
-from .database import Store, mapped_errors
+from . import files, log
+from .connection import connect, connect_reading
+from .database import Store
+from .failures import mapped_errors
 
 PAGES_AT_ONCE = 256
 """A megabyte: so long the one connection of a store on a shared file system is taken."""
@@ -46,26 +47,15 @@ def write(store: Store, target: Path, cancelled: Callable[[], bool], *, replace:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         _copy(store, part, cancelled)
         records, origins = _examine(part)
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-            size = os.fstat(stream.fileno()).st_size
+        size = files.sync(part)
         os.replace(part, target)
-        sync_directory(target.parent)
+        files.sync_directory(target.parent)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}", hint="choose another place") from error
     finally:
         _forget(part)
     seconds = round(time.monotonic() - began, 3)
     return {"file": str(target), "bytes": size, "records": records, "origins": origins, "seconds": seconds}
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the names in a directory on the disk. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _copy(store: Store, part: Path, cancelled: Callable[[], bool]) -> None:
@@ -93,7 +83,7 @@ def _examine(part: Path) -> tuple[int, int]:
     Raises:
         StoreCorrupt: it is not.
     """
-    with mapped_errors(part), closing(connect(f"{part.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as copy:
+    with mapped_errors(part), closing(connect_reading(part, immutable=True)) as copy:
         (integrity,) = copy.execute("pragma quick_check(1)").fetchone()
         problem = next(log.chain_problems(copy), None) if integrity == "ok" else integrity
         if problem is not None:
@@ -103,6 +93,6 @@ def _examine(part: Path) -> tuple[int, int]:
 
 
 def _forget(part: Path) -> None:
-    for end in ("", "-journal", "-wal", "-shm"):
+    for file in (part, *files.beside(part)):
         with suppress(OSError):
-            part.with_name(part.name + end).unlink()
+            file.unlink()

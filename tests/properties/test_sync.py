@@ -18,8 +18,8 @@ import pytest
 
 from lwfm.errors import Conflict
 from lwfm.models import JobDefn
+from lwfm.recording.bodies import Adopted
 from lwfm.recording.recorder import Recorder
-from lwfm.recording.service import Adopted
 from lwfm.states import JobState
 from lwfm.store import schema
 from lwfm.store.identity import FILE

@@ -23,7 +23,7 @@ from typing import Any, Optional
 
 from lwfm.sites.base import Observation, SiteContext
 from lwfm.states import JobState
-from lwfm.store.projections import FACTS
+from lwfm.store.columns import FACTS
 from lwfm.sync.address import Address
 from lwfm.sync.site import SshSite
 from lwfm.testing import SiteUnderTest

@@ -19,6 +19,7 @@ from typing import Any, Optional
 from lwfm.errors import UnknownSite
 from lwfm.limits import Limits
 from lwfm.models import JobDefn
+from lwfm.notify import delivery
 from lwfm.placing.candidates import Placing, Standing, candidates_of
 from lwfm.polled import handover
 from lwfm.polled.bringing import Bringing
@@ -117,7 +118,7 @@ class Rig:
         self.limits = limits
         self.repos: dict[str, Repo] = {}
         self.effects: list[Effects] = []
-        self.service = Service(thread.vault, None)
+        self.service = Service(thread.vault, delivery)
         self.writer = Writer(thread.store, thread.rules, self._on_commit, self._complete)
         self.builder = RequestBuilder(thread.vault, {}, "/programs")
         self.calls = SiteCalls()

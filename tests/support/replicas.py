@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 from lwfm.store import exchange as records
-from lwfm.store import fragments, sharing, stubs
+from lwfm.store import forks, fragments, log, sharing, stubs
 from lwfm.store.batch import decode, digest, encode
 from lwfm.sync.exchange import Outcome, exchange
 from lwfm.sync.frames import Line
@@ -31,7 +31,7 @@ class StoreReplica:
     def hello(self, known_digest: Optional[str]) -> Hello:
         store = self.thread.store
         store.mark()
-        known = records.vector(store.connection)
+        known = log.heads(store.connection)
         notices = (store.notice,) if store.notice else ()
         store_id = store.setting("store_id") or ""
         home = str(self.thread.directory)
@@ -57,7 +57,7 @@ class StoreReplica:
 
     def settle_fork(self, origin: str, at: int, their_hash: str) -> Optional[str]:
         with self.thread.store.transaction() as transaction:
-            branch = records.settle_fork(transaction, origin, at, their_hash)
+            branch = forks.settle(transaction, origin, at, their_hash)
         self.thread.rules.reset()
         return branch.notice if branch else None
 
@@ -71,7 +71,7 @@ class StoreReplica:
         return int(self.thread.unit(lambda recorder, *given: recorder.receive_again(*given), *fragments.decode(data)))
 
     def note(self, other: Hello) -> None:
-        vector = other.vector if other.vector is not None else records.vector(self.thread.connection)
+        vector = other.vector if other.vector is not None else log.heads(self.thread.connection)
         with self.thread.store.transaction() as transaction:
             sharing.note(transaction, other.origin, other.host, vector)
 

@@ -25,7 +25,7 @@ from lwfm.api.server import Call
 from lwfm.data.files import file_url
 from lwfm.paths import Home
 from lwfm.store import projections
-from lwfm.store.database import mapped_errors
+from lwfm.store.failures import mapped_errors
 from lwfm.sync.contents import Moved, Tell, silent
 from lwfm.sync.frames import Line
 from lwfm.sync.receiver import Receiver

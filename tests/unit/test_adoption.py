@@ -11,7 +11,7 @@ import pytest
 from lwfm.errors import Conflict
 from lwfm.models import JobDefn
 from lwfm.recording import recovery
-from lwfm.recording.service import Adopted
+from lwfm.recording.bodies import Adopted
 from lwfm.states import JobState
 from lwfm.store import queries
 

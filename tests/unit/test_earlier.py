@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lwfm.errors import InvalidRecord
-from lwfm.recording.service import definitions_of
+from lwfm.recording.bodies import definitions_of
 
 from support.threads import Thread, thread
 

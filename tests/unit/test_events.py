@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lwfm.errors import Conflict, InvalidRecord, NotFound
+from lwfm.recording.handlers import active_count
 from lwfm.store import queries
 
 from support.threads import Thread, thread
@@ -326,3 +327,20 @@ def test_the_records_of_a_firing_are_the_same_wherever_they_are_made(thread: Thr
         transaction.append("firing", firing.body, firing.uid)
     assert len(firings(thread)) == 1
     assert json.loads(json.dumps(firing.body)) == firing.body
+
+
+def test_closing_a_workflow_ends_what_waits_for_data_but_not_while_it_is_active(thread: Thread) -> None:
+    workflow = thread.workflow()
+    job = thread.submit("true", workflow)
+    for_data = thread.on_data({"kind": "a"}, workflow=workflow)
+    kept = thread.on_jobs([thread.submit()], workflow=workflow)
+    close = thread.service.close_workflow
+    assert thread.unit(close, workflow, "over") == {"unset": []}
+    thread.run(job)
+    assert thread.unit(active_count, workflow) == 1, "a job outside it can still trigger"
+    thread.run(queries.handler(thread.connection, kept["handler_id"])["event"]["jobs"][0])
+    thread.run(kept["job_ids"][0])
+    assert thread.unit(active_count, workflow) == 0
+    assert thread.unit(close, workflow, "over") == {"unset": [for_data["handler_id"]]}
+    assert thread.job(for_data["job_ids"][0])["reason"] == "over"
+    assert thread.unit(close, workflow, "over") == {"unset": []}

@@ -13,8 +13,8 @@ from lwfm.models import JobDefn
 from lwfm.polled.handover import record_trouble, resume
 from lwfm.polled.observing import record_observations
 from lwfm.recording.execution import record_ended, record_started
+from lwfm.recording.handlers import active_count
 from lwfm.recording.recovery import claim, reconcile, unplaced
-from lwfm.recording.service import active_count
 from lwfm.recording.watch import Watch
 from lwfm.sites.base import Observation
 from lwfm.states import JobState

@@ -10,7 +10,7 @@ import pytest
 
 from lwfm.host.shortages import busy_with, shortage_of
 from lwfm.host.troubles import Troubles
-from lwfm.store.database import mapped_errors
+from lwfm.store.failures import mapped_errors
 
 
 @pytest.mark.parametrize(

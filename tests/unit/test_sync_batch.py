@@ -25,8 +25,8 @@ from lwfm.store.batch import (
     vector_from_json,
     vector_to_json,
 )
+from lwfm.store.columns import FACTS
 from lwfm.store.log import GENESIS, MAX_RECORD_BYTES, Head, Record
-from lwfm.store.projections import FACTS
 
 from support.foreign import Elsewhere
 from support.replicas import StoreReplica, sync, write_something
