@@ -12,7 +12,7 @@ usage() {
 Usage: ./lwfm.sh                 start the agent
        ./lwfm.sh COMMAND ...     any command of lwfm; --help lists them
 For work on lwfm itself:
-       ./lwfm.sh test [ARGS]     run the tests, two at a time; ARGS, with which it is one, go to pytest, paths are seen from the checkout
+       ./lwfm.sh test [ARGS]     run the tests, two at a time; or, one at a time, what ARGS of pytest say (paths are seen from the checkout)
        ./lwfm.sh check [--fix]   format, lint, types and import contracts; --fix repairs what it can
        ./lwfm.sh build [ARGS]    make dist/lwfm.pyz
        ./lwfm.sh bench [ARGS]    run the benchmarks

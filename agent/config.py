@@ -21,6 +21,14 @@ PILLARS = ("auth", "run", "repo", "spin")
 """What a site may offer."""
 LOCAL_SITE, ALLOCATION_SITE = "local", "allocation"
 """The sites that are always there, with drivers of the same names."""
+SITE_KEYS = ("driver", "pillars", "process")
+VENV_KEYS = ("venv", "requirements", "python")
+"""The last two are the driver's own where there is no ``venv``. All else in a section are limits, and options of its driver."""
+LOCAL_KEYS = (
+    "cores", "memory_bytes", "gpus", "nice", "labels", "channel", "node_lost_s", "end_notice_s",
+    "snapshot_every_s", "snapshots_kept", "snapshot_directory",
+)  # fmt: skip
+"""The options of ``[local]``."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +162,12 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
         if "/" in name or not name.strip():
             raise ConfigError(f"{path}: {name!r} cannot be a site's name", hint="a name without slashes")
         options = dict(section)
-        pillars = _pillars_option(options, f"{path}: [{name}]")
-        driver = options.pop("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
+        said = {key: options.pop(key) for key in SITE_KEYS if key in options}
+        pillars = _pillars_option(said, f"{path}: [{name}]")
+        driver = said.get("driver", name if name in (LOCAL_SITE, ALLOCATION_SITE) else None)
         if (driver is not None or not pillars) and (not isinstance(driver, str) or not driver):
             raise ConfigError(f"{path}: section [{name}] names no driver", hint='add a line: driver = "..."')
-        process = options.pop("process", False)
+        process = said.get("process", False)
         if not isinstance(process, bool):
             raise ConfigError(f"{path}: process of [{name}] must be true or false, not {process!r}")
         venv = _venv_option(options, f"{path}: [{name}]")
@@ -169,12 +178,31 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
                     hint="it is for sites that are asked how their jobs are",
                 )
         sites[name] = SiteConfig(name, driver, options, process, venv, pillars, limits_of(name, options))
+        if name == driver and not pillars:
+            _check_own_nodes(name, options, f"{path}: [{name}]")
     return sites
 
 
-def _pillars_option(options: dict[str, Any], where: str) -> dict[str, str]:
-    """Take ``pillars`` out of the options of a site: the drivers of single pillars, as ``pillars.repo = "local"``."""
-    given = options.pop("pillars", {})
+def _check_own_nodes(name: str, options: Mapping[str, Any], where: str) -> None:
+    """Refuse a key of ``[local]`` or ``[allocation]`` that means nothing: it would be taken for set."""
+    if name not in (LOCAL_SITE, ALLOCATION_SITE):
+        return
+    for key in options:
+        if name == ALLOCATION_SITE:
+            raise ConfigError(
+                f"{where} has no options, as {key}", hint=f"what is said of nodes stands in [{LOCAL_SITE}]"
+            )
+        if key not in LOCAL_KEYS:
+            import difflib
+
+            near = difflib.get_close_matches(key, LOCAL_KEYS, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"it knows {', '.join(LOCAL_KEYS)}"
+            raise ConfigError(f"{where} knows no {key!r}", hint=meant)
+
+
+def _pillars_option(said: Mapping[str, Any], where: str) -> dict[str, str]:
+    """``pillars`` of what is said of a site: the drivers of single pillars, as ``pillars.repo = "local"``."""
+    given = said.get("pillars", {})
     if not isinstance(given, dict) or not all(isinstance(name, str) and name for name in given.values()):
         raise ConfigError(f"{where}: pillars must name drivers, not {given!r}", hint='as in pillars.repo = "local"')
     for pillar in given:
@@ -187,7 +215,7 @@ def _venv_option(options: dict[str, Any], where: str) -> Optional[VenvConfig]:
     """Take ``venv`` out of the options of a site, and with it ``requirements`` and ``python``."""
     if "venv" not in options:
         return None
-    given = {key: options.pop(key) for key in ("venv", "requirements", "python") if key in options}
+    given = {key: options.pop(key) for key in VENV_KEYS if key in options}
     for key, value in given.items():
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ConfigError(f"{where}: {key} must be text, not {value!r}", hint='as in python = "3.12"')

@@ -24,7 +24,6 @@ from .ownership.lease import Ownership
 from .ownership.owning import owned
 from .paths import Home, locate, write_program
 
-DEFAULT_IDLE_EXIT_S = 900.0
 GC_THRESHOLDS = (20_000, 20, 50)
 SWITCH_INTERVAL_S = 0.0005
 """How soon a thread that waits for the interpreter gets it: threads here mostly wait, and their turns are short."""

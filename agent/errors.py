@@ -16,7 +16,7 @@
     │   └── NotSupported          the site's driver does not offer this
     ├── AgentError                the agent cannot be reached or started
     │   ├── AgentUnreachable
-    │   ├── AgentElsewhere    it is on another host that shares the home, and cannot be reached from here
+    │   ├── AgentElsewhere        it is on another host that shares the home, and cannot be reached from here
     │   ├── ProtocolMismatch      the two sides speak versions that do not meet
     │   └── AgentBusy             it cannot accept anything now (full disk, stopping)
     ├── StoreError                the thread store

@@ -179,8 +179,7 @@ def self_command() -> list[str]:
 
 def running_archive() -> Optional[Path]:
     """The ``lwfm.pyz`` this process was started from, if it was; it may have been given another name."""
-    from_environment = os.environ.get("LWFM_ARCHIVE")
-    candidate = Path(from_environment or os.path.abspath(sys.argv[0] if sys.argv and sys.argv[0] else "-"))
+    candidate = Path(os.path.abspath(sys.argv[0] if sys.argv and sys.argv[0] else "-"))
     return candidate if candidate.is_file() and (candidate.suffix == ".pyz" or _is_zip(candidate)) else None
 
 

@@ -29,6 +29,8 @@ async def output(instance: Instance, call: Call) -> Raw:
     limit, wait_s = min(limit, MAX_OUTPUT_BYTES), min(call.number("wait_s", 0), MAX_WAIT_S)
     job = await job_meant(instance, call)
     attempt = int(call.number("attempt", job["attempt"]))
+    if not 1 <= attempt <= job["attempt"]:
+        raise NotFound(f"there is no attempt {attempt} of job {job['job_id']}", hint=f"it has had {job['attempt']}")
     site = job.get("adopted_at") or job["site"]
     if "elsewhere" in job and "adopted_at" not in job:
         if attempt >= job["attempt"] and not JobState(job["state"]).terminal:

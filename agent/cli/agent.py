@@ -6,30 +6,30 @@ import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..client import Client
 from ..client.startup import start_agent
-from ..errors import AgentElsewhere, AgentUnreachable, LwfmError, NotFound
+from ..errors import AgentElsewhere, AgentUnreachable, NotFound
 from ..host.troubles import STORE
 from . import render
+from .agent_control import ask_agent, stop_agent
 from .groups import Group, example
-from .nodes import allocations_of
-from .options import Duration, json_option
+from .node_view import allocation_text, allocations_of, memory, share
+from .options import json_option
 from .session import Session
 from .sync_view import peer_line
-from .text import duration, elapsed_s, harmless, plural, size
+from .tally import counts_text
+from .text import duration, elapsed_s, harmless, plural
+from .typed import Duration, Number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..records import JSON
 
-STOP_TIMEOUT_S = 30.0
-POLL_S = 0.02
 TAIL_BYTES = 256 * 1024
 FOLLOW_POLL_S = 0.5
 EXIT_NOT_RUNNING = 7
@@ -45,7 +45,7 @@ def agent() -> None:
 
 @agent.command(epilog=example("lwfm agent start", "lwfm agent start --idle-exit 1h", "lwfm agent start --take-over"))
 @click.option("--idle-exit", type=Duration(), metavar="TIME", help="Leave after so long without work. [default: never]")
-@click.option("--take-over", is_flag=True, help="Oust an owner on another host that does not answer. See below.")
+@click.option("--take-over", is_flag=True, help="Oust an owner on another host that does not answer; see above.")
 @json_option
 @click.pass_obj
 def start(session: Session, idle_exit: float | None, take_over: bool, as_json: bool) -> None:
@@ -76,21 +76,6 @@ def start(session: Session, idle_exit: float | None, take_over: bool, as_json: b
         render.say(f"agent {word}: pid {now['pid']}, socket {harmless(str(now['socket']))}")
 
 
-def stop_agent(session: Session, *, kill: bool = False) -> JSON | None:
-    """Have the agent leave, and wait until it has; what it said of itself before, None when it did not run."""
-    try:
-        before = ask_agent(session)
-    except LwfmError:  # it answers, but is not well: all the more reason
-        before = {"pid": None}
-    if before is not None:
-        try:
-            _quiet_client(session).post("/v1/agent/stop", {"kill": kill}, repeatable=True)
-        except AgentUnreachable:
-            pass  # it left before it could answer
-        _until_gone(session, before["pid"])
-    return before
-
-
 @agent.command(epilog=example("lwfm agent stop"))
 @click.option(
     "--kill", is_flag=True, help="End its jobs too; otherwise they go on, and the next agent takes them over."
@@ -105,41 +90,6 @@ def stop(session: Session, kill: bool, as_json: bool) -> None:
     else:
         who = f" (pid {before['pid']})" if before and before["pid"] else ""
         render.say(f"agent stopped{who}" if before is not None else "the agent does not run")
-
-
-def _until_gone(session: Session, pid: int | None) -> None:
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while time.monotonic() < deadline:
-        now = _running_pid(session)
-        if pid and now not in (None, -1, pid):
-            return  # somebody has started the next one
-        if now is None and not (pid and _alive(pid)):
-            return
-        time.sleep(POLL_S)  # another process's end is not announced
-    who = f" (pid {pid})" if pid else ""
-    raise AgentUnreachable(f"the agent{who} has not left after {STOP_TIMEOUT_S:.0f} s", hint="lwfm agent logs")
-
-
-def _running_pid(session: Session) -> int | None:
-    """The pid of the agent that answers now, -1 if it does not say; None when none answers."""
-    try:
-        now = ask_agent(session)
-    except LwfmError:
-        return -1
-    return None if now is None else int(now["pid"])
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:  # one that has ended but was not waited for is as good as gone
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
 
 
 @agent.command(epilog=example("lwfm agent status", "lwfm agent status --json"))
@@ -161,7 +111,6 @@ def status(session: Session, as_json: bool) -> int:
 
 
 def _show(found: JSON) -> None:
-    jobs = {state: count for state, count in (found.get("jobs") or {}).items() if count}
     idle = found.get("idle_exit_s")
     render.pairs(
         [
@@ -173,9 +122,9 @@ def _show(found: JSON) -> None:
             ("socket", str(found.get("socket", ""))),
             ("store", f"{found.get('store', '')} ({found.get('journal_mode', '?')})"),
             ("leaves", f"after {duration(idle)} without work" if idle else None),
-            ("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none"),
+            ("jobs", counts_text(found.get("jobs") or {}) or "none"),
             *(("worker", _worker(worker)) for worker in found.get("workers") or ()),
-            *(("allocation", _allocation(allocation)) for allocation in allocations_of(found)),
+            *(("allocation", allocation_text(allocation, time.time())) for allocation in allocations_of(found)),
             *(("sync", peer_line(peer)) for peer in found.get("peers") or () if peer.get("every_s")),
             *(("note", notice) for notice in found.get("notices") or ()),
         ]
@@ -195,25 +144,16 @@ def _troubles(found: JSON) -> Iterator[str]:
 
 def _worker(worker: Any) -> str:
     of = f" of {worker['allocation']}" if worker.get("allocation") else ""
-    gpus = f", {worker.get('gpus_used', 0)}/{worker['gpus']} GPUs" if worker.get("gpus") else ""
+    cores, gpus = share(worker, "cores"), share(worker, "gpus") if worker.get("gpus") else ""
+    parts = (cores and f"{cores} cores", memory(worker), gpus and f"{gpus} GPUs")
     return (
         f"{worker.get('host', '?')} pid {worker.get('pid', '?')}{of} {worker.get('state', '')}: "
-        f"{worker.get('cores_used', 0)}/{worker.get('cores', '?')} cores, "
-        f"{size(worker.get('memory_used_bytes') or 0)}/{size(worker.get('memory_bytes'))}{gpus}, "
-        f"{plural(int(worker.get('jobs', 0)), 'job')} running"
+        f"{', '.join(part for part in parts if part)}, {plural(int(worker.get('jobs', 0)), 'job')} running"
     )
 
 
-def _allocation(allocation: JSON) -> str:
-    states = list((allocation.get("other_nodes") or {}).values())
-    absent = ", ".join(f"{states.count(state)} {state}" for state in ("starting", "missing") if state in states)
-    until = f", until {allocation['ends_at']}" if allocation.get("ends_at") else ""
-    count = plural(int(allocation.get("nodes") or 0), "node")
-    return f"{allocation['id']} ({allocation['scheduler']}), {count}{until}{f', {absent}' if absent else ''}"
-
-
 @agent.command(epilog=example("lwfm agent logs --lines 100", "lwfm agent logs --follow"))
-@click.option("--lines", "-n", type=click.IntRange(min=0), default=50, show_default=True, help="So many of the last.")
+@click.option("--lines", "-n", type=Number(min=0), default=50, show_default=True, help="So many of the last.")
 @click.option("--follow", "-f", is_flag=True, help="Print what comes, until Ctrl-C.")
 @click.pass_obj
 def logs(session: Session, lines: int, follow: bool) -> None:
@@ -237,22 +177,3 @@ def logs(session: Session, lines: int, follow: bool) -> None:
                 render.say(harmless(line.decode("utf-8", "backslashreplace").rstrip("\n")))
             else:
                 time.sleep(FOLLOW_POLL_S)  # a file tells nobody that it grew
-
-
-def _quiet_client(session: Session) -> Client:
-    """A client that does not start the agent."""
-    return Client(replace(session.endpoint, may_start=False))
-
-
-def ask_agent(session: Session) -> JSON | None:
-    """What the agent says of itself; None when it does not run."""
-    client = _quiet_client(session)
-    try:
-        answer: JSON = client.get("/v1/agent")
-        return answer
-    except AgentUnreachable as error:
-        if isinstance(error.__cause__, LwfmError):
-            raise
-        return None
-    finally:
-        client.close()

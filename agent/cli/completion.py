@@ -22,14 +22,14 @@ def completion() -> None:
 
 
 @completion.command("print", epilog=example('eval "$(lwfm completion print bash)"'))
-@click.argument("shell", type=click.Choice(SHELLS), required=False)
+@click.argument("shell", metavar="[bash|zsh|fish]", type=click.Choice(SHELLS), required=False)
 def print_script(shell: str | None) -> None:
     """Print what the shell has to read."""
     render.say(_source(shell or _shell()))
 
 
-@completion.command(epilog=example("lwfm completion install"))
-@click.argument("shell", type=click.Choice(SHELLS), required=False)
+@completion.command(short_help="Put it where the shell looks for it.", epilog=example("lwfm completion install"))
+@click.argument("shell", metavar="[bash|zsh|fish]", type=click.Choice(SHELLS), required=False)
 def install(shell: str | None) -> None:
     """Put it where the shell looks for it, and say what else there is to do."""
     chosen = shell or _shell()

@@ -16,7 +16,7 @@ from ..sync.wanted import DataRequest
 from . import render
 from .groups import Group, example
 from .options import json_option, limit_option
-from .progress import Screen
+from .screen import Screen
 from .session import Session
 from .text import harmless, plural, size
 
@@ -32,7 +32,10 @@ def data() -> None:
     """Copies of data: what of it is on this host and still what it was, and what is elsewhere alone."""
 
 
-@data.command(epilog=example("lwfm data verify", "lwfm data verify kind=result"))
+@data.command(
+    short_help="Whether recorded files are still what they were.",
+    epilog=example("lwfm data verify", "lwfm data verify kind=result"),
+)
 @click.option("--all", "everything", is_flag=True, help="Files that were only read or fetched too.")
 @json_option
 @click.argument("terms", metavar="[KEY=VALUE]...", nargs=-1)
@@ -71,7 +74,10 @@ def verify(session: Session, everything: bool, as_json: bool, terms: tuple[str, 
     return EXIT_NOT_VERIFIED if problems else 0
 
 
-@data.command(epilog=example("lwfm data missing", "lwfm data missing kind=thermo --max-size 1G"))
+@data.command(
+    short_help="What is known, but has no copy here.",
+    epilog=example("lwfm data missing", "lwfm data missing kind=thermo --max-size 1G"),
+)
 @click.option("--min-size", metavar="SIZE", help="Only files from this size, as 500K or 1G.")
 @click.option("--max-size", metavar="SIZE", help="Only files up to this size.")
 @limit_option(50)

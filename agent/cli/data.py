@@ -14,9 +14,10 @@ from ..library.bodies import absolute, without_none
 from ..matching import parse_terms
 from . import render
 from .groups import example
-from .options import json_option, limit_option, origin_option, parse_properties, workflow_option
+from .options import json_option, limit_option, origin_option, workflow_option
 from .session import Session
 from .text import harmless, moment, properties, size, some_properties
+from .typed import Number, parse_properties
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     )
 )
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A property; JSON values keep their type.")
-@click.option("--site", default="local", show_default=True, help="Where to.")
+@click.option("--site", metavar="SITE", default="local", show_default=True, help="Where to.")
 @click.option("--job", "job_id", metavar="JOB", help="Who made it. [default: the job this is run in]")
 @workflow_option
 @json_option
@@ -105,7 +106,7 @@ def _file_name(session: Session, data: str) -> str:
 @click.command(epilog=example("lwfm find kind=thermo 'T>=0.7'", "lwfm find 'name~^run-[0-9]+$' --workflow melt --json"))
 @workflow_option
 @click.option("--job", "job_id", metavar="JOB", help="Only what this job put or got.")
-@click.option("--site", help="Only data of this site.")
+@click.option("--site", metavar="SITE", help="Only data of this site.")
 @click.option("--op", type=click.Choice(["put", "get", "event"]), help="Only what was done so.")
 @origin_option
 @limit_option(50)
@@ -142,10 +143,9 @@ def find(
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(sheet["data_id"]),
+            render.identifier(sheet["data_id"]),
             sheet.get("op") if sheet.get("op") != "put" else "",
             sheet.get("elsewhere"),
             str(sheet.get("path") or sheet.get("url") or ""),
@@ -162,7 +162,7 @@ def find(
 @click.command(epilog=example("lwfm lineage summary.csv", "lwfm lineage 019aab12 --down"))
 @click.option("--up", "direction", flag_value="up", help="Only what it came from.")
 @click.option("--down", "direction", flag_value="down", help="Only what came of it.")
-@click.option("--depth", type=click.IntRange(min=1), help="So many steps at most.")
+@click.option("--depth", type=Number(min=1), help="So many steps at most.")
 @json_option
 @click.argument("of", metavar="FILE|URL|ID")
 @click.pass_obj

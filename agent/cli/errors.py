@@ -10,11 +10,13 @@ import sys
 
 import click
 
-from ..errors import LwfmError
+from ..errors import LwfmError, SiteError
 from .text import harmless, harmless_lines
 
 EXIT_FAILED_JOBS = 11
 """The command did what it should, but a job it waited for did not end well."""
+EXIT_NOT_ALL = SiteError.exit_code
+"""A sync did its work, but not all files came that were asked for."""
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141

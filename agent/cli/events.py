@@ -25,11 +25,11 @@ from .options import (
     json_option,
     limit_option,
     origin_option,
-    parse_properties,
     workflow_option,
 )
 from .session import Session
 from .text import moment, properties
+from .typed import parse_properties
 
 
 @click.group(cls=Group, short_help="Set what is to happen when.")
@@ -43,7 +43,11 @@ def on() -> None:
 def _action_options(function: Any) -> Any:
     options = (
         click.option(
-            "--site", default="local", show_default=True, help="Where to run it; a,b: on the first that accepts."
+            "--site",
+            metavar="SITE",
+            default="local",
+            show_default=True,
+            help="Where to run it; a,b: on the first that accepts.",
         ),
         workflow_option,
         click.option("--notify", metavar="COMMAND", help="Instead of a job: a command line that tells somebody."),
@@ -75,7 +79,14 @@ def _action(words: tuple[str, ...], notify: str | None, notify_url: str | None, 
         "lwfm on job 019aab12 019aab34 --mode any --state failed --notify 'mail -s failed me'",
     ),
 )
-@click.option("--state", multiple=True, default=("COMPLETE",), show_default=True, help="The state; may be repeated.")
+@click.option(
+    "--state",
+    multiple=True,
+    metavar="STATE",
+    default=("COMPLETE",),
+    show_default=True,
+    help="The state; may be repeated.",
+)
 @click.option("--mode", type=click.Choice(["all", "any"]), default="all", show_default=True, help="Of several jobs.")
 @click.option("--keep", is_flag=True, help="Do not cancel the job to run when this can no longer happen.")
 @_action_options
@@ -188,10 +199,9 @@ def list_handlers(
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(item["handler_id"]),
+            render.identifier(item["handler_id"]),
             item.get("state"),
             item.get("elsewhere"),
             str(item.get("fired", 0)),

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from ..errors import ConfigError
-from .progress import Screen
+from .screen import Screen
 from .text import harmless_live
 
 if TYPE_CHECKING:

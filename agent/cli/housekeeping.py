@@ -17,9 +17,10 @@ from ..errors import InvalidRecord, LwfmError
 from . import render
 from .asker import terminal_asker
 from .groups import example
-from .options import Duration, Memory, json_option
+from .options import json_option
 from .session import Session
 from .text import duration, harmless, moment, plural, size
+from .typed import Duration, Memory
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -39,7 +40,7 @@ _LATER = ("handlers", "workflows")
 """How many of these there are is seen when the jobs are gone."""
 
 
-@click.command("size", epilog=example("lwfm store size"))
+@click.command("size", short_help="What takes how much room.", epilog=example("lwfm store size"))
 @json_option
 @click.pass_obj
 def store_size(session: Session, as_json: bool) -> None:
@@ -66,7 +67,7 @@ def store_size(session: Session, as_json: bool) -> None:
     render.say(f"{size(total)} in all; lwfm store prune and lwfm store compact make it less")
 
 
-@click.command(epilog=example("lwfm store compact"))
+@click.command(short_help="Give room back that nothing needs any more.", epilog=example("lwfm store compact"))
 @json_option
 @click.pass_obj
 def compact(session: Session, as_json: bool) -> None:

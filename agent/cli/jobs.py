@@ -11,14 +11,15 @@ from ..client.calls import path_of
 from ..errors import InvalidRecord
 from ..ids import short
 from ..library.bodies import without_none
+from ..states import parse_state
 from . import render
 from .errors import EXIT_FAILED_JOBS
 from .groups import Group, example
 from .logs import show_lines
-from .options import Duration, json_option, limit_option, origin_option, workflow_option
+from .options import json_option, limit_option, origin_option, workflow_option
 from .session import Session
-from .summary import why
-from .text import duration, elapsed_s, harmless, harmless_lines, moment, plural, properties, size, whence
+from .text import duration, harmless, harmless_lines, job_time_s, moment, plural, properties, size, whence, why
+from .typed import Duration, Number
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -44,7 +45,7 @@ def job() -> None:
 )
 @click.option("--state", multiple=True, metavar="STATE", help="Only jobs in this state; may be repeated.")
 @workflow_option
-@click.option("--site", help="Only jobs of this site.")
+@click.option("--site", metavar="SITE", help="Only jobs of this site.")
 @click.option("--name", metavar="GLOB", help="Only jobs of this name.")
 @click.option("--parent", metavar="JOB", help="Only jobs that this job started.")
 @click.option("--text", metavar="WORDS", help="Only jobs with these words in name or command.")
@@ -72,7 +73,7 @@ def list_jobs(
 
         parse_terms(match)
     query = {
-        "state": [word.upper() for word in state],
+        "state": [parse_state(word).value for word in state],
         "workflow": session.workflow_id(workflow) if workflow else None,
         "site": site,
         "name": name,
@@ -86,22 +87,21 @@ def list_jobs(
     if as_json:
         render.print_json(jobs)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(item["job_id"]),
+            render.identifier(item["job_id"]),
             item.get("name", ""),
             item["state"],
             item.get("elsewhere"),
             item.get("site", "") if item.get("site") != "local" else "",
             moment(item.get("submitted_at")),
-            duration(elapsed_s(item.get("started_at"), item.get("ended_at"))),
+            duration(job_time_s(item)),
             why(item),
         )
         for item in jobs
     )
     titles = ("JOB", "NAME", "STATE", "ORIGIN", "SITE", "SUBMITTED", "TIME", "WHY")
-    render.table(titles, rows, empty="lwfm: no such jobs")
+    render.table(titles, rows, empty="lwfm: no jobs found")
 
 
 @job.command(epilog=example("lwfm job show last"))
@@ -138,7 +138,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
             ("submitted", _by(body, context)),
             ("started", moment(body.get("started_at"))),
             ("ended", moment(body.get("ended_at"))),
-            ("time", duration(elapsed_s(body.get("started_at"), body.get("ended_at")))),
+            ("time", duration(job_time_s(body))),
             ("exit code", None if body.get("exit_code") is None else str(body["exit_code"])),
             ("signal", body.get("signal")),
             ("cpu", duration(body.get("cpu_seconds"))),
@@ -220,7 +220,7 @@ def statuses(session: Session, job_id: str, as_json: bool) -> None:
 @click.option("--stderr", "stream", flag_value="stderr", help="What it printed on standard error.")
 @click.option("--stdout", "stream", flag_value="stdout", default=True, help="On standard output. [default]")
 @click.option("--follow", "-f", is_flag=True, help="Print what comes, until the job ends.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Of this attempt. [default: the newest]")
+@click.option("--attempt", type=Number(min=1), help="Of this attempt. [default: the newest]")
 @click.argument("job_id", metavar="JOB")
 @click.pass_obj
 def output(session: Session, job_id: str, stream: str, follow: bool, attempt: int | None) -> None:
@@ -255,7 +255,7 @@ def _print_bytes(data: bytes) -> None:
 
 
 @job.command(epilog=example("lwfm job log last --level warning"))
-@click.option("--level", help="At least this: DEBUG, INFO, WARNING, ERROR.")
+@click.option("--level", metavar="LEVEL", help="At least this: DEBUG, INFO, WARNING, ERROR.")
 @limit_option(0)
 @json_option
 @click.argument("job_id", metavar="JOB")
@@ -289,7 +289,8 @@ def wait(session: Session, jobs: tuple[str, ...], timeout_s: float | None, any_o
         render.print_json([record.to_json() for record in ended])
     else:
         render.table(
-            ("JOB", "NAME", "STATE"), ((short(record.job_id), record.name, str(record.state)) for record in ended)
+            ("JOB", "NAME", "STATE"),
+            ((render.identifier(record.job_id), record.name, str(record.state)) for record in ended),
         )
     return 0 if all(str(record.state) == "COMPLETE" for record in ended) else EXIT_FAILED_JOBS
 
@@ -341,7 +342,7 @@ def _tree_label(node: JSON) -> str:
     return f"{short(item['job_id'])}  {state}  {harmless(item.get('name', ''))}{place}"
 
 
-@job.command("why", epilog=example("lwfm job why last"))
+@job.command("why", short_help="Why a job is in its state.", epilog=example("lwfm job why last"))
 @json_option
 @click.argument("job_id", metavar="JOB")
 @click.pass_obj
@@ -355,3 +356,5 @@ def why_job(session: Session, job_id: str, as_json: bool) -> None:
     render.say(render.coloured_state(body["state"]) + reason)
     for line in body.get("explanation") or ():
         render.say("  " + harmless(str(line)))
+    if body["state"] == "FAILED":
+        render.note(f"  → lwfm job output --stderr {short(body['job_id'])}")

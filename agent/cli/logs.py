@@ -26,7 +26,12 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 @click.command(
     epilog=example('lwfm log "converged after 312 steps"', "lwfm log --workflow melt --level warning --limit 20")
 )
-@click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), help="Of the line; or, to show, at least.")
+@click.option(
+    "--level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    metavar="[debug|info|warning|error|critical]",
+    help="Of the line; or, to show, at least.",
+)
 @click.option("--job", "job_id", metavar="JOB", help="Whose line. [default: the job this is run in]")
 @workflow_option
 @click.option("--text", metavar="WORDS", help="Show lines with these words.")
@@ -99,11 +104,10 @@ def search(session: Session, origin: str | None, limit: int, as_json: bool, word
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
             str(hit.get("kind", "")),
-            shorten(str(hit.get("id", ""))),
+            render.identifier(str(hit.get("id", ""))),
             hit.get("elsewhere"),
             moment(hit.get("time")),
             str(hit.get("text", "")),

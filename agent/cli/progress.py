@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from ..client import Client
+from .screen import Screen
+from .tally import ended_count, running_count
 from .text import duration
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ BAR_CALL_S = 1.0
 LINE_CALL_S = 5.0
 MIN_GATHER_S, MAX_GATHER_S = 0.05, 0.5
 BAR_WIDTH = 30
-_ENDED = ("COMPLETE", "FAILED", "CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Progress:
     @property
     def ended(self) -> int:
         """How many have ended."""
-        return sum(self.counts.get(state, 0) for state in _ENDED)
+        return ended_count(self.counts)
 
     @property
     def failed(self) -> int:
@@ -83,14 +83,7 @@ class Progress:
     @property
     def running(self) -> int:
         """How many run now."""
-        return self.counts.get("RUNNING", 0) + self.counts.get("FINISHING", 0)
-
-
-def own_counts(workflow: JSON) -> dict[str, int]:
-    """How many jobs of a workflow are in each state at this instance; those of others are not followed from here."""
-    everywhere, elsewhere = workflow.get("job_counts") or {}, workflow.get("jobs_elsewhere") or {}
-    counts = {state: int(count) - int(elsewhere.get(state, 0)) for state, count in everywhere.items()}
-    return {state: count for state, count in counts.items() if count > 0}
+        return running_count(self.counts)
 
 
 class Meter(Protocol):
@@ -204,50 +197,6 @@ def sentence(progress: Progress) -> str:
     if progress.counts.get("UNKNOWN"):
         parts.append(f"{progress.counts['UNKNOWN']} unknown")
     return ", ".join(parts)
-
-
-class Screen:
-    """The terminal's last line, and everything that is written above it. Threads may share it."""
-
-    def __init__(self) -> None:
-        self.colours = not os.environ.get("NO_COLOR")
-        self._lock = threading.RLock()
-        self._footer = ""
-        self._shown = False
-        self._at_line_start = True
-
-    def set_footer(self, facts: str, bar: str, bar_width: int) -> None:
-        """Show ``bar`` and ``facts``, cut to the terminal's width; nothing when both are empty."""
-        import shutil
-
-        columns = shutil.get_terminal_size().columns - 1
-        room = columns - bar_width - 1
-        footer = f"{bar} {facts[:room]}" if bar and room >= len(facts) else facts[:columns]
-        with self._lock:
-            if footer != self._footer or not self._shown:
-                self._hide()
-                self._footer = footer
-                self._draw()
-
-    def write(self, write: Callable[[], Any], ends_line: bool) -> None:
-        """Let ``write`` write above the footer; ``ends_line``: whether the cursor is at a line's start after it."""
-        with self._lock:
-            self._hide()
-            write()
-            self._at_line_start = ends_line
-            self._draw()
-
-    def _hide(self) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._shown = False
-
-    def _draw(self) -> None:
-        if self._footer and self._at_line_start:
-            sys.stderr.write(self._footer)
-            sys.stderr.flush()
-            self._shown = True
 
 
 def choose_meter(screen: Screen | None = None, *, quiet: bool = False) -> Meter:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, Optional
 
+from ..ids import short
 from .text import harmless
 
 STATE_STYLES = {
@@ -37,6 +38,11 @@ Row = Sequence[Optional[str]]
 def on_terminal() -> bool:
     """Whether a person looks at what is printed."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def identifier(whole: str) -> str:
+    """An id of a list: short for a person, whole for a program."""
+    return short(whole) if on_terminal() else whole
 
 
 def say(text: str = "") -> None:

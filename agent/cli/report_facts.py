@@ -18,9 +18,9 @@ from ..client import Client
 from ..client.calls import path_of
 from ..clock import utc_text
 from ..errors import LwfmError, NotFound
+from ..states import TERMINAL
 from . import charts
-from .summary import why
-from .text import harmless_lines
+from .text import harmless_lines, why
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -38,7 +38,6 @@ STDERR_WIDTH = 400
 OUTPUTS_TIME_S = 10.0
 """How long to go on asking for what failed jobs printed."""
 STARTED = ("RUNNING", "FINISHING", "UNKNOWN", "COMPLETE", "FAILED", "CANCELLED")
-ENDED = ("COMPLETE", "FAILED", "CANCELLED")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -232,7 +231,7 @@ def _add_run(facts: Facts, job: JSON, attempt: JSON, weight: float) -> None:
     if started is None:
         return
     state = attempt["state"]
-    ended = seconds(attempt.get("ended_at")) or (seconds(attempt.get("time")) if state in ENDED else None)
+    ended = seconds(attempt.get("ended_at")) or (seconds(attempt.get("time")) if state in TERMINAL else None)
     going_on = ended is None
     until = facts.made_at if ended is None else ended
     facts.skewed += until < started

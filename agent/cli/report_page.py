@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..ids import short
+from ..states import TERMINAL
 from . import charts
-from .report_facts import COUNTED, ENDED, LISTED_DATA, LISTED_FAILURES, LISTED_HANDLERS, Facts, Run, seconds
+from .report_facts import COUNTED, LISTED_DATA, LISTED_FAILURES, LISTED_HANDLERS, Facts, Run, seconds
 from .report_html import Cell, clean, identifier, in_order, number, state_cell, state_key, table, utc
 from .report_style import STYLE, patterns, state_rules
 from .report_svg import LEVEL_BINS, jobs_on_nodes, level_picture
-from .summary import why
-from .text import duration, plural, properties, size
+from .text import duration, plural, properties, size, why
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -337,7 +337,7 @@ def _job_row(job: JSON, now: float) -> list[Cell]:
     started, ended = seconds(job.get("started_at")), seconds(job.get("ended_at"))
     length = None
     if started is not None and job["state"] not in ("READY", "PENDING"):
-        until = ended if ended is not None or job["state"] in ENDED else now
+        until = ended if ended is not None or job["state"] in TERMINAL else now
         length = None if until is None else max(0.0, until - started)
     return [
         (identifier(job["job_id"]), ""),

@@ -11,8 +11,9 @@ from ..client.calls import path_of
 from ..clock import parse_utc
 from ..errors import Conflict
 from ..states import TERMINAL
-from .progress import Progress, own_counts
+from .progress import Progress
 from .session import Session
+from .tally import own_counts
 
 if TYPE_CHECKING:
     from ..records import JSON

@@ -69,14 +69,15 @@ class Session:
 
     def workflow(self, given: str) -> Any:
         """The record of the workflow that ``given`` names; see :meth:`workflow_id`."""
+        missing = NotFound(f"there is no workflow {given!r}", hint="lwfm workflow list shows them")
         if re.fullmatch(_LOOKS_LIKE_ID, given):
             try:
                 return self.client.get(path_of("workflows", given))
-            except NotFound:
-                pass  # a name that looks like an id
+            except NotFound as error:
+                missing = error  # unless it is a name that looks like an id
         found = self.client.get("/v1/workflows", {"name": _literal_glob(given), "limit": 1})["workflows"]
         if not found:
-            raise NotFound(f"there is no workflow {given!r}", hint="lwfm workflow list shows them")
+            raise missing
         return found[0]
 
 

@@ -16,9 +16,10 @@ from ..library.manager import LwfManager
 from ..library.submission import capture_context
 from . import new_site, render
 from .groups import Group, example
-from .options import Duration, json_option, parse_properties
+from .options import json_option
 from .session import Session
 from .text import duration, moment, properties, shown, size
+from .typed import Duration, parse_properties
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -83,7 +84,10 @@ def show(session: Session, name: str, as_json: bool) -> None:
     )
 
 
-@site.command(epilog=example("lwfm site check", "lwfm site check cluster --run --timeout 10m"))
+@site.command(
+    short_help="Try each pillar of sites.",
+    epilog=example("lwfm site check", "lwfm site check cluster --run --timeout 10m"),
+)
 @click.option("--run", is_flag=True, help="Also run a small job, which may cost something.")
 @click.option("--timeout", type=Duration(), default="60", show_default=True, metavar="TIME", help="For each pillar.")
 @json_option
@@ -158,7 +162,9 @@ def new(session: Session, name: str) -> None:
     skeleton = new_site.write(name, Path.cwd())
     render.say(f"wrote {skeleton.driver.name} and {skeleton.test.name}")
     render.say(f"\nto try it, add to {session.endpoint.home.sites_file}:\n\n{skeleton.section}")
-    render.say(f"then: lwfm submit --site {name} -- hostname\nits test: lwfm python -m pytest {skeleton.test.name}")
+    render.say(
+        f"then: lwfm submit --site {name} -- hostname\nits test: lwfm python -m pytest {skeleton.test.name}   (where pytest is)"
+    )
 
 
 @click.group(cls=Group, short_help="Resources.")
@@ -166,7 +172,7 @@ def spin() -> None:
     """What a site computes on: nodes, partitions, allocations."""
 
 
-_site_option = click.option("--site", "site_name", default="local", show_default=True, help="The site.")
+_site_option = click.option("--site", "site_name", metavar="SITE", default="local", show_default=True, help="The site.")
 
 
 @spin.command("list", epilog=example("lwfm spin list", "lwfm spin list --site cluster --json"))

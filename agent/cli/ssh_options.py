@@ -9,6 +9,7 @@ from typing import Any, Callable, TypeVar
 import click
 
 from ..sync.address import FABRIC, TRANSPORTS, parse
+from .typed import Number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,7 +54,7 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
 
 _OPTIONS = (
     click.argument("host", metavar="HOST"),
-    click.option("-p", "--port", type=click.IntRange(1, 65535), metavar="PORT", help="The port of its sshd."),
+    click.option("-p", "--port", type=Number(1, 65535), metavar="PORT", help="The port of its sshd."),
     click.option("-l", "--user", metavar="USER", help="The user to log in as."),
     click.option("-i", "--identity", metavar="FILE", help="A private key to try first."),
     click.option(

@@ -22,7 +22,7 @@ def store() -> None:
     """The thread store: the SQLite file that holds the digital thread of this instance."""
 
 
-@store.command(epilog=example("lwfm store check"))
+@store.command(short_help="Whether the store is sound.", epilog=example("lwfm store check"))
 @json_option
 @click.pass_obj
 def check(session: Session, as_json: bool) -> int:

@@ -12,7 +12,7 @@ import click
 
 from ..paths import self_command, user_name
 from . import render
-from .agent import stop_agent
+from .agent_control import stop_agent
 from .groups import example
 from .options import json_option
 from .session import Session
@@ -22,7 +22,10 @@ EXIT_MISSING = 8
 _PULL_TIMEOUT_S = 3600.0
 
 
-@click.command(epilog=example("lwfm store repair", "lwfm store repair --from /backup/thread.db"))
+@click.command(
+    short_help="Repair a damaged store.",
+    epilog=example("lwfm store repair", "lwfm store repair --from /backup/thread.db"),
+)
 @click.option(
     "--from", "sources", multiple=True, type=click.Path(exists=True, dir_okay=False), metavar="FILE",
     help="A snapshot to look into too; may be repeated.",

@@ -14,7 +14,9 @@ from .session import Session
 from .text import duration, harmless, plural, size
 
 
-@click.command(epilog=example("lwfm store snapshot /backup/thread.db"))
+@click.command(
+    short_help="Copy the store while the agent works.", epilog=example("lwfm store snapshot /backup/thread.db")
+)
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @json_option
@@ -36,7 +38,7 @@ def snapshot(session: Session, file: str, force: bool, as_json: bool) -> None:
         render.say(f"{harmless(answer['file'])}: {told}")
 
 
-@click.command(epilog=example("lwfm store snapshots"))
+@click.command(short_help="The snapshots that the agent makes by itself.", epilog=example("lwfm store snapshots"))
 @json_option
 @click.pass_obj
 def snapshots(session: Session, as_json: bool) -> None:

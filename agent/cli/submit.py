@@ -26,9 +26,10 @@ from ..models import JobDefn
 from ..records import JSON
 from . import render
 from .groups import example
-from .options import definition_fields, definition_options, json_option, parse_value, workflow_option
+from .options import definition_fields, definition_options, json_option, workflow_option
 from .session import Session
 from .text import plural
+from .typed import parse_value
 from .waiting import wait_for
 
 MARK = "{}"
@@ -55,7 +56,13 @@ SHOWN_REASONS = 3
         "lwfm submit --each-line commands.txt           (each line is a command for the shell)",
     ),
 )
-@click.option("--site", default="local", show_default=True, help="Where to run; a,b: on the first that accepts it.")
+@click.option(
+    "--site",
+    metavar="SITE",
+    default="local",
+    show_default=True,
+    help="Where to run; a,b: on the first that accepts it.",
+)
 @workflow_option
 @definition_options
 @click.option("--each-line", metavar="FILE|-", help="One job per line of a file; {} is the line.")
@@ -81,7 +88,8 @@ def submit(
 
     The command's words are given to the program as they are, no shell looks at them; for a shell say: sh -c '...'. With
     --each-line or --array, {} stands for the line or the number in the command, and in --name, --in, --out and --meta.
-    Ids of many jobs are only counted on a terminal, but printed to a pipe or with --json.
+    --on, --env, --in, --out, --meta and --option may be given several times. Ids of many jobs are only counted on a terminal, but
+    printed to a pipe or with --json.
     """
     if each_line is not None and array is not None:
         raise InvalidRecord("--each-line and --array cannot both be given")

@@ -11,8 +11,8 @@ from ..client import Client
 from ..client.calls import path_of
 from ..ids import short
 from . import render
-from .progress import own_counts
-from .text import duration, elapsed_s, harmless, plural, size, some_properties
+from .tally import counts_text, own_counts
+from .text import duration, harmless, job_time_s, plural, size, some_properties, why
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -72,10 +72,9 @@ def _show_one(summary: JSON) -> None:
     workflow = summary["workflow"]
     counts = own_counts(workflow)
     total = sum(counts.values())
-    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     render.say()
     render.say(
-        f"Workflow {harmless(workflow['name'])} ({short(workflow['workflow_id'])}): {plural(total, 'job')}, {states}"
+        f"Workflow {harmless(workflow['name'])} ({short(workflow['workflow_id'])}): {plural(total, 'job')}, {counts_text(counts)}"
     )
     render.say()
     jobs = summary["jobs"]
@@ -89,7 +88,7 @@ def _show_one(summary: JSON) -> None:
         render.say()
         render.table(("DATA", "SIZE", "PROPERTIES"), map(_data_row, reversed(summary["data"])))
         if summary["more_data"]:
-            render.say("... and more")
+            render.say(f"... and more: lwfm find --workflow {short(workflow['workflow_id'])}")
 
 
 def _show_next(workflow_id: str, summary: JSON) -> None:
@@ -108,22 +107,11 @@ def _job_row(job: JSON) -> tuple[str, ...]:
         short(job["job_id"]),
         job.get("name", ""),
         job["state"],
-        duration(elapsed_s(job.get("started_at"), job.get("ended_at"))),
+        duration(job_time_s(job)),
         duration(job.get("cpu_seconds")),
         size(job.get("peak_rss_bytes")),
         why(job),
     )
-
-
-def why(job: JSON) -> str:
-    """Why a job is in its state, where that is not plain."""
-    if job["state"] == "COMPLETE":
-        return ""
-    if job.get("reason"):
-        return str(job["reason"])
-    if job.get("signal"):
-        return f"ended by {job['signal']}"
-    return f"exit code {job['exit_code']}" if job.get("exit_code") else ""
 
 
 def _groups(jobs: Iterable[JSON]) -> Iterable[tuple[str, ...]]:
@@ -131,7 +119,7 @@ def _groups(jobs: Iterable[JSON]) -> Iterable[tuple[str, ...]]:
     for job in jobs:
         groups.setdefault((job.get("name", ""), job["state"]), []).append(job)
     for (name, state), members in groups.items():
-        times = [elapsed_s(job.get("started_at"), job.get("ended_at")) or 0.0 for job in members]
+        times = [job_time_s(job) or 0.0 for job in members]
         cpu = sum(job.get("cpu_seconds") or 0.0 for job in members)
         yield name, state, str(len(members)), duration(sum(times) / len(times)), duration(cpu)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +12,20 @@ import click
 
 from ..client import Client
 from ..client.calls import path_of
-from ..errors import ConfigError, Conflict, LwfmError, NotFound
+from ..errors import LwfmError, NotFound
 from ..paths import Home
 from . import render
-from .agent import ask_agent, stop_agent
+from .agent_control import ask_agent, stop_agent
 from .asker import terminal_asker
+from .errors import EXIT_NOT_ALL
 from .groups import Group, example
-from .options import Duration, json_option
+from .options import json_option
 from .session import Session
 from .ssh_options import ssh_settings
-from .sync_view import files_moved, progress, say_missing, say_synced, show_comparison
-from .text import harmless, plural, size
+from .sync_files import export, import_, vector
+from .sync_view import progress, say_synced, show_comparison
+from .text import harmless
+from .typed import Duration
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from ..sync.session import Synced
 
 F = TypeVar("F", bound=Callable[..., Any])
-EXIT_NOT_ALL = 6
 AT_REST_S = 5.0
 
 
@@ -93,7 +95,10 @@ def both(session: Session, **options: Any) -> int:
     return _run(session, "both", **options)
 
 
-@sync.command(epilog=example("lwfm sync status cluster", "lwfm sync status cluster --json"))
+@sync.command(
+    short_help="What each side lacks; changes nothing.",
+    epilog=example("lwfm sync status cluster", "lwfm sync status cluster --json"),
+)
 @click.argument("host", metavar="HOST")
 @click.option("--batch", is_flag=True, help="Never ask for anything: fail instead.")
 @ssh_settings
@@ -133,7 +138,10 @@ def _is_at_rest(session: Session) -> bool:
         return False
 
 
-@sync.command(epilog=example("lwfm sync collect ~/.lwfm/batch/slurm/jobs/3f/01971c2e-….1.home"))
+@sync.command(
+    short_help="The thread of a batch job that had its own instance.",
+    epilog=example("lwfm sync collect ~/.lwfm/batch/slurm/jobs/3f/01971c2e-….1.home"),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @json_option
 @click.pass_obj
@@ -161,94 +169,6 @@ def collect(session: Session, directory: Path, as_json: bool) -> int:
     else:
         say_synced(directory.name, synced)
     return 0 if synced.complete else EXIT_NOT_ALL
-
-
-@sync.command(
-    epilog=example(
-        "lwfm sync export thread.lwfm --since desktop", "lwfm sync export study.lwfm --workflow melt --data all"
-    )
-)
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--since", metavar="PEER|VECTOR", help="Only what a peer, or who wrote VECTOR with 'sync vector', does not know."
-)
-@click.option("--workflow", metavar="ID|NAME", help="Only what belongs to one workflow.")
-@click.option("--data", multiple=True, metavar="all|none|KEY=VALUE", help="Also files, as with 'sync pull'.")
-@click.option("--max-size", metavar="SIZE", help="No file larger than this.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-@json_option
-@click.pass_obj
-def export(
-    session: Session, file: Path, since: str | None, workflow: str | None, data: tuple[str, ...], max_size: str | None,
-    force: bool, as_json: bool,
-) -> None:  # fmt: skip
-    """Write the thread to a file, to be carried to where no ssh reaches; 'sync import' takes it in there."""
-    from ..sync.bundle import export as write
-    from ..sync.bundle import parse_since
-    from ..sync.wanted import DataRequest
-
-    if since and workflow:
-        raise click.UsageError("--since and --workflow do not go together: a workflow is always written whole")
-    if file.exists() and not force:
-        raise Conflict(f"{str(file)!r} is there already", hint="--force writes over it")
-    client = session.client
-    known = parse_since(since, client.get("/v1/peers")["peers"]) if since else None
-    chosen = str(session.workflow(workflow)["workflow_id"]) if workflow else None
-    request = DataRequest.parse(data, max_size=max_size)
-    with progress(file.name) as shown, _written(file):
-        written = write(client, file, since=known, workflow=chosen, request=request, count=shown.count)
-    if as_json:
-        render.print_json({"file": str(file), "size_bytes": file.stat().st_size, **written.to_json()})
-    else:
-        files = f", {plural(written.files, 'file')}" if written.files else ""
-        render.say(f"{harmless(str(file))}: {plural(written.records, 'record')}{files}; {size(file.stat().st_size)}")
-        _say_notices(written.notices)
-
-
-@sync.command("import", epilog=example("lwfm sync import thread.lwfm", "lwfm sync import study.lwfm --data none"))
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--data", multiple=True, metavar="all|none|KEY=VALUE", help="Which of its files to take. [default: all]")
-@click.option("--max-size", metavar="SIZE", help="No file larger than this.")
-@json_option
-@click.pass_obj
-def import_(session: Session, file: Path, data: tuple[str, ...], max_size: str | None, as_json: bool) -> int:
-    """Take in what 'sync export' has written elsewhere. Everything in it is verified; what is here already is passed over."""
-    from ..sync.bundle import take_in
-    from ..sync.wanted import DataRequest
-
-    request = DataRequest.parse(data or ("all",), max_size=max_size)
-    with progress(file.name) as shown, _written(file):
-        taken = take_in(session.client, session.instance, file, request=request, count=shown.count, tell=shown.contents)
-    if as_json:
-        render.print_json({"file": str(file), **taken.to_json()})
-    else:
-        files = f", {files_moved(taken.moved)}" if taken.moved else ""
-        source = f" of {taken.source.user}@{taken.source.host}" if taken.source else ""
-        render.say(f"{harmless(str(file))}{harmless(source)}: {plural(taken.records, 'new record')}{files}")
-        if taken.moved:
-            say_missing(taken.moved)
-        _say_notices(taken.notices)
-    return EXIT_NOT_ALL if taken.moved and not taken.moved.complete else 0
-
-
-@sync.command(epilog=example("lwfm sync vector > here.json   (there: lwfm sync export for-me.lwfm --since here.json)"))
-@click.pass_obj
-def vector(session: Session) -> None:
-    """What this instance knows, as 'sync export --since' takes it elsewhere: of each origin the number of its last record."""
-    render.print_json(session.client.get("/v1/sync")["vector"])
-
-
-@contextmanager
-def _written(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"cannot use {harmless(str(file))}: {error.strerror or error}") from error
-
-
-def _say_notices(notices: Sequence[str]) -> None:
-    for notice in notices:
-        render.note(f"lwfm: {notice}")
 
 
 def _run(
@@ -355,58 +275,5 @@ def _address(peer: JSON) -> Address:
     return Address.from_json(peer["address"])
 
 
-@click.group(cls=Group, short_help="The instances to sync with.")
-def peer() -> None:
-    """The instances that this one syncs with, by name. A host is remembered by its first sync."""
-
-
-@peer.command(epilog=example("lwfm peer add cluster me@login.example.org", "lwfm peer add cluster login --every 10m"))
-@click.argument("name")
-@click.argument("host", metavar="[HOST]", required=False)
-@click.option("--every", type=Duration(), metavar="TIME", help="Sync with it so often, by the agent.")
-@click.option("--data", multiple=True, metavar="all|KEY=VALUE", help="The files to bring along then.")
-@click.option("--outputs", is_flag=True, help="And what jobs printed.")
-@ssh_settings
-@json_option
-@click.pass_obj
-def add(
-    session: Session, name: str, host: str | None, every: float | None, data: tuple[str, ...], outputs: bool, ssh: JSON,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Remember a peer, without syncing. HOST is what ssh knows it by, where that is not NAME."""
-    from ..sync.address import parse
-    from ..sync.wanted import DataRequest
-
-    if any(known["name"] == name for known in session.client.get("/v1/peers")["peers"]):
-        raise Conflict(f"there is a peer {name!r} already", hint=f"lwfm peer remove {name}")
-    body: JSON = {"name": name, "address": parse(host or name, **ssh).to_json(), "every_s": every}
-    request = DataRequest.parse(data, outputs=outputs)
-    if not request.empty:
-        body["data"] = request.to_json()
-    answer = session.client.post("/v1/peers", body)
-    if as_json:
-        render.print_json(answer)
-
-
-@peer.command("list", epilog=example("lwfm peer list", "lwfm peer list --json"))
-@json_option
-@click.pass_obj
-def list_peers(session: Session, as_json: bool) -> None:
-    """List the peers, and when each was last synced with."""
-    from .sync_view import peer_rows
-
-    found = session.client.get("/v1/peers")["peers"]
-    if as_json:
-        render.print_json(found)
-    else:
-        titles = ("PEER", "HOST", "INSTANCE", "LAST SYNC", "EVERY", "CLOCK", "PROBLEM")
-        render.table(titles, peer_rows(found), empty="lwfm: no peers yet: lwfm sync both HOST")
-
-
-@peer.command(epilog=example("lwfm peer remove cluster"))
-@click.argument("name")
-@click.pass_obj
-def remove(session: Session, name: str) -> None:
-    """Forget a peer. What came from it stays."""
-    session.client.delete(path_of("peers", name))
-    render.note(f"lwfm: peer {harmless(name)} is forgotten; its records stay")
+for _command in (export, import_, vector):
+    sync.add_command(_command)

@@ -71,6 +71,11 @@ def elapsed_s(started: str | None, ended: str | None) -> float | None:
         return None
 
 
+def job_time_s(job: Any) -> float | None:
+    """How long a job ran, in seconds; up to now while it runs, None before."""
+    return elapsed_s(job.get("started_at"), job.get("ended_at"))
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as people say them: ``0.42s``, ``12s``, ``3m04s``, ``2h05m``, ``1d03h``."""
     if seconds is None:
@@ -104,6 +109,17 @@ def whence(record: Any) -> str:
     if record.get("elsewhere"):
         return str(record["elsewhere"])
     return f"{record['origin_host']} (this instance)" if record.get("origin_host") else ""
+
+
+def why(job: Any) -> str:
+    """Why a job is in its state, where that is not plain."""
+    if job["state"] == "COMPLETE":
+        return ""
+    if job.get("reason"):
+        return str(job["reason"])
+    if job.get("signal"):
+        return f"ended by {job['signal']}"
+    return f"exit code {job['exit_code']}" if job.get("exit_code") else ""
 
 
 def plural(count: int, noun: str) -> str:

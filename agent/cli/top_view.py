@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..ids import short
+from .node_view import memory, share
 from .render import STATE_STYLES
-from .text import duration, elapsed_s, harmless
-from .top import Snapshot, allocation_lines, memory, share
+from .snapshot import Snapshot
+from .text import duration, harmless, job_time_s
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -35,7 +36,7 @@ def draw(
         width, height: of the terminal, in columns and lines.
         workflow: which workflow's jobs are shown, as it was typed. trouble: why the snapshot is an old one.
     """
-    allocations = allocation_lines(snapshot)[:MOST_ALLOCATIONS]
+    allocations = snapshot.allocations[:MOST_ALLOCATIONS]
     room = max(2, height - OTHER_LINES - len(allocations) - bool(trouble))
     nodes = snapshot.nodes
     for_nodes = min(len(nodes), max(room - len(snapshot.running), room // 2, 1))
@@ -51,8 +52,7 @@ def draw(
     parts += [Text(), _counts(snapshot), _rate(snapshot), Text()]
     if snapshot.running and for_jobs:
         parts.append(_running(snapshot.running[:for_jobs], width))
-        going_on = snapshot.counts.get("RUNNING", 0) + snapshot.counts.get("FINISHING", 0)
-        more = going_on - min(for_jobs, len(snapshot.running))
+        more = snapshot.going_on - min(for_jobs, len(snapshot.running))
         if more > 0:
             parts.append(_line(f"... and {more:,} more", "dim"))
     elif not snapshot.running:
@@ -151,7 +151,7 @@ def _running(jobs: list[JSON], width: int) -> RenderableType:
         cells = [
             Text(harmless(str(job.get("name") or ""))),
             Text(harmless(str(job.get("host") or ""))),
-            Text(duration(elapsed_s(job.get("started_at"), job.get("ended_at")))),
+            Text(duration(job_time_s(job))),
         ]
         if width >= NARROW_COLUMNS:
             cells.insert(0, Text(short(job["job_id"]), style="dim"))

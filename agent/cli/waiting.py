@@ -12,8 +12,8 @@ from ..ids import short
 from . import render
 from .errors import EXIT_FAILED_JOBS
 from .progress import Progress, choose_meter, follow
-from .summary import why
-from .text import duration, elapsed_s, plural
+from .tally import counts_text
+from .text import duration, job_time_s, plural, why
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -32,7 +32,7 @@ def wait_for(client: Client, jobs: Sequence[str], *, as_json: bool = False, time
     meter = choose_meter(quiet=len(jobs) == 1)
     last = follow(client, meter, lambda seen: seen.ended >= seen.total, jobs=jobs, deadline=deadline)
     if last.ended < last.total:
-        raise WaitTimeout(f"{last.total - last.ended} of {plural(last.total, 'job')} have not ended in the time given")
+        raise WaitTimeout(f"{last.total - last.ended} of {plural(last.total, 'job')} did not end in the time given")
     complete = last.counts.get("COMPLETE", 0) == last.total
     if as_json:
         records = statuses(client, jobs)
@@ -57,15 +57,17 @@ def _show(records: list[JSON], progress: Progress) -> None:
     listed = records if len(records) <= LISTED else [job for job in records if job["state"] != "COMPLETE"][:LISTED]
     rows = (
         (
-            short(job["job_id"]),
+            render.identifier(job["job_id"]),
             job.get("name", ""),
             job["state"],
-            duration(elapsed_s(job.get("started_at"), job.get("ended_at"))),
+            duration(job_time_s(job)),
             why(job),
         )
         for job in listed
     )
     render.table(("JOB", "NAME", "STATE", "TIME", "WHY"), rows)
     if len(records) > 1:
-        states = ", ".join(f"{count} {state}" for state, count in progress.counts.items())
-        render.say(f"{plural(len(records), 'job')}: {states}")
+        render.say(f"{plural(len(records), 'job')}: {counts_text(progress.counts)}")
+    failed = next((job for job in listed if job["state"] == "FAILED"), None)
+    if failed:
+        render.note(f"  → lwfm job output --stderr {short(failed['job_id'])}")

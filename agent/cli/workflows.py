@@ -11,15 +11,15 @@ import click
 
 from ..client.calls import path_of
 from ..errors import ConfigError
-from ..ids import short
 from ..library.bodies import without_none
 from ..matching import parse_terms
 from . import render
 from .groups import Group, example
-from .options import json_option, limit_option, origin_option, parse_properties
-from .progress import own_counts
+from .options import json_option, limit_option, origin_option
 from .session import Session
+from .tally import counts_text, own_counts
 from .text import moment, properties, whence
+from .typed import parse_properties
 
 if TYPE_CHECKING:
     from ..records import JSON
@@ -71,10 +71,9 @@ def list_workflows(
     if as_json:
         render.print_json(found)
         return
-    shorten = short if render.on_terminal() else str
     rows = (
         (
-            shorten(item["workflow_id"]),
+            render.identifier(item["workflow_id"]),
             item["name"],
             item.get("elsewhere"),
             moment(item.get("created_at")),
@@ -85,10 +84,10 @@ def list_workflows(
         for item in found
     )
     titles = ("WORKFLOW", "NAME", "ORIGIN", "CREATED", "JOBS", "DESCRIPTION", "PROPERTIES")
-    render.table(titles, rows, empty="lwfm: no such workflows")
+    render.table(titles, rows, empty="lwfm: no workflows found")
 
 
-@workflow.command(epilog=example("lwfm workflow show last"))
+@workflow.command(short_help="A workflow, and how its jobs stand.", epilog=example("lwfm workflow show last"))
 @json_option
 @click.argument("name", metavar="WORKFLOW")
 @click.pass_obj
@@ -106,8 +105,8 @@ def show(session: Session, name: str, as_json: bool) -> None:
             ("created", moment(found.get("created_at"))),
             ("by job", found.get("parent_job")),
             ("origin", whence(found)),
-            ("jobs", _counts(own_counts(found))),
-            ("elsewhere", _counts(found.get("jobs_elsewhere"))),
+            ("jobs", counts_text(own_counts(found))),
+            ("elsewhere", counts_text(found.get("jobs_elsewhere") or {})),
             ("properties", properties(found.get("meta"))),
         ]
     )
@@ -135,12 +134,6 @@ def dump(session: Session, name: str, output: str | None) -> None:
 
 
 def _all_counts(workflow: JSON) -> str:
-    elsewhere = _counts(workflow.get("jobs_elsewhere"))
-    parts = (_counts(own_counts(workflow)), f"elsewhere {elsewhere}" if elsewhere else "")
+    elsewhere = counts_text(workflow.get("jobs_elsewhere") or {})
+    parts = (counts_text(own_counts(workflow)), f"elsewhere {elsewhere}" if elsewhere else "")
     return "; ".join(part for part in parts if part)
-
-
-def _counts(counts: object) -> str:
-    if not isinstance(counts, dict):
-        return ""
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)

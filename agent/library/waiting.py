@@ -39,4 +39,4 @@ def _wait_together(client: Client, jobs: Sequence[str], mode: str, deadline: flo
             return statuses
         if deadline is not None and time.monotonic() >= deadline:
             waiting = sum(1 for status in statuses if not status.terminal)
-            raise WaitTimeout(f"{waiting} of {len(jobs)} jobs have not ended in the time given")
+            raise WaitTimeout(f"{waiting} of {len(jobs)} jobs did not end in the time given")

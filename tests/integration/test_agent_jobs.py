@@ -184,6 +184,9 @@ def test_each_attempt_is_recorded_and_its_output_can_be_read(agent: Agent, tmp_p
         assert agent.output(job, attempt=attempt) == f"out {attempt}\n".encode()
         assert agent.output(job, "stderr", attempt=attempt) == f"err {attempt}\n".encode()
     assert agent.output(job) == b"out 3\n"
+    for never in (0, 4):
+        with pytest.raises(errors.NotFound, match=f"there is no attempt {never} of job"):
+            agent.output(job, attempt=never)
     assert agent.wait(after["job_ids"][0])["state"] == "COMPLETE"
     assert agent.state(failed["job_ids"][0]) == "CANCELLED"
 

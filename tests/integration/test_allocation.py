@@ -63,7 +63,7 @@ def test_what_is_seen_of_the_nodes(cluster: Cluster) -> None:
         assert {(job["site"], job["allocation"]) for job in found.values()} == {
             ("allocation", f"slurm-{inside.environment['SLURM_JOB_ID']}")
         }
-        assert "(slurm), 3 nodes until 20" in told
+        assert re.search(r"^Allocation \d+ \(slurm\), 3 nodes, \S+ left \(until [\d: -]+\)$", told, re.MULTILINE), told
         shown = inside.run("node", "history")
         assert all(re.search(rf" {host} +up +2 ", shown) for host in inside.hosts), shown
         status = inside.ask("agent", "status")

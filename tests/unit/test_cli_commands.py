@@ -195,6 +195,32 @@ class TestListings:
         assert "found it" in capsys.readouterr().out
         assert api.asked("GET", "/v1/search")[0].query["q"] == ["found it"]
 
+    def test_a_state_that_is_none_is_named_as_it_was_typed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["job", "list", "--state", "foo"]) == 2
+        assert capsys.readouterr().err.startswith("lwfm: 'foo' is not a job state")
+
+    @pytest.mark.parametrize(
+        ("given", "asked"),
+        [
+            ("2026-05-01", "2026-05-01T00:00:00.000000Z"),
+            ("2026-05-01T08:00:30Z", "2026-05-01T08:00:30.000000Z"),
+            ("2026-05-01T08:00+02:00", "2026-05-01T06:00:00.000000Z"),
+        ],
+    )
+    def test_node_history_from_a_time_on(self, api: FakeApi, given: str, asked: str) -> None:
+        api.replies["GET /v1/nodes"] = {"nodes": []}
+        assert main(["node", "history", "--since", given]) == 0
+        assert api.requests[-1].query["since"] == [asked]
+
+    def test_the_last_workflow_where_there_is_none(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        api.replies["GET /v1/workflows/last"] = errors.NotFound("there is no workflow yet")
+        api.replies["GET /v1/workflows"] = {"workflows": []}
+        assert main(["workflow", "show", "last"]) == 3
+        assert capsys.readouterr().err == "lwfm: there is no workflow yet\n"
+        api.replies["GET /v1/workflows"] = {"workflows": [{"workflow_id": FLOW, "name": "last"}]}
+        api.replies[f"GET /v1/workflows/{FLOW}"] = {"workflow_id": FLOW, "name": "last"}
+        assert main(["workflow", "show", "last"]) == 0
+
 
 class TestOneJob:
     def test_show(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,10 +326,15 @@ class TestWait:
         self.replies(api, **counts)
         assert main(["job", "wait", *[JOB] * sum(counts.values())]) == code
 
+    def test_where_to_look_when_one_has_failed(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+        self.replies(api, FAILED=1)
+        assert main(["job", "wait", JOB]) == 11
+        assert capsys.readouterr().err == f"  → lwfm job output --stderr {JOB[:18]}\n"
+
     def test_too_long(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         self.replies(api, RUNNING=1)
         assert main(["job", "wait", JOB, "--timeout", "0.01"]) == 10
-        assert "1 of 1 job have not ended" in capsys.readouterr().err
+        assert "1 of 1 job did not end" in capsys.readouterr().err
 
     def test_any(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
         jobs = [failed_job(state="RUNNING"), failed_job(job_id=OTHER, state="COMPLETE")]

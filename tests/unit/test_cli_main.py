@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,12 @@ import lwfm
 from lwfm import errors
 from lwfm.__main__ import main
 from lwfm.cli.errors import report
-from lwfm.cli.main import ENTRIES, cli
+from lwfm.cli.main import ENTRIES
 
+from support.commands import every_command
 from support.fake_api import FakeApi
 
 ROOT_COMMANDS = [name for section in ENTRIES.values() for name in section]
-
-
-def every_command(command: Any = cli, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield words, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            yield from every_command(command.get_command(context, name), (*words, name))
 
 
 COMMANDS = list(every_command())
@@ -84,27 +76,6 @@ def test_help(words: tuple[str, ...], command: Any, capsys: pytest.CaptureFixtur
         assert f"lwfm {' '.join(words)}" in shown.split("Example", 1)[1], "and the example is of this command"
 
 
-def documented() -> str:
-    return (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ROOT_COMMANDS)
-def test_every_command_is_documented(name: str) -> None:
-    group = next(command for words, command in COMMANDS if words == (name,))
-    row = next(line for line in documented().splitlines() if re.match(rf"\|.*`{name}[ `]", line))
-    if isinstance(group, click.Group):
-        for subcommand in group.commands:
-            assert subcommand in documented(), f"{name} {subcommand}"
-            assert subcommand in row or name in ("on", "emit"), f"{name} {subcommand}"
-
-
-def test_every_exit_code_is_documented() -> None:
-    listed = {
-        int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", documented(), re.MULTILINE) for code in row.split(",")
-    }
-    assert listed >= {kind.exit_code for kind in errors._tree(errors.LwfmError).values()} | {0, 11, 70, 130, 141}
-
-
 LISTINGS = [words for words, command in COMMANDS if words and words[-1] in ("list", "find", "statuses", "search")]
 
 
@@ -129,6 +100,15 @@ def test_a_group_alone_shows_its_help(words: list[str], capsys: pytest.CaptureFi
         (["job", "list", "--stat", "x"], "lwfm: no such option '--stat'"),
         (["job", "show"], "lwfm: missing argument 'JOB'"),
         (["job", "list", "--limit", "-1"], "lwfm: invalid value for '--limit'"),
+        (
+            ["submit", "--cores", "two", "--", "x"],
+            "lwfm: invalid value for '--cores': 'two' is not a valid whole number",
+        ),
+        (
+            ["node", "history", "--since", "foo"],
+            "lwfm: invalid value for '--since': 'foo' is not a time: write 2026-05-01",
+        ),
+        (["completion", "print", "tcsh"], "lwfm: invalid value for '[bash|zsh|fish]': 'tcsh' is not one of"),
     ],
 )
 def test_usage_errors(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

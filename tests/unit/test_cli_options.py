@@ -5,7 +5,7 @@ from typing import Any
 import click
 import pytest
 
-from lwfm.cli.options import Duration, Memory, parse_environment, parse_properties, parse_repeated, parse_value
+from lwfm.cli.typed import Duration, Memory, parse_environment, parse_properties, parse_repeated, parse_value
 from lwfm.errors import InvalidRecord
 
 

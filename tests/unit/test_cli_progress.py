@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lwfm.cli.progress import Bar, Lines, Progress, Quiet, Rate, Screen, choose_meter, follow
+from lwfm.cli.progress import Bar, Lines, Progress, Quiet, Rate, choose_meter, follow
+from lwfm.cli.screen import Screen
 
 
 class Asked:

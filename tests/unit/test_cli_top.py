@@ -23,7 +23,7 @@ import lwfm
 from lwfm import errors
 from lwfm.__main__ import main
 from lwfm.cli import top, top_view
-from lwfm.cli.top import Snapshot, Watcher
+from lwfm.cli.snapshot import Snapshot, Watcher
 from lwfm.client import Client, Endpoint
 from lwfm.clock import utc_text
 from lwfm.paths import Home
@@ -90,7 +90,8 @@ class TestOnce:
         rows = [line.split()[:2] for line in out.splitlines()[1:4]]
         assert rows == [["n2", "starting"], ["n3", "missing"], ["n1", "up"]]
         assert "1/4" in out
-        assert "Allocation 4711 (slurm), 4 nodes, 1h00m left" in out or "59m59s left" in out
+        assert "Allocation 4711 (slurm), 4 nodes, 1 starting, 1 missing, " in out
+        assert "1h00m left (until " in out or "59m59s left (until " in out
         assert out.endswith("... and 39 more\n")
 
     def test_nodes_of_several_allocations(self, api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +110,7 @@ class TestOnce:
                 ("n2", "starting", "slurm-1"),
             ]
             assert "Allocation 1 (slurm), 2 nodes" in out
-            assert "Allocation 2 (slurm), 1 nodes\n" in out
+            assert "Allocation 2 (slurm), 1 node, 1 missing\n" in out
         assert main(["agent", "status"]) == 0
         out = capsys.readouterr().out
         assert "of slurm-1 up" in out

@@ -54,6 +54,8 @@ def test_sites_and_their_options(tmp_path: Path) -> None:
         (b'[a]\ndriver = "x"\npillars.run = ""\n', "pillars must name drivers"),
         (b'[a]\ndriver = "x"\npillars.jobs = "local"\n', "there is no pillar 'jobs'"),
         (b"[a]\npillars = {}\n", "section [a] names no driver"),
+        (b"[local]\ncroes = 2\n", "[local] knows no 'croes'"),
+        (b"[allocation]\ncores = 2\n", "[allocation] has no options, as cores"),
     ],
 )
 def test_what_is_wrong_in_it_is_named(tmp_path: Path, content: bytes, said: str) -> None:
@@ -63,6 +65,15 @@ def test_what_is_wrong_in_it_is_named(tmp_path: Path, content: bytes, said: str)
         read_sites(path)
     assert said in raised.value.message
     assert str(path) in raised.value.message
+
+
+def test_a_key_of_local_that_is_none_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "sites.toml"
+    for given, hint in (("croes", "did you mean cores?"), ("anything", "it knows cores, ")):
+        path.write_text(f"[local]\n{given} = 2\n")
+        with pytest.raises(ConfigError) as raised:
+            read_sites(path)
+        assert str(raised.value.hint).startswith(hint)
 
 
 def test_what_says_where_a_driver_runs_is_no_option_of_it(tmp_path: Path) -> None:
@@ -168,7 +179,6 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_how_lwfm_starts_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("LWFM_ARCHIVE", raising=False)
     monkeypatch.setattr(sys, "argv", ["-c"])
     assert self_command()[0] == sys.executable
     assert running_archive() is None
@@ -184,8 +194,6 @@ def test_how_lwfm_starts_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     with zipfile.ZipFile(renamed, "w") as packed:
         packed.writestr("__main__.py", "")
     assert running_archive() == renamed
-    monkeypatch.setenv("LWFM_ARCHIVE", str(tmp_path / "gone.pyz"))
-    assert running_archive() is None
 
 
 MOUNTS = """\
