@@ -11,12 +11,11 @@ from ..recording.recorder import JobNow, Recorder
 from ..recording.recovery import is_claimed
 from ..states import JobState
 from ..store import origins, queries
+from ..store.atrest import ENDED
 from .call import JSON, Call
 
 CANCELLED_BY_USER = "cancelled by the user"
-_OPEN_OF_WORKFLOW = (
-    "select id, origin from jobs where workflow_id = ? and state not in ('COMPLETE', 'FAILED', 'CANCELLED') order by id"
-)
+_OPEN_OF_WORKFLOW = f"select id, origin from jobs where workflow_id = ? and state not in {ENDED} order by id"  # noqa: S608
 
 
 async def cancel(instance: Instance, call: Call) -> JSON:

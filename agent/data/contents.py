@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import InsecureState, SiteError
+from ..host import locks
 from ..host.private import private_directory
 
 MAX_NAME_BYTES = 180
@@ -107,7 +107,9 @@ class ContentStore:
         while True:
             descriptor = os.open(part, _OPEN_PART, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not locks.take(descriptor):
+                    os.close(descriptor)
+                    return None
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
                     raise InsecureState(f"{part} is not a file of ours", hint="remove it")
@@ -117,9 +119,6 @@ class ContentStore:
                     os.close(descriptor)  # whoever held the lock has just finished
                     continue
                 return Incoming(descriptor, place, size, sha256, name, found.st_size, resume)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)

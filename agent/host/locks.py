@@ -1,13 +1,38 @@
-"""Whether a file is locked by flock(2), asked without waiting, and without keeping others from it for more than a moment.
+"""Locks of files by flock(2): taken for oneself without waiting, and asked for without taking.
 
-It is asked by a shared lock, for which a file need only be open for reading, on NFS too (flock(2), "NFS details").
+It is asked by a shared lock, for which a file need only be open for reading, on NFS too (flock(2), "NFS details"). Whoever asks
+holds that for a moment, which keeps nobody from taking the lock here.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from typing import Optional
+
+TRIES = 50
+PAUSE_S = 0.01
+
+
+def take(descriptor: int) -> bool:
+    """Take an open file's lock for oneself; whether nobody else has it.
+
+    Raises:
+        OSError: there are no locks there, or none left.
+    """
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # somebody only asks
+        time.sleep(PAUSE_S)
+    return False
 
 
 def lock_of(path: str | os.PathLike[str]) -> Optional[bool]:

@@ -8,9 +8,10 @@ from ..recording.recorder import Recorder
 from ..recording.sealing import Vault
 from ..recording.writer import Writer
 from ..store import Connection
+from ..store.atrest import ENDED
 
 _NEEDED = (
-    "select 1 from jobs where (id = ?1 or handler_id = ?1) and state not in ('COMPLETE', 'FAILED', 'CANCELLED')"
+    f"select 1 from jobs where (id = ?1 or handler_id = ?1) and state not in {ENDED}"  # noqa: S608
     " and (origin = ?2 or id in (select job_id from local_adopted))"
     " union select 1 from handlers where id = ?1 and state = 'waiting' and origin = ?2"
 )

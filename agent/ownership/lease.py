@@ -27,8 +27,8 @@ from typing import Optional
 
 from ..clock import utc_now, utc_text
 from ..errors import StoreError, StoreFull, StoreLocked
+from ..host import locks
 from ..host.filesystems import is_shared
-from ..host.locks import is_locked
 from ..host.private import private_directory
 from ..paths import Home
 from .owner import (
@@ -40,6 +40,7 @@ from .owner import (
     refusal,
     this_process,
     told_of,
+    unknown_here,
     unknown_owner,
     why_gone,
 )
@@ -217,14 +218,11 @@ def find_owner(home: Home, ended: Ended) -> Optional[Owner]:
 def _take_lock(home: Home) -> Ownership:
     descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not locks.take(descriptor):
+            raise refusal(home, parse_owner(os.pread(descriptor, 4096, 0)) or unknown_here())
         os.ftruncate(descriptor, 0)
         with contextlib.suppress(OSError):  # on a full disk: it is for people to read
             append_line(descriptor, told_of(this_process("")))
-    except BlockingIOError:
-        owner = parse_owner(os.pread(descriptor, 4096, 0)) or unknown_owner()
-        os.close(descriptor)
-        raise refusal(home, owner) from None
     except BaseException:
         os.close(descriptor)
         raise
@@ -232,12 +230,12 @@ def _take_lock(home: Home) -> Ownership:
 
 
 def _who_locks(path: Path) -> Optional[Owner]:
-    if not is_locked(path):
+    if not locks.is_locked(path):
         return None
     try:
-        return parse_owner(path.read_bytes()) or unknown_owner()
+        return parse_owner(path.read_bytes()) or unknown_here()
     except OSError:
-        return unknown_owner()
+        return unknown_here()
 
 
 # ------------------------------------------------------------------------------------------------- on several

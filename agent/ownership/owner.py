@@ -61,8 +61,10 @@ class Owner:
     left: bool = False
 
     def __str__(self) -> str:
+        if not self.pid:
+            return f"one on {self.host or 'an unknown host'} that has not said yet who it is"
         heard = f", last heard of at {self.heard_at[:19]}Z" if self.heard_at else ""
-        return f"pid {self.pid} on {self.host or 'an unknown host'}, since {self.since[:19]}Z{heard}"
+        return f"pid {self.pid} on {self.host}, since {self.since[:19]}Z{heard}"
 
     @property
     def recent(self) -> bool:
@@ -83,6 +85,11 @@ def this_process(allocation: str) -> Owner:
 def unknown_owner() -> Owner:
     """One that has not said who it is."""
     return Owner("", 0, 0.0, "", "", "", "", "", "")
+
+
+def unknown_here() -> Owner:
+    """The same, of this host: it has just begun."""
+    return replace(unknown_owner(), host=socket.gethostname(), boot_id=boot_id(), pid_space=pid_space())
 
 
 def is_here(owner: Owner) -> bool:
@@ -140,10 +147,8 @@ def why_gone(owner: Owner, path: Path, ended: Ended) -> str:
 def refusal(home: Home, owner: Owner) -> LwfmError:
     """The error that names the owner, and says what to do: StoreLocked for one on this host, AgentElsewhere for another."""
     if is_here(owner) and owner.host == socket.gethostname():
-        return StoreLocked(
-            f"an agent runs for {home.root} already: {owner}",
-            hint=f"lwfm agent status; one that hangs is ended by: kill -9 {owner.pid}",
-        )
+        hangs = f"; one that hangs is ended by: kill -9 {owner.pid}" if owner.pid else ""
+        return StoreLocked(f"an agent runs for {home.root} already: {owner}", hint=f"lwfm agent status{hangs}")
     host = owner.host or "another host"
     return AgentElsewhere(
         f"the agent of {home.root} runs on {host}, and listens to no other host: {owner}",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from typing import Callable, Optional
 
 from ..errors import LwfmError
+from ..host import locks
 from ..host.processes import boot_clock
 from .keeper import LOOP_FAILED, Keeper
 from .log import Log
@@ -39,10 +39,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     log = Log(os.path.join(options.spool, "worker.log"), "keeper")
     _let_go()
     lock = os.open(os.path.join(options.spool, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        # Of the open file, which the loops inherit: it is free when the last of them is gone.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not locks.take(lock):  # of the open file, which the loops inherit: it is free when the last of them is gone
         log("another worker has this spool: leaving")
         return 0
     options = options._replace(keeper=f"{os.getpid()}.{boot_clock():.6f}")

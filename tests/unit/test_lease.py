@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Any, Optional
 
 import pytest
 
+from lwfm.client import elsewhere
 from lwfm.errors import AgentElsewhere, LwfmError, SiteError, StoreLocked
 from lwfm.host.processes import boot_id, pid_space
 from lwfm.ownership import lease, owner
@@ -167,7 +169,7 @@ def test_one_that_ousted_and_died_leaves_it_to_the_next_to_finish(home: Home, ta
 def test_a_lease_that_says_nothing_is_somebodys(home: Home, taken: list[Ownership]) -> None:
     home.lease.mkdir(mode=0o700)
     (home.lease / "00000001").write_bytes(b'{"host": "n1", "p')
-    with pytest.raises(AgentElsewhere, match="pid 0 on an unknown host"):
+    with pytest.raises(AgentElsewhere, match="one on an unknown host"):
         take(home, print, never)
     assert take_it(home, taken, force=True).ousts
 
@@ -287,6 +289,19 @@ def test_on_a_file_system_of_one_host_it_is_a_lock(tmp_path: Path) -> None:
     assert not home.lease.exists()
     got.release()
     assert find_owner(home, never) is None
+
+
+def test_there_one_that_has_just_begun_is_of_this_host_though_it_has_not_said_so(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with home.lock_file.open("wb") as begun:
+        fcntl.flock(begun, fcntl.LOCK_EX)
+        found = find_owner(home, never)
+        assert found is not None
+        assert found.host == socket.gethostname()
+        assert elsewhere.find(home) is None
+        with pytest.raises(StoreLocked, match=r"one on .* that has not said yet who it is") as refused:
+            take(home, lambda _: None, never)
+    assert "kill" not in str(refused.value.hint)
 
 
 def test_who_knows_that_its_allocation_has_ended_need_not_ask(home: Home, taken: list[Ownership]) -> None:
