@@ -192,6 +192,7 @@ def test_a_disk_that_refuses(number: int, kind: type[StoreError], words: str, tm
         recovered(agent, journal, running)
 
 
+@pytest.mark.optin  # what some kernels cannot; that the programs are missing is a failure all the same
 def test_a_quota_of_the_kernel_is_used_up(tmp_path: Path) -> None:
     journal, go = Journal(tmp_path / "journal"), tmp_path / "go"
     with a_quota(tmp_path) as quota, running_agent(root=quota.root) as agent:
