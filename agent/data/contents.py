@@ -151,10 +151,12 @@ class ContentStore:
 
     def _make(self, directory: str) -> None:
         """Make the directory of some contents, or see that it is ours and no link."""
-        if directory not in self._made:
+        if directory in self._made:
+            return
+        if not self._made:
             private_directory(self.directory)
-            _own_directory(directory)
-            self._made.add(directory)
+        _own_directory(directory)
+        self._made.add(directory)
 
     def room_bytes(self) -> int:
         """How much more the file system takes, for a user who is not root."""

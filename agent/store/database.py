@@ -18,7 +18,6 @@ from ..host.filesystems import is_shared, mapped_writes_fail
 from ..ids import new_origin
 from . import identity, log, schema, settings
 from .connection import Connection, connect
-from .engine import sqlite_utils
 from .failures import mapped_errors, refused
 from .jobrow import JobRows
 from .transaction import Transaction
@@ -85,7 +84,7 @@ class Store:
             connection.execute(f"pragma cache_size = -{PAGE_CACHE_KIB}")
             connection.execute("pragma temp_store = memory")
             connection.execute(f"pragma wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
-            schema.migrate(sqlite_utils.Database(connection))
+            schema.migrate(connection)
             store = cls(connection, address, path, mode, confirm)
             store._identify(host, user, home)
             if shared:

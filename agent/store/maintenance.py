@@ -14,7 +14,6 @@ from ..errors import StoreCorrupt, StoreFull
 from . import log, origins, projections, schema, settings, stubs
 from .connection import Connection, connect
 from .database import Store
-from .engine import sqlite_utils
 
 _COMPARED = tuple(table for table in schema.PROJECTIONS if table != "search")
 _MAX_PROBLEMS = 50
@@ -119,7 +118,7 @@ def _drift(connection: sqlite3.Connection) -> Iterator[str]:
         try:
             scratch.execute("pragma journal_mode = off")
             scratch.execute("pragma synchronous = off")
-            schema.migrate(sqlite_utils.Database(scratch))
+            schema.migrate(scratch)
             scratch.execute("begin")
             settings.put(scratch, settings.ORIGIN, origins.own(connection))
             yield from filter(None, _fold(connection, scratch))

@@ -17,7 +17,6 @@ from ..records import JSON
 from . import log, parts, stubs
 from . import origins as instances
 from .columns import FACTS, text
-from .engine import sqlite_utils
 from .selection import Selection, glob_clause
 
 TABLE_OF = {"job": "jobs", "workflow": "workflows", "data": "metasheets", "handler": "handlers", "log": "logs"}
@@ -48,8 +47,9 @@ _LOG = (
 
 def rows(connection: sqlite3.Connection, query: str, parameters: Sequence[Any] = ()) -> list[JSON]:
     """The rows of a query as objects, without what is null."""
-    found = sqlite_utils.Database(connection).query(query, list(parameters))
-    return [{key: value for key, value in row.items() if value is not None} for row in found]
+    found = connection.execute(query, list(parameters))
+    names = [column[0] for column in found.description]
+    return [{name: value for name, value in zip(names, row) if value is not None} for row in found]
 
 
 def resolve(connection: sqlite3.Connection, kind: str, given: str) -> str:

@@ -24,7 +24,6 @@ from ..ids import new_origin
 from . import files, identity, log, maintenance, origins, replacing, salvage, schema, settings
 from .connection import Connection, connect, connect_reading
 from .database import MARKED, RENEWAL, Store
-from .engine import sqlite_utils
 from .failures import mapped_errors
 from .salvage import Found, Gap
 
@@ -157,7 +156,7 @@ def _diagnose(
         return done, False
     try:
         with closing(connect(str(copy))) as connection:
-            schema.migrate(sqlite_utils.Database(connection))
+            schema.migrate(connection)
             (integrity,) = connection.execute("pragma integrity_check(1)").fetchone()
             chained = next(log.chain_problems(connection), None) is None
             told = maintenance.check(connection)
@@ -229,7 +228,7 @@ def _make(
     with closing(connect(str(whole))) as connection:
         connection.execute("pragma journal_mode = off")
         connection.execute("pragma synchronous = off")
-        schema.migrate(sqlite_utils.Database(connection))
+        schema.migrate(connection)
         connection.execute("begin")
         _, done.missing = found.rebuild_log(connection)
         done.tables_lost = _copy_local(connection, copy, snapshots)

@@ -7,11 +7,13 @@ What is history is projected from ``log`` and can be rebuilt from it (``PROJECTI
 from __future__ import annotations
 
 import sqlite3
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreTooNew
-from .engine import sqlite_utils
+from . import engine
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 SCHEMA_VERSION = 9
 """Raised with every migration; a store with a higher one was written by a newer lwfm."""
@@ -160,26 +162,17 @@ _VIEWS = {
 }
 
 
-def _migrations_class() -> Any:
-    """sqlite-utils 4 has migrations of its own; for 3.x the same come as sqlite-migrate."""
-    if sys.version_info >= (3, 10):
-        return sqlite_utils.Migrations
-    from sqlite_migrate import Migrations
-
-    return Migrations
-
-
-def _begin(db: sqlite_utils.Database) -> None:
+def _begin(db: Database) -> None:
     """Make a migration one transaction with the record that it was made, which commits it (sqlite-migrate begins none)."""
     if not db.conn.in_transaction:
         db.conn.execute("begin immediate")
 
 
 def _migrations() -> Any:
-    migrations = _migrations_class()("lwfm")
+    migrations = engine.migrations("lwfm")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m001_thread_store(db: sqlite_utils.Database) -> None:
+    def m001_thread_store(db: Database) -> None:
         _begin(db)
         for statement in _TABLES.split(";\n"):
             if statement.strip():
@@ -188,7 +181,7 @@ def _migrations() -> Any:
             db.execute(f"create view {name} as {query}")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m002_workers(db: sqlite_utils.Database) -> None:
+    def m002_workers(db: Database) -> None:
         """Where each worker was last seen: a claim on a worker is no longer one on this node's only worker."""
         _begin(db)
         db.execute(
@@ -196,13 +189,13 @@ def _migrations() -> Any:
         )
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m003_gangs(db: sqlite_utils.Database) -> None:
+    def m003_gangs(db: Database) -> None:
         """The workers of a job's further nodes: a JSON list, null for a job on one node."""
         _begin(db)
         db.execute("alter table local_claims add column parts text")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m004_nodes(db: sqlite_utils.Database) -> None:
+    def m004_nodes(db: Database) -> None:
         """Which nodes there were, and when."""
         _begin(db)
         db.execute(
@@ -216,19 +209,19 @@ def _migrations() -> Any:
         db.execute("create index nodes_by_time on nodes (time)")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m005_places(db: sqlite_utils.Database) -> None:
+    def m005_places(db: Database) -> None:
         """Which created allocation a worker is of: two of them may have shares of one host."""
         _begin(db)
         db.execute("alter table local_workers add column place text not null default ''")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m006_hosts(db: sqlite_utils.Database) -> None:
+    def m006_hosts(db: Database) -> None:
         """The nodes of a job that runs on several."""
         _begin(db)
         db.execute("alter table jobs add column hosts text")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m007_sync(db: sqlite_utils.Database) -> None:
+    def m007_sync(db: Database) -> None:
         """Origins that come of others, records that came without those before them, and the peers to sync with."""
         _begin(db)
         db.execute("alter table origins add column parent text")
@@ -243,7 +236,7 @@ def _migrations() -> Any:
         db.execute("create table local_peers (name text primary key, body text not null) without rowid")
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m008_adoptions(db: sqlite_utils.Database) -> None:
+    def m008_adoptions(db: Database) -> None:
         """Jobs that another instance runs than the one that recorded them, and those of others that this one runs."""
         _begin(db)
         db.execute("alter table jobs add column runner text")
@@ -258,7 +251,7 @@ def _migrations() -> Any:
         )
 
     @migrations()  # type: ignore[untyped-decorator, unused-ignore]
-    def m009_pruning(db: sqlite_utils.Database) -> None:
+    def m009_pruning(db: Database) -> None:
         """What was pruned, by whom, and which of it people may ask for; what other instances have taken of this one's."""
         _begin(db)
         db.execute(  # the first stores with schema 4 were made without it
@@ -286,13 +279,13 @@ def _migrations() -> Any:
     return migrations
 
 
-def migrate(db: sqlite_utils.Database) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
     """Bring the store up to ``SCHEMA_VERSION``.
 
     Raises:
         StoreTooNew: it is beyond that.
     """
-    found = schema_version(db.conn)
+    found = schema_version(connection)
     if found > SCHEMA_VERSION:
         raise StoreTooNew(
             f"the thread store has schema {found}; this lwfm knows up to {SCHEMA_VERSION}",
@@ -300,12 +293,12 @@ def migrate(db: sqlite_utils.Database) -> None:
         )
     if found < SCHEMA_VERSION:
         try:
-            _migrations().apply(db)
+            _migrations().apply(engine.database(connection))
         except BaseException:
-            if db.conn.in_transaction:
-                db.conn.execute("rollback")
+            if connection.in_transaction:
+                connection.execute("rollback")
             raise
-        db.conn.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -19,7 +19,7 @@ from .missing import Wanted
 
 DISK_THREADS = 8
 """The disk is waited for in so many threads, each with up to KEPT_TOGETHER small files."""
-KEPT_TOGETHER = 16
+KEPT_TOGETHER = 50
 LOOK_FOR_ROOM_BYTES = 64 * 1024 * 1024
 RESERVE = 0.05
 """This share of what is to come must be free beyond it."""

@@ -29,7 +29,6 @@ from lwfm.recording.service import Service
 from lwfm.states import JobState
 from lwfm.store import Record, Store, log, maintenance, projections, queries, schema
 from lwfm.store.connection import Connection, connect
-from lwfm.store.engine import sqlite_utils
 
 JSON = dict[str, Any]
 T = TypeVar("T")
@@ -183,7 +182,7 @@ def tables(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
 def _empty() -> Connection:
     """A store in memory in which nothing has been recorded: making one each time would take most of the time."""
     connection = connect(":memory:")
-    schema.migrate(sqlite_utils.Database(connection))
+    schema.migrate(connection)
     return connection
 
 

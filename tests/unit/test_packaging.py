@@ -41,6 +41,18 @@ def test_importing_lwfm_imports_no_dependency() -> None:
     assert not heavy & set(loaded.split())
 
 
+def test_what_migrations_need_is_loaded_when_one_is_due(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, lwfm.sync.session\n"
+        "from lwfm.store import Store\n"
+        "Store.open(pathlib.Path(sys.argv[1]), host='here', user='ada', home='/').close()\n"
+        "print('sqlite_utils' in sys.modules, 'numpy' in sys.modules)"
+    )
+    command = [sys.executable, "-I", "-c", code, str(tmp_path / "thread.db")]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    assert told == [["True", "False"], ["False", "False"]]
+
+
 @pytest.fixture(scope="module")
 def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names of the files in the wheel."""

@@ -10,7 +10,6 @@ import pytest
 
 from lwfm.store import identity, log, queries, schema
 from lwfm.store.connection import connect
-from lwfm.store.engine import sqlite_utils
 
 from support import earlier_stores
 from support.pruned import chains, prune, stubs
@@ -71,7 +70,7 @@ class TestOneStore:
 
     def test_its_tables_are_those_of_a_new_store(self, version: int, upgraded: Upgraded, tmp_path: Path) -> None:
         new = connect(str(tmp_path / "new.db"))
-        schema.migrate(sqlite_utils.Database(new))
+        schema.migrate(new)
         found = upgraded(version).connection
         for (table,) in new.execute("select name from sqlite_master where type in ('table', 'view')").fetchall():
             columns = f"select name, type, pk from pragma_table_info('{table}') order by name"
