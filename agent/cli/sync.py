@@ -23,7 +23,7 @@ from .options import json_option
 from .session import Session
 from .ssh_options import ssh_settings
 from .sync_files import export, import_, vector
-from .sync_view import progress, say_synced, show_comparison
+from .sync_view import comparison, progress, say_synced, show_comparison
 from .text import harmless
 from .typed import Duration
 
@@ -97,21 +97,27 @@ def both(session: Session, **options: Any) -> int:
 
 @sync.command(
     short_help="What each side lacks; changes nothing.",
-    epilog=example("lwfm sync status cluster", "lwfm sync status cluster --json"),
+    epilog=example("lwfm sync status cluster", "lwfm sync status --json"),
 )
-@click.argument("host", metavar="HOST")
+@click.argument("host", metavar="[HOST]", required=False)
 @click.option("--batch", is_flag=True, help="Never ask for anything: fail instead.")
 @ssh_settings
 @json_option
 @click.pass_obj
-def status(session: Session, host: str, batch: bool, ssh: JSON, as_json: bool) -> None:
+def status(session: Session, host: str | None, batch: bool, ssh: JSON, as_json: bool) -> int:
     """What each side lacks of the other's records, and how far apart the clocks are. Changes nothing."""
     from ..sync.session import compare, connected
 
-    peer = _peer(session, host, ssh)
-    with connected(_address(peer), None if batch else terminal_asker()) as line:
-        outcome, lack = compare(line, session.client)
-    show_comparison(outcome, lack, as_json=as_json)
+    def compared(peer: JSON) -> tuple[JSON, int]:
+        with connected(_address(peer), None if batch else terminal_asker()) as line:
+            outcome, lack = compare(line, session.client)
+        if not as_json:
+            show_comparison(peer["name"], outcome, lack)
+            if not host:
+                render.say()
+        return comparison(outcome, lack), 0
+
+    return _with_each(session, host, ssh, compared, as_json=as_json)
 
 
 @sync.command(hidden=True, epilog=example("ssh HOST lwfm sync serve --stdio   (as 'sync both HOST' does)"))
@@ -184,6 +190,24 @@ def _run(
 ) -> int:
     if every is not None and once:
         raise click.UsageError("--every and --once contradict each other")
+
+    def synced(peer: JSON) -> tuple[JSON, int]:
+        done = _sync_with(session, peer, way, every=0.0 if once else every, **options)
+        if not as_json:
+            say_synced(peer["name"], done)
+        return done.to_json(), 0 if done.complete else EXIT_NOT_ALL
+
+    return _with_each(session, host, ssh, synced, as_json=as_json)
+
+
+def _with_each(
+    session: Session, host: str | None, ssh: JSON, work: Callable[[JSON], tuple[JSON, int]], *, as_json: bool
+) -> int:
+    """Do something with a host, or with all peers in turn; the exit code.
+
+    Args:
+        work: with one peer: what to print as JSON of it, and the exit code. One that fails does not keep it from the others.
+    """
     peers = [_peer(session, host, ssh)] if host else session.client.get("/v1/peers")["peers"]
     if not peers:
         raise NotFound("there are no peers yet", hint="name a host: lwfm sync both HOST; it is remembered")
@@ -192,7 +216,7 @@ def _run(
     answers, failed = [], 0
     for peer in peers:
         try:
-            synced = _sync_with(session, peer, way, every=0.0 if once else every, **options)
+            told, code = work(peer)
         except LwfmError as error:
             if len(peers) == 1:
                 raise
@@ -200,11 +224,8 @@ def _run(
             answers.append({"peer": peer["name"], "error": error.to_json()})
             render.note(f"lwfm: {peer['name']}: {error.message}")
             continue
-        answers.append({"peer": peer["name"], **synced.to_json()})
-        if not synced.complete:
-            failed = failed or EXIT_NOT_ALL
-        if not as_json:
-            say_synced(peer["name"], synced)
+        answers.append({"peer": peer["name"], **told})
+        failed = failed or code
     if as_json:
         render.print_json(answers[0] if host else answers)
     return failed

@@ -151,21 +151,29 @@ def say_missing(moved: Moved) -> None:
         render.note(f"lwfm: {plural(moved.busy, 'file')} being fetched by another sync")
 
 
-def show_comparison(outcome: Outcome, lack: Lack, *, as_json: bool) -> None:
-    """What each side lacks."""
-    here = {want.origin: want.upto - want.after for want in lack.near}
-    there = {want.origin: want.upto - want.after for want in lack.far}
+def comparison(outcome: Outcome, lack: Lack) -> JSON:
+    """What each side lacks, as JSON: of each origin, how many records."""
+    far = outcome.far
+    return {
+        "host": far.host,
+        "origin": far.origin,
+        "version": far.version,
+        "missing_here": {want.origin: want.upto - want.after for want in lack.near},
+        "missing_there": {want.origin: want.upto - want.after for want in lack.far},
+        "skew_s": round(outcome.skew_s, 3),
+        "skew_error_s": round(outcome.skew_error_s, 3),
+        "notices": outcome.notices,
+    }
+
+
+def show_comparison(name: str, outcome: Outcome, lack: Lack) -> None:
+    """What each side lacks, this one and the peer of that name."""
+    compared = comparison(outcome, lack)
+    here, there = compared["missing_here"], compared["missing_there"]
     near, far = outcome.near, outcome.far
-    if as_json:
-        render.print_json(
-            {
-                "host": far.host, "origin": far.origin, "version": far.version, "missing_here": here, "missing_there": there,
-                "skew_s": round(outcome.skew_s, 3), "skew_error_s": round(outcome.skew_error_s, 3), "notices": outcome.notices,
-            }
-        )  # fmt: skip
-        return
     render.pairs(
         [
+            ("peer", harmless(name)),
             ("here", f"{near.user}@{near.host} {near.home}, origin {near.origin[:8]}, lwfm {near.version}"),
             ("there", f"{far.user}@{far.host} {far.home}, origin {far.origin[:8]}, lwfm {far.version}"),
             ("missing here", plural(sum(here.values()), "record") if here else "nothing"),
@@ -174,12 +182,13 @@ def show_comparison(outcome: Outcome, lack: Lack, *, as_json: bool) -> None:
         ]
     )
     names = {near.origin: f"this one ({near.host})", far.origin: far.host}
-    rows = (
+    rows = [
         (names.get(origin, origin[:8]), origin[:8], str(here.get(origin, "")), str(there.get(origin, "")))
         for origin in sorted({*here, *there})
-    )
-    render.say()
-    render.table(("INSTANCE", "ORIGIN", "MISSING HERE", "MISSING THERE"), rows)
+    ]
+    if rows:
+        render.say()
+        render.table(("INSTANCE", "ORIGIN", "MISSING HERE", "MISSING THERE"), rows)
     for notice in outcome.notices:
         render.note(f"lwfm: {notice}")
 

@@ -294,6 +294,15 @@ def test_of_several_peers_one_that_is_down_does_not_stop_the_others(network: Net
     assert "far: nothing new" in shown.stdout
     assert "failed 2 times" in near.lwfm("peer", "list").stdout
     network.equal(near, far)
+    far.write_logs(2)
+    compared = near.lwfm("sync", "status", "--batch", "--json")
+    assert compared.returncode == 6
+    told = {answer["peer"]: answer for answer in json.loads(compared.stdout)}
+    assert [sum(told["far"][side].values()) for side in ("missing_here", "missing_there")] == [2, 0]
+    assert told["down"]["error"]["transient"] is True
+    shown = near.lwfm("sync", "status", "--batch")
+    assert "2 records" in shown.stdout
+    assert "lwfm: gone: " in shown.stderr
 
 
 @pytest.mark.slow
