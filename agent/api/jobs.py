@@ -12,7 +12,7 @@ from ..instance import Instance
 from ..instance.placement import place
 from ..matching import parse_terms
 from ..models import JobDefn
-from ..recording import attached
+from ..recording import attached, runners
 from ..recording.bodies import Adopted, definitions_of, text_of
 from ..recording.execution import record_ended
 from ..recording.recorder import Recorder
@@ -43,12 +43,15 @@ async def adopt(instance: Instance, call: Call) -> JSON:
     if not isinstance(given, list):
         raise InvalidRecord("jobs must be a list")
     adopted = [Adopted.from_json(job) for job in given]
+    asked = body.get("runner")
+    if asked is not None and asked != instance.store.origin:
+        return {"jobs": [], "runner": instance.store.origin}  # it is another one that was to have them
     refused = await _refused(instance, adopted)
     answer = await instance.writer.write(
         instance.service.adopt, origin, [job for job in adopted if job.job_id not in refused]
     )
     answer["jobs"] += [{"job_id": job_id, "refused": reason} for job_id, reason in refused.items()]
-    return answer
+    return {**answer, "runner": instance.store.origin}
 
 
 async def _refused(instance: Instance, jobs: Sequence[Adopted]) -> dict[str, str]:
@@ -88,6 +91,14 @@ async def hand_over(instance: Instance, call: Call) -> JSON:
     ):
         raise InvalidRecord("jobs must be a list of [id, attempt]")
     return await instance.writer.write(instance.service.hand_over, [(item[0], item[1]) for item in jobs], runner, host)
+
+
+async def meet(instance: Instance, call: Call) -> JSON:
+    """Record which other instance is to be found at a site of this one."""
+    body = call.body()
+    runner = text_of(body, "origin")
+    check_place(runner, 0)
+    return await instance.writer.write(runners.meet, call.arguments[0], runner, text_of(body, "host")[:200])
 
 
 async def listing(instance: Instance, call: Call) -> JSON:

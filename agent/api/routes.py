@@ -88,6 +88,7 @@ def routes() -> list[Route]:
         route("GET", "/v1/sites/*", sites.get),
         route("POST", "/v1/sites/*/check", sites.check),
         route("POST", "/v1/sites/*/login", sites.login),
+        route("POST", "/v1/sites/*/instance", jobs.meet),
         route("GET", "/v1/sites/*/resources", sites.resource_list),
         route("POST", "/v1/sites/*/resources", sites.resource_create),
         route("DELETE", "/v1/sites/*/resources/*", sites.resource_destroy),

@@ -188,8 +188,9 @@ class Turns:
             try:
                 await self._call(site, run.cancel, job_id, attempt, reason)
             except _DriverError as failed:
-                if isinstance(failed.error, NotFound) and job_id not in site.backlog.there:
-                    await self._writer.durably(take_back, [job_id])
+                if isinstance(failed.error, NotFound) and (run.records_come or job_id not in site.backlog.there):
+                    nothing = record_missing if job_id in site.backlog.there else take_back
+                    await self._writer.durably(nothing, [job_id])
                     site.backlog.forget(job_id)
                     continue
                 failures += 1

@@ -102,8 +102,8 @@ class JobCommands(Commands):
         """Record which instance runs attempts of jobs of ours from now on, before it hears of them.
 
         Returns:
-            As ``withheld`` those that have ended, or are not ours to hand over, and as ``workflows`` the names of the others'
-            workflows, by id.
+            As ``withheld`` those that have ended, that another one may have, or that are not ours to hand over, and as
+            ``workflows`` the names of the others' workflows, by id.
         """
         withheld, workflows = [], set()
         recorder.transaction.find_jobs([job_id for job_id, _ in jobs])
@@ -112,7 +112,7 @@ class JobCommands(Commands):
             if job is None:
                 continue  # there is nothing to record, and nothing against it
             ended = job.state.terminal and job.attempt >= attempt
-            if ended or job.origin != recorder.transaction.origin:
+            if ended or job.state is JobState.UNKNOWN or job.origin != recorder.transaction.origin:
                 withheld.append(job_id)
                 continue
             if job.runner != runner:

@@ -36,6 +36,7 @@ _PLACE = "lwfm put FILE PATH --site NAME; a relative PATH lies in the repository
 _SSH_OPTIONS = (
     "user", "port", "identity", "transport", "remote_path", "remote_python", "remote_home", "ssh_config",
 )  # fmt: skip
+_ANOTHER = "another instance answers there than when the line was opened"
 _OPTIONS = frozenset(("host", "site", "directory", *_SSH_OPTIONS))
 
 
@@ -63,7 +64,7 @@ class SshSite(SiteDriver):
         site = str(context.options.get("site") or "local")
         directory = context.options.get("directory")
         self.auth = SshAuth(self._link)
-        self.run = SshRun(self._link, client, site, None if directory is None else str(directory))
+        self.run = SshRun(context.name, self._link, client, site, None if directory is None else str(directory))
         self.repo = SshRepo(self._link)
         self.spin = SshSpin(self._link, site)
 
@@ -109,12 +110,16 @@ class SshRun(Run):
     """Jobs, run by the other instance.
 
     Args:
-        client: of the agent here. ``site``: of the other instance. ``directory``: there; None: the user's home.
+        name: of this site. ``client``: of the agent here.
+        site: of the other instance. ``directory``: there; None: the user's home.
     """
 
     records_come = True
 
-    def __init__(self, link: Link, client: Client, site: str, directory: Optional[str]):
+    def __init__(self, name: str, link: Link, client: Client, site: str, directory: Optional[str]):
+        self._name = name
+        self._met = ""
+        """The instance that the agent here knows to be there."""
         self._link = link
         self._client = client
         self._site = site
@@ -139,6 +144,8 @@ class SshRun(Run):
             raise SiteError(
                 "what answers there is this very instance", hint="another home there: remote_home in sites.toml"
             )
+        if there.origin != self._met:
+            self._follow(line, there)  # some of these may have been handed to the one before
         body = {
             "jobs": [[request.job_id, request.attempt] for request in requests],
             "runner": there.origin,
@@ -160,8 +167,11 @@ class SshRun(Run):
                 said[request.job_id] = Observation(JobState.FAILED, reason=why, facts={"refused": True})
                 continue
             jobs.append(self._asked(request, workflows, variables))
-        asked = {"origin": origin, "jobs": jobs}
-        for told in api.post("/v1/jobs/adopt", asked)["jobs"] if jobs else ():
+        asked = {"origin": origin, "runner": there.origin, "jobs": jobs}
+        adopted = api.post("/v1/jobs/adopt", asked) if jobs else {"jobs": []}
+        if adopted.get("runner", there.origin) != there.origin:
+            raise Cut(_ANOTHER)
+        for told in adopted["jobs"]:
             refused = told.get("refused")
             state = JobState.FAILED if refused else JobState.PENDING
             reason = f"the instance on {there.host} did not take it: {refused}" if refused else None
@@ -212,13 +222,26 @@ class SshRun(Run):
     def status(self, job_ids: Sequence[str]) -> Mapping[str, Observation]:
         """Bring what is recorded there and not here; statuses come with that."""
         del job_ids
-        near = AgentReplica(self._client)
         try:
-            self._link.ask(lambda line, _: exchange.exchange(near, RemoteReplica(line), pull=True, push=False))
+            self._link.ask(self._follow)
         except BaseException:  # as of the agent here, while records were on their way
             self._link.close()
             raise
         return {}
+
+    def _follow(self, line: Line, there: There) -> None:
+        """Bring what is recorded there; and when another instance is there than before, have the agent here know it.
+
+        Raises:
+            Cut: it has become another one on this line.
+        """
+        far = exchange.exchange(AgentReplica(self._client), RemoteReplica(line), pull=True, push=False).far
+        if far.origin != there.origin:
+            raise Cut(_ANOTHER)
+        if far.origin != self._met:
+            path, body = f"{path_of('sites', self._name)}/instance", {"origin": far.origin, "host": far.host}
+            self._client.post(path, body, repeatable=True)
+            self._met = far.origin
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
         """Ask for the end of a job."""

@@ -182,6 +182,43 @@ def test_a_death_in_the_middle_costs_nothing(
         assert states == ["COMPLETE"]
 
 
+def test_a_home_that_is_lost_there(places: tuple[Place, Place], tmp_path: Path) -> None:
+    """A scratch file system is emptied while the line is open: another instance answers on it, and runs what comes."""
+    near, far = places
+    gate = tmp_path / "gate"
+    body = witness(tmp_path, f"while [ ! -e {gate} ]; do sleep 0.05; done")
+    first, second = (near.submit(body, site="cluster") for _ in range(2))
+    for job in (first, second):
+        near.wait_state(job, "RUNNING")
+    kill(far.agent_pids())
+    far.home.root.rename(tmp_path / "lost")
+    for job in (first, second):
+        near.wait_state(job, "UNKNOWN")
+        assert "another instance answers at site cluster" in near.job(job)["reason"]
+    new = near.submit(witness(tmp_path), site="cluster")
+    assert near.wait(new)["state"] == "COMPLETE"
+    near.client.post(f"/v1/jobs/{second}/cancel", {"reason": "enough"})
+    assert near.wait(second)["state"] == "CANCELLED"
+    assert near.state(first) == "UNKNOWN"
+    gate.touch()
+    assert [ran(tmp_path, job) for job in (first, second, new)] == [1, 1, 1]
+
+
+def test_another_instance_answers_for_a_while(places: tuple[Place, Place], network: Network, tmp_path: Path) -> None:
+    """As where the home is not mounted on one of the hosts that a name leads to."""
+    near, far = places
+    gate = tmp_path / "gate"
+    job = near.submit(witness(tmp_path, f"while [ ! -e {gate} ]; do sleep 0.05; done"), site="cluster")
+    near.wait_state(job, "RUNNING")
+    configure(network, near, network.place("other"))
+    near.wait_state(job, "UNKNOWN")
+    configure(network, near, far)
+    near.wait_state(job, "RUNNING")
+    gate.touch()
+    assert near.wait(job)["state"] == "COMPLETE"
+    assert ran(tmp_path, job) == 1
+
+
 def test_the_laptop_sleeps_and_what_was_missed_fires_once(places: tuple[Place, Place], tmp_path: Path) -> None:
     near, far = places
     job = near.submit(f"while [ ! -e {tmp_path}/gate ]; do sleep 0.05; done", site="cluster")

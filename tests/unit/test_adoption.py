@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from lwfm.errors import Conflict
 from lwfm.models import JobDefn
-from lwfm.recording import recovery
+from lwfm.recording import recovery, runners
 from lwfm.recording.bodies import Adopted
 from lwfm.states import JobState
 from lwfm.store import queries
@@ -39,6 +40,12 @@ def hand(near: Thread, far: Thread, job: str) -> None:
 
 def adopt(near: Thread, far: Thread, job: str) -> None:
     far.unit(far.service.adopt, near.store.origin, [Adopted(job, "local", JobDefn("true"), "w1", "a name")])
+
+
+def at(near: Thread, site: str) -> str:
+    """A new job's id, at a site."""
+    body = {"site": site, "context": {"host": "here", "cwd": "/", "env": {}}}
+    return str(near.unit(near.service.submit, body, [JobDefn("true")])["jobs"][0]["job_id"])
 
 
 def pull(near: Thread, far: Thread) -> None:
@@ -177,3 +184,68 @@ def test_the_record_of_the_job_may_be_here_before_it_is_adopted(threads: list[Th
     near.status(job, "PENDING", runner="another")
     near.bring(far.store)
     assert far.state(job) == "PENDING", "its own instance has handed it to another one"
+
+
+class TestWhoAnswersAtTheSite:
+    def meet(self, near: Thread, there: Thread) -> tuple[list[str], list[str]]:
+        answer = near.unit(runners.meet, "cluster", there.store.origin, "there")
+        return answer["lost"], answer["found"]
+
+    def given(self, near: Thread, far: Thread) -> dict[str, str]:
+        """Jobs at the site ``cluster``, by what has become of them at ``far``."""
+        jobs = {}
+        for state in ("PENDING", "RUNNING", "COMPLETE"):
+            jobs[state] = at(near, "cluster")
+            hand(near, far, jobs[state])
+            if state != "PENDING":
+                far.status(jobs[state], "RUNNING", host="n1")
+        far.status(jobs["COMPLETE"], "COMPLETE", exit_code=0)
+        pull(near, far)
+        return jobs
+
+    def test_the_same_one_changes_nothing(self, threads: list[Thread]) -> None:
+        near, far, _ = threads
+        self.given(near, far)
+        before = near.records()
+        assert self.meet(near, far) == ([], [])
+        assert near.records() == before
+
+    def test_what_another_one_has_is_unknown_until_that_one_is_back(self, threads: list[Thread]) -> None:
+        near, far, third = threads
+        jobs = self.given(near, far)
+        elsewhere, new = at(near, "other"), at(near, "cluster")
+        hand(near, far, elsewhere)
+        assert self.meet(near, third) == ([jobs["PENDING"], jobs["RUNNING"]], [])
+        assert [near.state(job) for job in jobs.values()] == ["UNKNOWN", "UNKNOWN", "COMPLETE"]
+        assert (near.state(elsewhere), near.state(new)) == ("PENDING", "PENDING")
+        assert "another instance answers at site cluster" in queries.job(near.connection, jobs["RUNNING"])["reason"]
+        assert self.meet(near, third) == ([], []), "it is said once"
+        given = [(job, 1) for job in (*jobs.values(), new)]
+        handed = near.unit(near.service.hand_over, given, third.store.origin, "third")
+        assert handed["withheld"] == list(jobs.values()), "they may run where they were"
+        assert self.meet(near, far) == ([new], [jobs["PENDING"], jobs["RUNNING"]])
+        assert [near.state(job) for job in jobs.values()] == ["PENDING", "RUNNING", "COMPLETE"]
+        far.status(jobs["RUNNING"], "COMPLETE", exit_code=0)
+        pull(near, far)
+        assert near.state(jobs["RUNNING"]) == "COMPLETE"
+
+    def test_what_it_was_before_it_was_copied_is_the_same_one(self, threads: list[Thread], tmp_path: Path) -> None:
+        near, far, _ = threads
+        jobs = self.given(near, far)
+        far.store.mark()
+        shutil.copytree(far.directory, tmp_path / "copy")
+        copy = Thread(tmp_path / "copy")
+        assert copy.store.origin != far.store.origin
+        pull(near, copy)
+        assert self.meet(near, copy) == ([], [])
+        assert near.state(jobs["RUNNING"]) == "RUNNING"
+        copy.close()
+
+    def test_an_end_that_came_late_counts(self, threads: list[Thread]) -> None:
+        near, far, third = threads
+        jobs = self.given(near, far)
+        self.meet(near, third)
+        far.status(jobs["RUNNING"], "FAILED", reason="no")
+        pull(near, far)
+        assert near.state(jobs["RUNNING"]) == "FAILED"
+        assert self.meet(near, far) == ([], [jobs["PENDING"]])
