@@ -97,7 +97,7 @@ def parse_terms(terms: Sequence[str]) -> dict[str, str]:
     """What a command line's ``KEY=VALUE``, ``KEY~REGEX``, ``KEY>=N``, ``KEY!=VALUE`` … mean, as a match mapping.
 
     Raises:
-        InvalidRecord: a term without an operator, or without a name before it.
+        InvalidRecord: a term without an operator, or without a name before it, or nothing behind one that compares.
     """
     match: dict[str, str] = {}
     for term in terms:
@@ -107,6 +107,8 @@ def parse_terms(terms: Sequence[str]) -> dict[str, str]:
                 f"{term!r} is not a condition", hint="write KEY=VALUE, KEY=GLOB*, KEY~REGEX or KEY>=NUMBER"
             )
         key, operator, value = found.groups()
+        if not value and operator[0] in "<>":
+            raise InvalidRecord(f"{term!r} compares with nothing", hint=f"write a number or a text behind {operator}")
         match[key.strip()] = value if operator == "=" else operator + value
     return match
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -188,17 +188,18 @@ def take_in(
     """Take over what a bundle holds and is not here.
 
     Raises:
-        OSError: it cannot be read. InvalidRecord, Refused: it is no bundle, or was changed. Cut: it ends too early.
+        OSError: it cannot be read. InvalidRecord, Refused: it is no bundle, was changed, or ends too early.
     """
     with source.open("rb") as file:
         line = Line(FileStream(file))
         if file.read(len(GREETING)) != GREETING:
             raise InvalidRecord(f"{source} is no bundle", hint="lwfm sync export writes them")
-        head = line.receive("bundle").head
-        agree([version for version in head.get("protocols") or [] if isinstance(version, int)], SPOKEN)
-        bundled = Bundled(workflow=head.get("workflow"), source=Hello.from_json(head))
-        records = _Records(line, client, count, int(head.get("records") or 0))
-        records.run()
+        with _whole():
+            head = line.receive("bundle").head
+            agree([version for version in head.get("protocols") or [] if isinstance(version, int)], SPOKEN)
+            bundled = Bundled(workflow=head.get("workflow"), source=Hello.from_json(head))
+            records = _Records(line, client, count, int(head.get("records") or 0))
+            records.run()
         bundled.records = records.new
         if records.files:
             bundled.files, bundled.bytes = len(records.files), sum(size for _, size in records.files.values())
@@ -209,6 +210,15 @@ def take_in(
     if bundled.workflow:
         bundled.notices.append("this bundle holds one workflow alone; a later sync brings what belongs around it")
     return bundled
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """See that a bundle is read to its end."""
+    try:
+        yield
+    except Cut:
+        raise Refused("the bundle ends too early; what was whole of it is taken over", hint="copy it again") from None
 
 
 class _Records:
@@ -233,12 +243,7 @@ class _Records:
 
     def _bodies(self) -> Iterator[tuple[bytes, int, str]]:
         while True:
-            try:
-                frame = self._line.receive()
-            except Cut:
-                raise Refused(
-                    "the bundle ends too early; what was whole of it is taken over", hint="copy it again"
-                ) from None
+            frame = self._line.receive()
             kind = frame.head["t"]
             if kind == "rows":
                 packet = packet_of(frame.head, frame.body)

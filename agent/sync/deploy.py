@@ -41,7 +41,7 @@ _SCRIPT = (
     'part=$to.part.$$; cleanup() { rm -f "$part"; }; trap cleanup 0; trap "exit 1" 1 2 13 15; '
     'mkdir -p "${to%/*}/" || exit 1; (umask 077; : >"$part") || exit 1; echo send; '
     'head -c "$size" >"$part"; got=$(wc -c <"$part"); got=$((got)); '
-    'if [ "$got" -ne "$size" ]; then echo "only $got bytes of it could be written"; exit 1; fi; '
+    'if [ "$got" -ne "$size" ]; then echo "only $got of $size bytes could be written: is the disk, or a quota, full?"; exit 1; fi; '
     'sum_of "$part"; [ "$sum" = "$want" ] || { echo "it came there as another (sha256 $sum)"; exit 1; }; '
     'chmod 700 "$part" && mv -f "$part" "$to" || { echo "it cannot be put in its place"; exit 1; }; '
     "echo stored; fi; "

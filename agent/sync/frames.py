@@ -139,7 +139,8 @@ class Line:
                 self._fill()
             except Cut:
                 said = bytes(self._buffer).decode("utf-8", "replace").strip()
-                raise Cut(_last_line(self._stream.complaint(), said) or "the far side ended at once") from None
+                said = _last_line(self._stream.complaint(), said)
+                raise Cut("the far side ended before it answered" + (f": {said}" if said else "")) from None
 
     def _exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:

@@ -72,3 +72,10 @@ def test_the_terms_of_a_command_line() -> None:
 def test_what_is_no_term(term: str) -> None:
     with pytest.raises(InvalidRecord, match="is not a condition"):
         parse_terms([term])
+
+
+@pytest.mark.parametrize("term", ["T<", "T>="])
+def test_a_term_that_compares_with_nothing(term: str) -> None:
+    with pytest.raises(InvalidRecord, match="compares with nothing"):
+        parse_terms([term])
+    assert parse_terms(["T="]) == {"T": ""}
