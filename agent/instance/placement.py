@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -13,6 +12,9 @@ from ..placing.candidates import Placement, candidates_of
 from ..sites.process import ProcessRun
 from ..sites.registry import called
 from .sites import Sites
+
+JUDGE_S = 240.0
+"""So long a driver may take, which may have to be started, and its environment made, before: somebody waits for the answer."""
 
 
 async def place(sites: Sites, site: Any, definitions: Sequence[JobDefn]) -> list[Placement]:
@@ -44,7 +46,7 @@ async def _refusal(sites: Sites, site: str, defn: JobDefn) -> Optional[LwfmError
         if "/" in site:
             return None  # it is judged where it leads to
         if isinstance(run, ProcessRun):
-            await asyncio.to_thread(called, site, run.check, defn)
+            await sites.call(site, run.check, defn, run_s=JUDGE_S)
         else:
             called(site, run.check, defn)
     except LwfmError as error:

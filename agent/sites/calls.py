@@ -1,5 +1,5 @@
 """Calling drivers: each site has a thread of its own, in which its calls come one after the other. Those that move data have
-one each, where the driver allows that, so that a long transfer holds up nothing.
+one each, where the driver allows that, so that a long transfer holds up nothing; so has each definition that is judged.
 
 So a driver that hangs holds up its own site alone: not the other sites, not the event loop, and not the agent's leaving, for
 which no thread of these is waited for long. Who waits for a call can say how long; a call that has begun cannot be ended.
@@ -94,7 +94,7 @@ class SiteCalls:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, _Line] = {}
-        self._transfers = itertools.count(1)
+        self._apart = itertools.count(1)
 
     async def call(
         self,
@@ -115,7 +115,8 @@ class SiteCalls:
         """
         name = getattr(function, "__name__", "a call")
         pillar = getattr(function, "__self__", None)
-        apart = f"{site}/{next(self._transfers)}" if isinstance(pillar, Repo) and pillar.thread_safe else None
+        alone = name == "check" or (isinstance(pillar, Repo) and pillar.thread_safe)
+        apart = f"{site}/{next(self._apart)}" if alone else None
         line = self._line(apart or site)
         call = line.put(name, lambda: called(site, function, *arguments))
         try:

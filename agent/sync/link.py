@@ -14,7 +14,8 @@ from .session import connected
 from .transport import Asker
 
 T = TypeVar("T")
-AT_ONCE_S = 0.5
+AT_ONCE_S, ANSWER_S = 0.5, 2.0
+"""How long what is to be done at once waits for the line, and in all."""
 
 
 class There(NamedTuple):
@@ -55,17 +56,32 @@ class Link:
             return self._once(work)
 
     def ask_at_once(self, work: Callable[[Line], object]) -> None:
-        """Do something over the line, if it is there and nobody else uses it."""
-        if not self._lock.acquire(timeout=AT_ONCE_S):
+        """Do something over the line, if it is there, nobody else uses it, and it answers at once; an answer that is late is lost.
+
+        Raises:
+            LwfmError: what came of it, but that the line is in trouble.
+        """
+        raised: list[Exception] = []
+
+        def attempt() -> None:
+            if not self._lock.acquire(timeout=AT_ONCE_S):
+                return
+            try:
+                if self._line is not None:
+                    self._once(lambda line, _: work(line))
+            except Exception as error:
+                raised.append(error)
+            finally:
+                self._lock.release()
+
+        if self._line is None:
             return
-        try:
-            if self._line is not None:
-                self._once(lambda line, _: work(line))
-        except SiteError as error:
-            if not error.transient:
-                raise
-        finally:
-            self._lock.release()
+        asking = threading.Thread(target=attempt, daemon=True)
+        asking.start()  # it has the line until the answer has come, or the connection has ended
+        asking.join(ANSWER_S)
+        for error in raised:
+            if not (isinstance(error, SiteError) and error.transient):
+                raise error
 
     def open(self, asker: Optional[Asker]) -> There:
         """Open the line, if it is not; the other side.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,6 +182,21 @@ def test_a_death_in_the_middle_costs_nothing(
     for job in jobs:
         states = [status["state"] for status in near.statuses(job) if status["state"] in ("COMPLETE", "FAILED")]
         assert states == ["COMPLETE"]
+
+
+def test_who_submits_does_not_wait_for_a_far_side_that_hangs(places: tuple[Place, Place], tmp_path: Path) -> None:
+    near, far = places
+    assert near.wait(near.submit("true", site="cluster"))["state"] == "COMPLETE"
+    (serving,) = far.serving()
+    os.kill(serving, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        jobs = [near.submit(witness(tmp_path), site="cluster") for _ in range(3)]
+        assert time.monotonic() - began < 60, "which is what the far side may take before it counts as hung"
+    finally:
+        os.kill(serving, signal.SIGCONT)
+    assert {job["state"] for job in near.wait_all(jobs)} == {"COMPLETE"}
+    assert [ran(tmp_path, job) for job in jobs] == [1, 1, 1]
 
 
 def test_a_home_that_is_lost_there(places: tuple[Place, Place], tmp_path: Path) -> None:

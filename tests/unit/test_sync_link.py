@@ -1,0 +1,98 @@
+"""The line of a site to another instance, with a far side that does not answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Optional
+
+import pytest
+
+from lwfm.errors import InvalidRecord
+from lwfm.sync import link as links
+from lwfm.sync.address import Address
+from lwfm.sync.frames import Cut, Line
+from lwfm.sync.link import Link
+from lwfm.sync.transport import Asker
+
+
+class Far:
+    """The far side, as the link sees it."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    @contextmanager
+    def connected(self, address: Address, ask: Optional[Asker]) -> Iterator[Line]:
+        self.opened += 1
+        yield Line(None)  # type: ignore[arg-type]  # nothing is sent in these tests
+
+
+class Told:
+    origin, host = "0" * 32, "far"
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> Far:
+    made = Far()
+    monkeypatch.setattr(links, "connected", made.connected)
+    monkeypatch.setattr("lwfm.sync.link.RemoteReplica.hello", lambda _self, _digest: Told())
+    monkeypatch.setattr(links, "AT_ONCE_S", 0.05)
+    monkeypatch.setattr(links, "ANSWER_S", 0.2)
+    return made
+
+
+@pytest.fixture
+def link(far: Far) -> Link:
+    made = Link(Address("far"), "cluster")
+    made.open(None)
+    return made
+
+
+def test_what_is_answered_at_once_is_heard(link: Link) -> None:
+    def refuse(_: Line) -> None:
+        raise InvalidRecord("no")
+
+    with pytest.raises(InvalidRecord):
+        link.ask_at_once(refuse)
+    link.ask_at_once(lambda _: None)
+
+
+def test_nothing_is_opened_for_it(far: Far) -> None:
+    asked: list[Line] = []
+    Link(Address("far"), "cluster").ask_at_once(asked.append)
+    assert (asked, far.opened) == ([], 0)
+
+
+def test_who_does_not_answer_is_not_waited_for(link: Link) -> None:
+    release, ended = threading.Event(), threading.Event()
+
+    def hang(_: Line) -> None:
+        release.wait(60)
+        ended.set()
+
+    began = time.monotonic()
+    for _ in range(3):
+        link.ask_at_once(hang)
+    assert time.monotonic() - began < 30, "nobody waits for the answer"
+    asked: list[str] = []
+    waiting = threading.Thread(target=lambda: asked.append(link.ask(lambda _, there: there.origin)))
+    waiting.start()
+    waiting.join(0.1)
+    assert asked == [], "half an answer may be on the line: who is next has to wait for the rest of it"
+    release.set()
+    waiting.join(60)
+    assert ended.is_set()
+    assert asked == [Told.origin]
+
+
+def test_a_line_that_breaks_meanwhile_is_opened_again_by_the_next(link: Link, far: Far) -> None:
+    def cut(_: Line) -> None:
+        raise Cut("it broke")
+
+    link.ask_at_once(cut)
+    assert not link.is_open
+    assert link.ask(lambda _, there: there.host) == "far"
+    assert far.opened == 2
