@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -45,6 +47,11 @@ _LOCKING_TYPES = frozenset(["nfs", "nfs4", "lustre", "ceph", "gfs2", "ocfs2"])
 """Those on which flock(2) may reach other hosts: nfs(5), mount.lustre(8), and the kernel's documentation of the others."""
 _LOCAL_LOCKS = frozenset(["nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"])
 """Options of a mount by which locks do not reach them."""
+
+
+_LONG = struct.Struct("@l")
+_FS_IOC_GETVERSION = 0x80087601
+"""On x86-64 and aarch64: _IOR('v', 1, long)."""
 
 
 class Mount(NamedTuple):
@@ -100,3 +107,21 @@ def locks_reach_other_hosts(path: Path) -> bool:
     if found is None or found.kind not in _LOCKING_TYPES or found.options & _LOCAL_LOCKS:
         return False
     return found.kind != "lustre" or "flock" in found.options
+
+
+def inode_generation(path: Path) -> int:
+    """What tells a file from an earlier one that had its inode's number; 0 where the file system does not.
+
+    Numbers are given again as soon as a file is removed, generations are not (``FS_IOC_GETVERSION``, ioctl_getversion(2)).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        told = fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, bytes(_LONG.size))
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
+    return int(_LONG.unpack(told)[0])

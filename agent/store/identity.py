@@ -2,8 +2,8 @@
 
 The mark names the origin, the number of its last record that anybody may have seen, and the file: its inode, its path, and the
 machine. It lies outside the database, so that a database that was brought back does not bring its mark along; and where the whole
-directory was copied, the file has another inode. A store that is not what its mark says writes under a new origin from then on:
-two stores that both went on under one would each tell another story of the same numbers.
+directory was copied, or brought back with the mark in it, the file has another inode. A store that is not what its mark says writes
+under a new origin from then on: two stores that both went on under one would each tell another story of the same numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
-from ..host.filesystems import filesystem_type, is_shared
+from ..host.filesystems import filesystem_type, inode_generation, is_shared
 from ..host.private import write_private
 from ..host.processes import machine_id
 from ..jsontext import compact_ascii
@@ -29,6 +29,7 @@ class Mark:
     Args:
         origin: under which it writes. ``seq``: the number of its last record when this was noted.
         path, inode: of the file; ``inode`` is 0 where the file system has none that last.
+        generation: of the inode, whose number may be that of a file which was removed; 0 where it is not told.
         machine: where it is; empty where several may have the file system mounted, or the machine has no name.
     """
 
@@ -37,15 +38,19 @@ class Mark:
     path: str
     inode: int
     machine: str
+    generation: int = 0
 
 
 def mark_of(database: Path, origin: str, seq: int) -> Mark:
     """The mark for a database as it is now."""
     kind = filesystem_type(database.parent) or ""
     lasting = not kind.startswith("fuse")  # there inodes may be made up at every mount
-    machine = "" if is_shared(database.parent) else machine_id()
+    shared = is_shared(database.parent)
+    machine = "" if shared else machine_id()
     path = os.path.realpath(database)
-    return Mark(origin, seq, path, os.stat(path).st_ino if lasting else 0, machine)
+    inode = os.stat(path).st_ino if lasting else 0
+    generation = inode_generation(Path(path)) if lasting and not shared else 0  # hosts might tell different ones
+    return Mark(origin, seq, path, inode, machine, generation)
 
 
 def write(database: Path, mark: Mark) -> None:
@@ -57,7 +62,8 @@ def read(database: Path) -> Optional[Mark]:
     """What is noted; None where there is nothing that can be read."""
     try:
         told = json.loads(database.with_name(FILE).read_bytes())
-        return Mark(str(told["origin"]), int(told["seq"]), str(told["path"]), int(told["inode"]), str(told["machine"]))
+        where = str(told["path"]), int(told["inode"]), str(told["machine"])
+        return Mark(str(told["origin"]), int(told["seq"]), *where, int(told.get("generation", 0)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -76,7 +82,9 @@ def difference(noted: Optional[Mark], now: Mark) -> Optional[str]:
         return f"the database ends at record {now.seq}, but had come to {noted.seq}: it was restored from a backup"
     if noted.machine and now.machine and noted.machine != now.machine:
         return "the store was copied from another machine"
-    if noted.inode and now.inode and noted.inode != now.inode:
+    if (noted.inode and now.inode and noted.inode != now.inode) or (
+        noted.generation and now.generation and noted.generation != now.generation
+    ):
         return f"the database is another file than before: a copy, or restored from a backup (it was {noted.path})"
     if not (noted.inode and now.inode) and noted.path != now.path:
         return f"the store was copied from {noted.path}, or moved"

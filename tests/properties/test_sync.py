@@ -17,6 +17,7 @@ from typing import Optional
 import pytest
 
 from lwfm.errors import Conflict
+from lwfm.host.filesystems import inode_generation
 from lwfm.models import JobDefn
 from lwfm.recording.bodies import Adopted
 from lwfm.recording.recorder import Recorder
@@ -234,8 +235,9 @@ class World:
     def _believe(self, directory: Path) -> None:
         """Make the mark say that the database beside it is the right one."""
         mark = directory / FILE
-        inode = os.stat(directory / "thread.db").st_ino
-        mark.write_text(json.dumps({**json.loads(mark.read_text()), "inode": inode}))
+        database = directory / "thread.db"
+        file = {"inode": os.stat(database).st_ino, "generation": inode_generation(database)}
+        mark.write_text(json.dumps({**json.loads(mark.read_text()), **file}))
 
     def do_anew(self) -> None:
         """A home is lost, and lwfm installed again: what others know of it comes back from them."""

@@ -13,6 +13,7 @@ from typing import Any, Optional
 import pytest
 
 from lwfm.host import processes
+from lwfm.host.filesystems import inode_generation
 from lwfm.recording.recovery import unplaced
 from lwfm.store import identity, log
 from lwfm.store.connection import connect
@@ -163,6 +164,44 @@ class TestOpening:
         content = (tmp_path / "backup.db").read_bytes()
         (thread.directory / "thread.db").write_bytes(content)  # into the same file: its inode stays
         renewed(thread.directory, origin, "ends at record", "restored from a backup").close()
+
+    def test_a_home_that_is_restored_with_its_mark(
+        self, thread: Thread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The file that is brought back is often given the number of the inode that has just been removed."""
+        generation = [7]
+        monkeypatch.setattr(identity, "inode_generation", lambda _: generation[0])
+        origin = origin_of(thread)
+        (thread.directory / FILE).write_text(json.dumps({**mark_of(thread.directory), "generation": 7}))
+        untouched(thread.directory, origin)
+        assert mark_of(thread.directory)["generation"] == 7
+        untouched(thread.directory, origin)
+        shutil.copytree(thread.directory, tmp_path / "backup")
+        shutil.rmtree(thread.directory)
+        shutil.copytree(tmp_path / "backup", thread.directory)
+        noted = {**mark_of(thread.directory), "inode": os.stat(thread.directory / "thread.db").st_ino}
+        (thread.directory / FILE).write_text(json.dumps(noted))
+        generation[0] = 8
+        renewed(thread.directory, origin, "another file than before").close()
+
+    def test_a_file_that_takes_the_place_of_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        seen = []
+        for _ in range(20):
+            path.write_text("x")
+            seen.append((os.stat(path).st_ino, inode_generation(path)))
+            assert seen[-1][1] == inode_generation(path)
+            path.unlink()
+        assert len(set(seen)) == len(seen) or not any(generation for _, generation in seen), "no two are the same"
+        assert inode_generation(path) == 0, "it is gone"
+
+    def test_a_mark_without_a_generation(self, thread: Thread) -> None:
+        """As an older lwfm has written it, or where the file system tells none."""
+        origin = origin_of(thread)
+        noted = mark_of(thread.directory)
+        noted.pop("generation", None)
+        (thread.directory / FILE).write_text(json.dumps(noted))
+        untouched(thread.directory, origin)
 
     def test_a_mark_that_is_lost(self, thread: Thread) -> None:
         (thread.directory / FILE).unlink()
