@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ..config import LOCAL_SITE
 from ..errors import InvalidRecord, NotFound
 from ..instance import Instance
+from ..sites.base import Run
 from ..states import JobState
 from ..store import queries, stubs
 from .call import JSON, Call, Raw
@@ -16,6 +18,8 @@ MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 MAX_WAIT_S = 30.0
 NOT_THERE_YET_S = 0.5
 """How long a request for output waits for a job that no worker has at the moment."""
+ASK_AGAIN_S = 1.0
+"""Who follows an output has its site asked so often while the job prints nothing."""
 OUTPUT_S = 60.0
 """So long a site may take to give a piece of an output."""
 
@@ -44,8 +48,8 @@ async def output(instance: Instance, call: Call) -> Raw:
                 raise  # else the instance that has run it has it still
     run = await instance.sites.pillar(site, "run")
     if not run.reports_itself:
-        data = await instance.sites.call(site, run.output, job["job_id"], stream, offset, limit, run_s=OUTPUT_S)
-        return _piece(data, offset, offset + len(data), ended=not data and JobState(job["state"]).terminal)
+        ended = JobState(job["state"]).terminal
+        return await _at_site(instance, site, run, job["job_id"], stream, offset, limit, wait_s, ended=ended)
     live = await instance.workers.output(job["job_id"], attempt, stream, offset, limit, wait_s)
     if live is not None:
         data, ended, size = live
@@ -59,6 +63,33 @@ async def output(instance: Instance, call: Call) -> Raw:
                 await ends.wait(min(wait_s, NOT_THERE_YET_S))
         return _piece(b"", offset, 0, ended=False)
     return await _kept(instance, job["job_id"], attempt, stream, offset, limit)
+
+
+async def _at_site(
+    instance: Instance,
+    site: str,
+    run: Run,
+    job_id: str,
+    stream: str,
+    offset: int,
+    limit: int,
+    wait_s: float,
+    *,
+    ended: bool,
+) -> Raw:
+    """A piece of what a job has printed at a site that must be asked: again after a moment, while there is nothing new."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait_s
+    while True:
+        data = await instance.sites.call(site, run.output, job_id, stream, offset, limit, run_s=OUTPUT_S)
+        left_s = until - loop.time()
+        if data or ended or left_s <= 0:
+            return _piece(data, offset, offset + len(data), ended=not data and ended)
+        with instance.watch.ends() as ends:
+            instance.watch.expect(ends, [job_id])
+            await ends.wait(min(left_s, ASK_AGAIN_S))
+        job = await instance.writer.read(queries.job, job_id)
+        ended = JobState(job["state"]).terminal
 
 
 def _is_kept(job: JSON, stream: str, attempt: int) -> bool:

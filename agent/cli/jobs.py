@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..client.calls import path_of
-from ..errors import InvalidRecord
+from ..errors import InvalidRecord, LwfmError
 from ..ids import short
 from ..library.bodies import without_none
 from ..states import parse_state
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 OUTPUT_PIECE_BYTES = 1024 * 1024
 FOLLOW_CALL_S = 30.0
+FOLLOW_AGAIN_S = 2.0
+FOLLOW_PATIENCE_S = 900.0
 
 
 @click.group(cls=Group, short_help="Jobs.")
@@ -230,6 +233,7 @@ def output(session: Session, job_id: str, stream: str, follow: bool, attempt: in
     """
     offset = 0
     path = path_of("jobs", job_id, "output")
+    trouble = _Trouble()
     while True:
         query = {
             "stream": stream or "stdout",
@@ -238,12 +242,40 @@ def output(session: Session, job_id: str, stream: str, follow: bool, attempt: in
             "wait_s": FOLLOW_CALL_S if follow else None,
             "attempt": attempt,
         }
-        answer = session.client.get_bytes(path, query)
+        try:
+            answer = session.client.get_bytes(path, query)
+        except LwfmError as error:
+            if not follow:
+                raise
+            trouble.wait(error)
+            continue
+        trouble = _Trouble()
         _print_bytes(answer.body)
         offset = int(answer.headers.get("lwfm-offset", offset + len(answer.body)))
         all_there = offset >= int(answer.headers.get("lwfm-size", offset))
         if all_there and (answer.headers.get("lwfm-ended") == "1" or not follow):
             return
+
+
+class _Trouble:
+    """What keeps a job's output from being followed for a while, as a site that is down: said once, and waited for."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._said = ""
+
+    def wait(self, error: LwfmError) -> None:
+        """Wait a moment.
+
+        Raises:
+            LwfmError: ``error``, when it will not pass by itself, or has not done so for long.
+        """
+        if not error.transient or time.monotonic() - self._began > FOLLOW_PATIENCE_S:
+            raise error
+        if error.message != self._said:
+            self._said = error.message
+            render.note(f"lwfm: {error.message}; it goes on when that is over")
+        time.sleep(FOLLOW_AGAIN_S)
 
 
 def _print_bytes(data: bytes) -> None:

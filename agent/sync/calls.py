@@ -29,7 +29,10 @@ class RemoteApi(Caller):
 
     def exchange(self, method: str, target: str, data: bytes | None, repeatable: bool, timeout_s: float) -> Answer:
         """See :class:`~lwfm.client.calls.Caller`. Raises Cut: the line has ended."""
-        del repeatable, timeout_s  # whoever has the line tries again, and the agent at its end has a limit
+        del (
+            repeatable,
+            timeout_s,
+        )  # whoever has the line tries again, or the far end where it only reads, and has a limit
         self._line.send({"t": "call", "method": method, "target": target}, data or b"", compress=True)
         head, body = self._line.receive("answer")
         status, headers = head.get("status"), head.get("headers")
@@ -44,7 +47,7 @@ def answer(line: Line, frame: Frame, client: Caller) -> None:
     if method not in _METHODS or not isinstance(target, str) or not target.startswith("/v1/"):
         raise Refused("the other side asks for a call that makes no sense")
     try:
-        told = client.exchange(method, target, frame.body or None, False, CALL_TIMEOUT_S)
+        told = client.exchange(method, target, frame.body or None, method == "GET", CALL_TIMEOUT_S)
     except LwfmError as error:
         told = Answer(FAILED, {}, json.dumps({"error": error.to_json()}).encode())
     headers = {name: value for name, value in told.headers.items() if name.startswith(_OWN_HEADERS)}

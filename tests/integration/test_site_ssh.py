@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lwfm.client.calls import path_of
 from lwfm.data.contents import ContentStore
 from lwfm.errors import LwfmError, UnknownSite
 from lwfm.testing import SiteContract, SiteUnderTest
@@ -234,6 +235,49 @@ def test_another_instance_answers_for_a_while(places: tuple[Place, Place], netwo
     gate.touch()
     assert near.wait(job)["state"] == "COMPLETE"
     assert ran(tmp_path, job) == 1
+
+
+def test_its_output_is_followed_through_trouble(places: tuple[Place, Place], network: Network, tmp_path: Path) -> None:
+    near, far = places
+    body = f"for i in 1 2 3 4 5; do echo line $i; while [ ! -e {tmp_path}/$i ]; do sleep 0.05; done; done"
+    job = near.submit(body, site="cluster")
+    near.wait_state(job, "RUNNING")
+    printed = []
+    with near.running("job", "output", "--follow", job) as process:
+        out = process.stdout
+        assert out is not None
+
+        def step(number: int) -> None:
+            printed.append(out.readline())
+            (tmp_path / str(number)).touch()
+
+        step(1)
+        kill(far.serving())
+        step(2)
+        kill(far.agent_pids())
+        step(3)
+        network.server.cut()
+        step(4)
+        near.kill()
+        near.start()
+        step(5)
+        printed += out.readlines()
+        assert process.wait(60) == 0
+    assert printed == [f"line {number}\n" for number in range(1, 6)]
+
+
+def test_who_follows_an_output_waits_for_news(places: tuple[Place, Place], tmp_path: Path) -> None:
+    """It is not asked for over and over."""
+    near, _ = places
+    job = near.submit(f"echo first; while [ ! -e {tmp_path}/gate ]; do sleep 0.05; done", site="cluster")
+    wait_until(lambda: near.output(job) == b"first\n", "the first line", on_timeout=near.log)
+    began = time.monotonic()
+    assert near.output(job, offset=6, wait_s=2.0) == b""
+    assert time.monotonic() - began > 1.9
+    (tmp_path / "gate").touch()
+    near.wait(job)
+    answer = near.client.get_bytes(path_of("jobs", job, "output"), {"offset": 6, "wait_s": 30.0})
+    assert (answer.body, answer.headers["lwfm-ended"]) == (b"", "1")
 
 
 def test_the_laptop_sleeps_and_what_was_missed_fires_once(places: tuple[Place, Place], tmp_path: Path) -> None:
