@@ -114,12 +114,12 @@ class _Way:
             )
         return ours
 
-    def run(self, command: str) -> SshStream:
-        """Start the program at the end of the way."""
+    def run(self, command: str, *, ends: bool = True) -> SshStream:
+        """Start a program at the end of the way, with which the way ends, or not."""
         assert self._last is not None
         channel = self._last.create_session()
         channel.exec_command(command)
-        return FabricStream(channel, self)
+        return FabricStream(channel, self, ends=ends)
 
     def failure(self) -> Optional[LwfmError]:
         """Why the connections ended, where they broke."""
@@ -150,11 +150,16 @@ class _Way:
 
 
 class FabricStream:
-    """See :class:`~.transport.SshStream`."""
+    """See :class:`~.transport.SshStream`.
 
-    def __init__(self, channel: Any, way: _Way):
+    Args:
+        way: by which it goes. ``ends``: whether that ends with it.
+    """
+
+    def __init__(self, channel: Any, way: _Way, *, ends: bool):
         self._channel = channel
         self._way = way
+        self._ends = ends
         self._tail = Tail()
         self._drain = threading.Thread(target=self._drain_stderr, name="lwfm-ssh-stderr", daemon=True)
         self._drain.start()
@@ -189,7 +194,8 @@ class FabricStream:
         """See :class:`~.frames.Stream`."""
         with suppress(Exception):
             self._channel.close()
-        self._way.close()
+        if self._ends:
+            self._way.close()
 
     def complaint(self) -> str:
         """See :class:`~.frames.Stream`."""
@@ -202,6 +208,13 @@ class FabricStream:
         if self._channel.exit_status >= 0:
             return None
         return self._way.failure()
+
+    def beside(self, command: str) -> SshStream:
+        """See :class:`~.transport.SshStream`: on the same connection."""
+        try:
+            return self._way.run(command, ends=False)
+        except (EOFError, SSHException) as error:
+            raise SiteError(f"the connection takes no more: {error}", transient=True) from error
 
     def _drain_stderr(self) -> None:
         with suppress(OSError, EOFError):

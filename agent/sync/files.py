@@ -16,6 +16,7 @@ What goes wrong with a file is answered as an error that does not end the line (
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -94,7 +95,7 @@ def fetch(line: Line, path: str, sha256: Optional[str], target: Path) -> tuple[O
         for name in _inside(head["tree"]):
             fetch(line, f"{path.rstrip('/')}/{name}", None, target / name)
         return None, None
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident():x}.part")
     size = head.get("size")
     if not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
         raise Refused("the other side tells no size of a file")

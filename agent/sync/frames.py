@@ -75,7 +75,7 @@ class Line:
     """
 
     def __init__(self, stream: Stream):
-        self._stream = stream
+        self.stream = stream
         self._buffer = bytearray()
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -139,7 +139,7 @@ class Line:
                 self._fill()
             except Cut:
                 said = bytes(self._buffer).decode("utf-8", "replace").strip()
-                said = _last_line(self._stream.complaint(), said)
+                said = _last_line(self.stream.complaint(), said)
                 raise Cut("the far side ended before it answered" + (f": {said}" if said else "")) from None
 
     def _exactly(self, count: int) -> bytes:
@@ -151,11 +151,11 @@ class Line:
 
     def _fill(self) -> None:
         try:
-            piece = self._stream.read(_READ_BYTES)
+            piece = self.stream.read(_READ_BYTES)
         except OSError as error:
             raise Cut(f"the connection broke: {error}") from error
         if not piece:
-            said = _last_line(self._stream.complaint())
+            said = _last_line(self.stream.complaint())
             raise Cut("the connection ended" + (f": {said}" if said else ""))
         self.bytes_received += len(piece)
         self._buffer += piece
@@ -170,10 +170,10 @@ class Line:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._stream.write(data)
+            self.stream.write(data)
         except OSError as error:
             self._last_words()
-            said = _last_line(self._stream.complaint())
+            said = _last_line(self.stream.complaint())
             raise Cut(f"the connection broke: {said or error}") from error
         self.bytes_sent += len(data)
 

@@ -10,7 +10,7 @@ from ..errors import LoginRequired, LwfmError, SiteError
 from .address import Address
 from .frames import Cut, Line, Refused
 from .remote import RemoteReplica
-from .session import connected
+from .session import connected, connected_beside
 from .transport import Asker
 
 T = TypeVar("T")
@@ -54,6 +54,26 @@ class Link:
                 if not was_open:
                     raise
             return self._once(work)
+
+    def ask_apart(self, work: Callable[[Line, There], T]) -> T:
+        """As :meth:`ask`, for what takes long: over a line of its own beside the one, so that nothing else waits for it.
+
+        Where the other side lets no more in (``MaxSessions`` of its sshd, or a person would have to), it goes over the one line.
+        """
+        with ExitStack() as held:
+            with self._lock:
+                there, line = self._opened(), self._line
+            assert line is not None
+            try:
+                apart = held.enter_context(connected_beside(line, self._address))
+                RemoteReplica(apart).hello(None)
+            except (OSError, LwfmError):
+                return self.ask(work)
+            try:
+                return work(apart, there)
+            except Cut:  # the connection, perhaps: the one line finds out, and is opened again
+                pass
+        return self.ask(work)
 
     def ask_at_once(self, work: Callable[[Line], object]) -> None:
         """Do something over the line, if it is there, nobody else uses it, and it answers at once; an answer that is late is lost.
@@ -112,10 +132,7 @@ class Link:
             self._held.close()
 
     def _once(self, work: Callable[[Line, There], T]) -> T:
-        try:
-            there = self.open(None)
-        except LoginRequired as error:
-            raise LoginRequired(f"{self._address}: {error.message}", hint=f"lwfm site login {self._site}") from error
+        there = self._opened()
         assert self._line is not None
         try:
             return work(self._line, there)
@@ -132,3 +149,14 @@ class Link:
         except BaseException:  # half an answer may be on the line
             self.close()
             raise
+
+    def _opened(self) -> There:
+        """The other side, to which there is a line.
+
+        Raises:
+            LoginRequired: a person has to log in first. SiteError: it cannot be reached.
+        """
+        try:
+            return self.open(None)
+        except LoginRequired as error:
+            raise LoginRequired(f"{self._address}: {error.message}", hint=f"lwfm site login {self._site}") from error

@@ -63,12 +63,18 @@ class OpenSSHStream(ProcessStream):
 
     def __init__(self, words: list[str], address: Address, batch: bool):
         super().__init__(words)
+        self._words = words
         self._address = address
         self._batch = batch
 
     def failure(self) -> Optional[LwfmError]:
         """See :class:`~.transport.SshStream`."""
         return judged(self._process.poll(), self.complaint(), self._address, batch=self._batch)
+
+    def beside(self, command: str) -> SshStream:
+        """See :class:`~.transport.SshStream`: by the same connection where the user's ssh has its own way to share it."""
+        silent = [] if "BatchMode=yes" in self._words else ["-o", "BatchMode=yes"]
+        return OpenSSHStream(["ssh", *silent, *self._words[1:-1], command], self._address, True)
 
 
 _UNREACHED = (

@@ -28,7 +28,7 @@ from .process_stream import ProcessStream
 from .remote import RemoteReplica
 from .serve import Server
 from .streams import StandardStream
-from .transport import Asker
+from .transport import Asker, SshStream
 from .wanted import DataRequest
 
 SERVE = ("sync", "serve", "--stdio")
@@ -95,7 +95,24 @@ def connected(address: Address, ask: Optional[Asker]) -> Iterator[Line]:
     Raises:
         LwfmError: it cannot be reached, or has no lwfm; what went wrong on the line comes with its cause.
     """
-    stream = open_stream(address, command_line(address, SERVE), ask)
+    with _spoken(open_stream(address, command_line(address, SERVE), ask), address) as line:
+        yield line
+
+
+@contextmanager
+def connected_beside(line: Line, address: Address) -> Iterator[Line]:
+    """Another line to lwfm at ``address``, beside one of :func:`connected` and by the same way, closed at the end.
+
+    Raises:
+        OSError, LwfmError: there is no way for another one.
+    """
+    stream: SshStream = line.stream  # type: ignore[assignment]
+    with _spoken(stream.beside(command_line(address, SERVE)), address) as other:
+        yield other
+
+
+@contextmanager
+def _spoken(stream: SshStream, address: Address) -> Iterator[Line]:
     try:
         line = Line(stream)
         line.await_greeting()

@@ -260,7 +260,9 @@ class SshRun(Run):
 
 
 class SshRepo(Repo):
-    """Files of the other host."""
+    """Files of the other host, each on a line of its own."""
+
+    thread_safe = True
 
     def __init__(self, link: Link):
         self._link = link
@@ -271,21 +273,21 @@ class SshRepo(Repo):
         if site_path is None:
             raise SiteError("a file of this host cannot be put at the other one without a place there", hint=_PLACE)
         if local_path.is_dir():
-            path = self._link.ask(lambda line, _: files.send_tree(line, local_path, site_path))
+            path = self._link.ask_apart(lambda line, _: files.send_tree(line, local_path, site_path))
             host = self._link.open(None).host
             return StoredData(file_url(host, path), path, host)
         if not local_path.is_file():
             raise NotFound(f"there is no file {local_path}")
         sha256, size = checksum(local_path), local_path.stat().st_size
         offer = files.Offer(sha256, size, local_path.name, site_path)
-        path = self._link.ask(lambda line, _: files.send(line, offer, local_path))
+        path = self._link.ask_apart(lambda line, _: files.send(line, offer, local_path))
         host = self._link.open(None).host
         return StoredData(file_url(host, path), path, host, size, sha256)
 
     def get(self, stored: StoredData, local_path: Path) -> StoredData:
         """Bring a file or directory from there."""
         target = local_path / Path(stored.path).name if local_path.is_dir() else local_path
-        sha256, size = self._link.ask(lambda line, _: files.fetch(line, stored.path, stored.sha256, target))
+        sha256, size = self._link.ask_apart(lambda line, _: files.fetch(line, stored.path, stored.sha256, target))
         here = str(target.absolute())
         return StoredData(file_url(socket.gethostname(), here), here, socket.gethostname(), size, sha256)
 

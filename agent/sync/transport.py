@@ -46,3 +46,10 @@ class SshStream(Stream, Protocol):
 
     def failure(self) -> Optional[LwfmError]:
         """After the end: what was wrong with the way there; None where nothing is known to have been."""
+
+    def beside(self, command: str) -> SshStream:
+        """A stream to another program on the same host, by the same way as far as that is possible. Nobody is asked anything.
+
+        Raises:
+            OSError, LwfmError: the host takes no more of them, or is not reached any more.
+        """

@@ -318,6 +318,35 @@ def test_files_go_there_and_come_back(places: tuple[Place, Place], tmp_path: Pat
     assert "gone" in near.lwfm("get", put["data_id"], str(tmp_path / "again")).stderr
 
 
+@pytest.mark.parametrize("transport", ["fabric", "openssh"])
+def test_a_long_transfer_holds_up_nothing_else(network: Network, tmp_path: Path, transport: str) -> None:
+    near, far = network.place("near"), network.place("far")
+    configure(network, near, far, f'transport = "{transport}"\n')
+    assert near.wait(near.submit("true", site="cluster"))["state"] == "COMPLETE"
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(512 * 1024 * 1024)
+    before = far.serving()
+    assert len(before) == 1
+    with near.running("put", str(large), "large", "--site", "cluster") as moving:
+        wait_until(lambda: len(far.serving()) == 2, "a line of its own", on_timeout=near.log)
+        (apart,) = set(far.serving()) - set(before)
+        os.kill(apart, signal.SIGSTOP)
+        try:
+            assert near.wait(near.submit(witness(tmp_path), site="cluster"))["state"] == "COMPLETE"
+            assert moving.poll() is None
+        finally:
+            os.kill(apart, signal.SIGCONT)
+        out, complaint = moving.communicate(timeout=120)
+        assert moving.returncode == 0, complaint
+    copy = far.home.repository / "large"
+    assert copy.stat().st_size == large.stat().st_size
+    wait_until(lambda: far.serving() == before, "the line to end")
+    back = tmp_path / "back"
+    near.lwfm("get", out.strip(), str(back))
+    assert back.stat().st_size == large.stat().st_size
+
+
 def test_a_copy_that_a_sync_has_brought_stays_when_the_file_is_put_there(
     places: tuple[Place, Place], network: Network, tmp_path: Path
 ) -> None:

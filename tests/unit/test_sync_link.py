@@ -10,7 +10,7 @@ from typing import Optional
 
 import pytest
 
-from lwfm.errors import InvalidRecord
+from lwfm.errors import InvalidRecord, SiteError
 from lwfm.sync import link as links
 from lwfm.sync.address import Address
 from lwfm.sync.frames import Cut, Line
@@ -22,12 +22,20 @@ class Far:
     """The far side, as the link sees it."""
 
     def __init__(self) -> None:
-        self.opened = 0
+        self.opened = self.beside = 0
+        self.full = False
 
     @contextmanager
     def connected(self, address: Address, ask: Optional[Asker]) -> Iterator[Line]:
         self.opened += 1
         yield Line(None)  # type: ignore[arg-type]  # nothing is sent in these tests
+
+    @contextmanager
+    def connected_beside(self, line: Line, address: Address) -> Iterator[Line]:
+        if self.full:
+            raise SiteError("no more sessions")
+        self.beside += 1
+        yield Line(None)  # type: ignore[arg-type]
 
 
 class Told:
@@ -38,6 +46,7 @@ class Told:
 def far(monkeypatch: pytest.MonkeyPatch) -> Far:
     made = Far()
     monkeypatch.setattr(links, "connected", made.connected)
+    monkeypatch.setattr(links, "connected_beside", made.connected_beside)
     monkeypatch.setattr("lwfm.sync.link.RemoteReplica.hello", lambda _self, _digest: Told())
     monkeypatch.setattr(links, "AT_ONCE_S", 0.05)
     monkeypatch.setattr(links, "ANSWER_S", 0.2)
@@ -96,3 +105,41 @@ def test_a_line_that_breaks_meanwhile_is_opened_again_by_the_next(link: Link, fa
     assert not link.is_open
     assert link.ask(lambda _, there: there.host) == "far"
     assert far.opened == 2
+
+
+def test_what_takes_long_holds_up_nothing(link: Link, far: Far) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def long(_: Line, there: links.There) -> str:
+        begun.set()
+        release.wait(60)
+        return there.host
+
+    came: list[str] = []
+    moving = threading.Thread(target=lambda: came.append(link.ask_apart(long)))
+    moving.start()
+    assert begun.wait(60)
+    assert link.ask(lambda _, there: there.origin) == Told.origin
+    release.set()
+    moving.join(60)
+    assert (came, far.opened, far.beside) == (["far"], 1, 1)
+
+
+def test_where_no_second_line_is_to_be_had_the_one_has_to_do(link: Link, far: Far) -> None:
+    far.full = True
+    assert link.ask_apart(lambda _, there: there.host) == "far"
+    assert (far.opened, far.beside) == (1, 0)
+
+
+def test_what_is_cut_off_goes_over_the_one_line(link: Link, far: Far) -> None:
+    lines: list[Line] = []
+
+    def once_cut(line: Line, there: links.There) -> str:
+        lines.append(line)
+        if len(lines) == 1:
+            raise Cut("it broke")
+        return there.host
+
+    assert link.ask_apart(once_cut) == "far"
+    assert lines[0] is not lines[1]
+    assert far.beside == 1
