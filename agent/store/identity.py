@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
-from ..host.filesystems import filesystem_type, inode_generation, is_shared
+from ..host.filesystems import birth_time_ns, filesystem_type, is_shared
 from ..host.private import write_private
 from ..host.processes import machine_id
 from ..jsontext import compact_ascii
@@ -29,7 +29,7 @@ class Mark:
     Args:
         origin: under which it writes. ``seq``: the number of its last record when this was noted.
         path, inode: of the file; ``inode`` is 0 where the file system has none that last.
-        generation: of the inode, whose number may be that of a file which was removed; 0 where it is not told.
+        born_ns: when the file was made, since its inode may have the number of one that was removed; 0 where that is not told.
         machine: where it is; empty where several may have the file system mounted, or the machine has no name.
     """
 
@@ -38,7 +38,7 @@ class Mark:
     path: str
     inode: int
     machine: str
-    generation: int = 0
+    born_ns: int = 0
 
 
 def mark_of(database: Path, origin: str, seq: int) -> Mark:
@@ -49,8 +49,8 @@ def mark_of(database: Path, origin: str, seq: int) -> Mark:
     machine = "" if shared else machine_id()
     path = os.path.realpath(database)
     inode = os.stat(path).st_ino if lasting else 0
-    generation = inode_generation(Path(path)) if lasting and not shared else 0  # hosts might tell different ones
-    return Mark(origin, seq, path, inode, machine, generation)
+    born_ns = birth_time_ns(Path(path)) if lasting and not shared else 0  # hosts might tell different ones
+    return Mark(origin, seq, path, inode, machine, born_ns)
 
 
 def write(database: Path, mark: Mark) -> None:
@@ -63,7 +63,7 @@ def read(database: Path) -> Optional[Mark]:
     try:
         told = json.loads(database.with_name(FILE).read_bytes())
         where = str(told["path"]), int(told["inode"]), str(told["machine"])
-        return Mark(str(told["origin"]), int(told["seq"]), *where, int(told.get("generation", 0)))
+        return Mark(str(told["origin"]), int(told["seq"]), *where, int(told.get("born_ns", 0)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -83,7 +83,7 @@ def difference(noted: Optional[Mark], now: Mark) -> Optional[str]:
     if noted.machine and now.machine and noted.machine != now.machine:
         return "the store was copied from another machine"
     if (noted.inode and now.inode and noted.inode != now.inode) or (
-        noted.generation and now.generation and noted.generation != now.generation
+        noted.born_ns and now.born_ns and noted.born_ns != now.born_ns
     ):
         return f"the database is another file than before: a copy, or restored from a backup (it was {noted.path})"
     if not (noted.inode and now.inode) and noted.path != now.path:

@@ -17,7 +17,7 @@ from typing import Optional
 import pytest
 
 from lwfm.errors import Conflict
-from lwfm.host.filesystems import inode_generation
+from lwfm.host.filesystems import birth_time_ns
 from lwfm.models import JobDefn
 from lwfm.recording.bodies import Adopted
 from lwfm.recording.recorder import Recorder
@@ -236,7 +236,7 @@ class World:
         """Make the mark say that the database beside it is the right one."""
         mark = directory / FILE
         database = directory / "thread.db"
-        file = {"inode": os.stat(database).st_ino, "generation": inode_generation(database)}
+        file = {"inode": os.stat(database).st_ino, "born_ns": birth_time_ns(database)}
         mark.write_text(json.dumps({**json.loads(mark.read_text()), **file}))
 
     def do_anew(self) -> None:

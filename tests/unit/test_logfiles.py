@@ -65,7 +65,7 @@ def test_no_line_is_lost_where_several_processes_write(tmp_path: Path) -> None:
     assert [process.wait(60) for process in processes] == [0] * 4
     expected = sorted(f"{name} {number} {'x' * 50}" for name in "abcd" for number in range(count))
     assert sorted(lines_of(log)) == expected
-    assert len(list(tmp_path.iterdir())) > 10
+    assert len(list(tmp_path.iterdir())) > 3  # a file may grow a little longer while another process puts it aside
 
 
 def test_who_is_stopped_in_the_middle_stops_nobody(tmp_path: Path) -> None:

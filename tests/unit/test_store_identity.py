@@ -13,7 +13,7 @@ from typing import Any, Optional
 import pytest
 
 from lwfm.host import processes
-from lwfm.host.filesystems import inode_generation
+from lwfm.host.filesystems import birth_time_ns
 from lwfm.recording.recovery import unplaced
 from lwfm.store import identity, log
 from lwfm.store.connection import connect
@@ -169,19 +169,19 @@ class TestOpening:
         self, thread: Thread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The file that is brought back is often given the number of the inode that has just been removed."""
-        generation = [7]
-        monkeypatch.setattr(identity, "inode_generation", lambda _: generation[0])
+        born = [7]
+        monkeypatch.setattr(identity, "birth_time_ns", lambda _: born[0])
         origin = origin_of(thread)
-        (thread.directory / FILE).write_text(json.dumps({**mark_of(thread.directory), "generation": 7}))
+        (thread.directory / FILE).write_text(json.dumps({**mark_of(thread.directory), "born_ns": 7}))
         untouched(thread.directory, origin)
-        assert mark_of(thread.directory)["generation"] == 7
+        assert mark_of(thread.directory)["born_ns"] == 7
         untouched(thread.directory, origin)
         shutil.copytree(thread.directory, tmp_path / "backup")
         shutil.rmtree(thread.directory)
         shutil.copytree(tmp_path / "backup", thread.directory)
         noted = {**mark_of(thread.directory), "inode": os.stat(thread.directory / "thread.db").st_ino}
         (thread.directory / FILE).write_text(json.dumps(noted))
-        generation[0] = 8
+        born[0] = 8
         renewed(thread.directory, origin, "another file than before").close()
 
     def test_a_file_that_takes_the_place_of_one(self, tmp_path: Path) -> None:
@@ -189,17 +189,17 @@ class TestOpening:
         seen = []
         for _ in range(20):
             path.write_text("x")
-            seen.append((os.stat(path).st_ino, inode_generation(path)))
-            assert seen[-1][1] == inode_generation(path)
+            seen.append((os.stat(path).st_ino, birth_time_ns(path)))
+            assert seen[-1][1] == birth_time_ns(path)
             path.unlink()
-        assert len(set(seen)) == len(seen) or not any(generation for _, generation in seen), "no two are the same"
-        assert inode_generation(path) == 0, "it is gone"
+        assert len(set(seen)) == len(seen) or not any(born for _, born in seen), "no two are the same"
+        assert birth_time_ns(path) == 0, "it is gone"
 
-    def test_a_mark_without_a_generation(self, thread: Thread) -> None:
+    def test_a_mark_without_a_birth(self, thread: Thread) -> None:
         """As an older lwfm has written it, or where the file system tells none."""
         origin = origin_of(thread)
         noted = mark_of(thread.directory)
-        noted.pop("generation", None)
+        noted.pop("born_ns", None)
         (thread.directory / FILE).write_text(json.dumps(noted))
         untouched(thread.directory, origin)
 
