@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,7 +64,8 @@ def put(
         job=job_id or session.context.job_id,
         workflow=session.workflow_id(workflow) if workflow or job_id is None else None,
     )
-    sheet = session.client.post("/v1/data", body, timeout_s=NO_TIMEOUT)
+    with _gone_on_with("it is recorded when it is there"):
+        sheet = session.client.post("/v1/data", body, timeout_s=NO_TIMEOUT)
     if as_json:
         render.print_json(sheet)
     else:
@@ -86,11 +89,22 @@ def get(session: Session, force: bool, as_json: bool, data: str, local: str | No
     if os.path.lexists(target) and not force:
         raise Conflict(f"{target!r} is there already", hint="--force writes over it, or name another file")
     body = without_none(data=data, path=target, job=session.context.job_id)
-    sheet = session.client.post("/v1/data/fetch", body, timeout_s=NO_TIMEOUT)
+    with _gone_on_with(f"{target} appears when all of it is there"):
+        sheet = session.client.post("/v1/data/fetch", body, timeout_s=NO_TIMEOUT)
     if as_json:
         render.print_json(sheet)
     else:
         render.say(harmless(str(sheet.get("path") or target)))
+
+
+@contextmanager
+def _gone_on_with(what: str) -> Iterator[None]:
+    """Tell who interrupts what the agent is doing that it goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        render.note(f"lwfm: the agent goes on with this: {what}")
+        raise
 
 
 def _file_name(session: Session, data: str) -> str:

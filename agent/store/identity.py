@@ -2,8 +2,9 @@
 
 The mark names the origin, the number of its last record that anybody may have seen, and the file: its inode, its path, and the
 machine. It lies outside the database, so that a database that was brought back does not bring its mark along; and where the whole
-directory was copied, or brought back with the mark in it, the file has another inode. A store that is not what its mark says writes
-under a new origin from then on: two stores that both went on under one would each tell another story of the same numbers.
+directory was copied, or brought back with the mark in it, the file has another inode, or one that was made later. A store that is
+not what its mark says writes under a new origin from then on: two stores that both went on under one would each tell another story
+of the same numbers.
 """
 
 from __future__ import annotations

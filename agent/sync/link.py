@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Callable, NamedTuple, Optional, TypeVar
 
-from ..errors import LoginRequired, LwfmError, SiteError
+from ..errors import LoginRequired, LwfmError, NotSupported, SiteError, UsageError
 from .address import Address
 from .frames import Cut, Line, Refused
 from .remote import RemoteReplica
@@ -139,7 +140,8 @@ class Link:
         except Cut as cut:
             self._line = None
             held, self._held = self._held, ExitStack()
-            held.__exit__(type(cut), cut, cut.__traceback__)  # raises what explains it, where something does
+            with _way_there():
+                held.__exit__(type(cut), cut, cut.__traceback__)  # raises what explains it, where something does
             raise
         except Refused:  # the two sides do not understand each other any more
             self.close()
@@ -157,6 +159,16 @@ class Link:
             LoginRequired: a person has to log in first. SiteError: it cannot be reached.
         """
         try:
-            return self.open(None)
+            with _way_there():
+                return self.open(None)
         except LoginRequired as error:
             raise LoginRequired(f"{self._address}: {error.message}", hint=f"lwfm site login {self._site}") from error
+
+
+@contextmanager
+def _way_there() -> Iterator[None]:
+    """What is wrong with the way to the other side is no answer to what was to be asked there, as that it has no such job."""
+    try:
+        yield
+    except (UsageError, NotSupported) as error:  # as where there is no lwfm any more
+        raise SiteError(error.message, hint=error.hint, transient=True) from error

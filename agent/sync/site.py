@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from ..client import Client, find_endpoint
 from ..client.calls import path_of
@@ -31,7 +31,10 @@ from .frames import Cut, Line
 from .link import Link, There
 from .remote import RemoteReplica
 
+T = TypeVar("T")
 JOBS_AT_ONCE = 1000
+OWN_LINE_BYTES = 1024 * 1024
+"""From this size on a file goes on a line of its own."""
 _PLACE = "lwfm put FILE PATH --site NAME; a relative PATH lies in the repository there"
 _SSH_OPTIONS = (
     "user", "port", "identity", "transport", "remote_path", "remote_python", "remote_home", "ssh_config",
@@ -260,7 +263,7 @@ class SshRun(Run):
 
 
 class SshRepo(Repo):
-    """Files of the other host, each on a line of its own."""
+    """Files of the other host; large ones have a line of their own."""
 
     thread_safe = True
 
@@ -273,23 +276,29 @@ class SshRepo(Repo):
         if site_path is None:
             raise SiteError("a file of this host cannot be put at the other one without a place there", hint=_PLACE)
         if local_path.is_dir():
-            path = self._link.ask_apart(lambda line, _: files.send_tree(line, local_path, site_path))
+            path = self._move(None, lambda line, _: files.send_tree(line, local_path, site_path))
             host = self._link.open(None).host
             return StoredData(file_url(host, path), path, host)
         if not local_path.is_file():
             raise NotFound(f"there is no file {local_path}")
         sha256, size = checksum(local_path), local_path.stat().st_size
         offer = files.Offer(sha256, size, local_path.name, site_path)
-        path = self._link.ask_apart(lambda line, _: files.send(line, offer, local_path))
+        path = self._move(size, lambda line, _: files.send(line, offer, local_path))
         host = self._link.open(None).host
         return StoredData(file_url(host, path), path, host, size, sha256)
 
     def get(self, stored: StoredData, local_path: Path) -> StoredData:
         """Bring a file or directory from there."""
         target = local_path / Path(stored.path).name if local_path.is_dir() else local_path
-        sha256, size = self._link.ask_apart(lambda line, _: files.fetch(line, stored.path, stored.sha256, target))
+        given = stored.path, stored.sha256, target
+        sha256, size = self._move(stored.size_bytes, lambda line, _: files.fetch(line, *given))
         here = str(target.absolute())
         return StoredData(file_url(socket.gethostname(), here), here, socket.gethostname(), size, sha256)
+
+    def _move(self, size: Optional[int], work: Callable[[Line, There], T]) -> T:
+        """Move so many bytes; what takes but a moment is not worth the time to open a line for it."""
+        small = size is not None and size < OWN_LINE_BYTES
+        return self._link.ask(work) if small else self._link.ask_apart(work)
 
     def remove(self, stored: StoredData) -> None:
         """Remove a file or directory there."""

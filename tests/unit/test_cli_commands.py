@@ -195,6 +195,16 @@ class TestListings:
         assert "found it" in capsys.readouterr().out
         assert api.asked("GET", "/v1/search")[0].query["q"] == ["found it"]
 
+    def test_who_interrupts_a_transfer_is_told_that_it_goes_on(
+        self, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupted(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("lwfm.client.calls.Caller.post", interrupted)
+        assert main(["get", "019aab12", str(tmp_path / "x")]) == 130
+        assert f"lwfm: the agent goes on with this: {tmp_path}/x appears when all of it" in capsys.readouterr().err
+
     def test_a_state_that_is_none_is_named_as_it_was_typed(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["job", "list", "--state", "foo"]) == 2
         assert capsys.readouterr().err.startswith("lwfm: 'foo' is not a job state")

@@ -6,15 +6,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Optional
 
 import pytest
 
-from lwfm.errors import InvalidRecord, SiteError
+from lwfm.client import Client, find_endpoint
+from lwfm.errors import InvalidRecord, NotFound, SiteError
 from lwfm.sync import link as links
 from lwfm.sync.address import Address
 from lwfm.sync.frames import Cut, Line
 from lwfm.sync.link import Link
+from lwfm.sync.site import SshRun
 from lwfm.sync.transport import Asker
 
 
@@ -143,3 +146,33 @@ def test_what_is_cut_off_goes_over_the_one_line(link: Link, far: Far) -> None:
     assert link.ask_apart(once_cut) == "far"
     assert lines[0] is not lines[1]
     assert far.beside == 1
+
+
+class TestWhatBelongsToAJob:
+    def run(self, link: Link) -> SshRun:
+        return SshRun("cluster", link, Client(find_endpoint(Path("/nowhere"))), "local", None)
+
+    def test_an_instance_that_has_not_got_it(self, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+        def exchange(*_: object) -> None:
+            raise NotFound("no job 7")
+
+        monkeypatch.setattr("lwfm.sync.calls.RemoteApi.exchange", exchange)
+        run = self.run(link)
+        with pytest.raises(NotFound, match="no job 7"):
+            run.cancel("7", 1, "enough")
+        assert run.output("7", "stdout", 0, 10) == b""
+
+    def test_lwfm_that_is_gone_there_says_nothing_of_it(self, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It may be running: that it cannot be asked is no reason to take it for stopped."""
+
+        def connected(*_: object) -> None:
+            raise NotFound("there is no lwfm at ~/lwfm.pyz on far")
+
+        link.close()
+        monkeypatch.setattr(links, "connected", connected)
+        run = self.run(link)
+        for ask in (lambda: run.cancel("7", 1, "enough"), lambda: run.output("7", "stdout", 0, 10)):
+            with pytest.raises(SiteError, match="no lwfm at") as raised:
+                ask()
+            assert not isinstance(raised.value, NotFound)
+            assert raised.value.transient
